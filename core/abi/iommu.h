@@ -1,0 +1,5 @@
+#pragma once
+#include "core/abi/schema.h"
+namespace perdure::abi {
+struct IommuUnitRecord;
+}

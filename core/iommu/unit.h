@@ -1,0 +1,88 @@
+// One IOMMU unit as the IOMMU core drives it: mechanism only. Policy (which domain, which DID, whose) is the
+// core's; the driver (vtd/) knows registers, tables, the queue, and the order hardware demands.
+#pragma once
+#include "core/abi/iommu.h"
+#include "core/base/function_ref.h"
+#include "core/kho/kho.h"
+#include "core/pt/io_page_table.h"
+
+namespace perdure {
+
+// A requester on the bus: segment and bus/device/function, as in PCI Express requester ids.
+struct SourceId {
+  u16 segment = 0;
+  u16 bdf = 0;
+  constexpr u8 bus() const { return static_cast<u8>(bdf >> 8); }
+  constexpr u8 devfn() const { return static_cast<u8>(bdf); }
+  constexpr auto operator<=>(const SourceId&) const = default;
+};
+
+// Domain ids: a tag of cached translations, per unit. Linux's conventions (hardware.md §4): 0 is never used, 1 is
+// for pass-through, dynamic ids start at 2 (R01).
+inline constexpr u32 kFirstDynamicDid = 2;
+
+// What an entry of the unit's tables says for one requester.
+struct EntryState {
+  bool present = false;
+  bool pass_through = false;
+  u32 did = 0;
+  u8 levels = 0;
+  Phys top;
+};
+
+struct UnitInfo {
+  Phys base;  // of the registers: the unit's identity, together with its type
+  u16 segment = 0;
+  u64 cap = 0;
+  u64 ecap = 0;
+  u32 did_limit = 0;      // ids are < did_limit
+  pt::Geometry geometry;  // the best table for this unit alone
+};
+
+class IommuUnit : public HeapObject {
+ public:
+  virtual const UnitInfo& info() const = 0;
+
+  // --- domain ids -----------------------------------------------------------------------------------------
+  virtual Result<u32> did_alloc() = 0;  // Enospc
+  // A recorded id: Erange below kFirstDynamicDid or at/above did_limit, Eexist when taken.
+  virtual Result<void> did_reserve(u64 did) = 0;
+  virtual void did_free(u32 did) = 0;
+  virtual bool did_taken(u64 did) const = 0;
+
+  // --- entries --------------------------------------------------------------------------------------------
+  // Not present → present, for one requester id. Eexist if an entry is present, Enomem.
+  virtual Result<void> set_entry(SourceId source, u32 did, const pt::IoPageTable& table) = 0;
+  // Present → not present: one store, then context, PASID and IOTLB flushes with drain, all complete on return.
+  // Eio when the unit does not complete them; the entry is not present then, but tables must not be freed.
+  virtual Result<void> clear_entry(SourceId source) = 0;
+  virtual EntryState read_entry(SourceId source) const = 0;
+  virtual void each_present_entry(FunctionRef<void(SourceId source, const EntryState& state)> visit) const = 0;
+
+  // --- flushes: complete, drained, on return. Eio when the unit does not answer -------------------------------
+  // `leaves_only`: no table page was removed (IH = 1).
+  virtual Result<void> flush_pages(u32 did, Iova iova, u64 length, bool leaves_only) = 0;
+  virtual Result<void> flush_domain(u32 did) = 0;
+  virtual Result<void> flush_all() = 0;
+  // Needed before a not-present → present change of leaves is used (caching mode, write buffer)?
+  virtual Result<void> mapped_pages(u32 did, Iova iova, u64 length) = 0;
+
+  // --- live update, old kernel ------------------------------------------------------------------------------
+  // Root table, context tables, queue and status pages into the handover; undone whole on failure. Context tables
+  // made later while preserved are preserved as they are made.
+  virtual Result<void> preserve(Kho& kho) = 0;
+  virtual void unpreserve(Kho& kho) = 0;
+  virtual bool preserved() const = 0;
+  // The last things before the jump: entries of requesters for which `keep` is false are cleared, events masked,
+  // the queue left empty behind a completed wait. Undone by resume() if the jump fails (cleared entries are restored).
+  virtual Result<void> quiesce(FunctionRef<bool(SourceId)> keep) = 0;
+  virtual void resume() = 0;
+  // A unit that is not preserved turns translation off for the jump: never called for one that is.
+  virtual void disable() = 0;
+  virtual void fill_record(abi::IommuUnitRecord& record) const = 0;
+
+  // False once the queue died: the unit's devices are quarantined (design §8).
+  virtual bool alive() const = 0;
+};
+
+}  // namespace perdure

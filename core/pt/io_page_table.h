@@ -1,0 +1,79 @@
+// An I/O page table as the rest of the core sees it; pt/page_table.h is the engine, pt/vtd_second_stage.h and
+// its like are the formats. Callers serialise changes of one table (the domain's lock).
+#pragma once
+#include "core/base/function_ref.h"
+#include "core/file/file.h"
+#include "core/mem/heap.h"
+#include "core/mem/table_arena.h"
+
+namespace perdure::pt {
+
+enum class FormatId : u8 { None = 0, VtdSecondStage = 1, X86FirstStage = 2 };
+
+// What a table must look like for the units it is used on.
+struct Geometry {
+  FormatId format = FormatId::None;
+  u8 levels = 0;         // 3, 4, 5
+  u8 iova_bits = 0;      // addresses at or above 2^iova_bits cannot be mapped; <= 12 + 9 * levels
+  u8 output_bits = 0;    // host address width
+  u64 leaf_sizes = 0;    // set of leaf sizes as a mask: 4 KiB | 2 MiB | 1 GiB
+  bool coherent = true;  // false: every store needs write_back
+  bool operator==(const Geometry&) const = default;
+};
+
+struct Leaf {
+  Iova iova;
+  Phys phys;
+  u64 length = 0;  // 4 KiB, 2 MiB or 1 GiB
+  Access access = Access::ReadWrite;
+};
+
+// Table pages taken out of a live table: freed by IoPageTable::release() once no walker can hold them.
+struct Gather {
+  Phys first;  // chain through the pages' first word is not possible (hardware may read them): kept by the table
+  u64 count = 0;
+  bool tables_removed = false;  // the flush must drop non-leaf entries (IH = 0)
+};
+
+class IoPageTable : public HeapObject {
+ public:
+  virtual const Geometry& geometry() const = 0;
+  virtual Phys top() const = 0;
+
+  // Maps [iova, iova + length) to [phys, ...) with the largest leaves that alignment allows. Lengths and addresses are
+  // multiples of 4 KiB. Eaddrinuse when any of it is mapped already, Erange beyond the geometry, Enomem; on error
+  // nothing of this call stays mapped.
+  virtual Result<void> map(Iova iova, Phys phys, u64 length, Access access) = 0;
+  // Unmaps what is mapped in the range; returns the bytes unmapped. A leaf that reaches beyond the range is unmapped
+  // whole (the caller unmaps what it mapped). Tables that became empty are cut out and collected.
+  virtual u64 unmap(Iova iova, u64 length, Gather& gather) = 0;
+  // After the flush: frees what unmap collected.
+  virtual void release(Gather& gather) = 0;
+
+  virtual Result<Leaf> leaf_at(Iova iova) const = 0;  // Enoent
+  // Leaves that overlap the range, in order; stops at the first error.
+  virtual Result<void> each_leaf(Iova iova, u64 length, FunctionRef<Result<void>(const Leaf&)> visit) const = 0;
+  // Every table page, the top first.
+  virtual Result<void> each_table(FunctionRef<Result<void>(Phys page, unsigned level)> visit) const = 0;
+
+  // Moves this table's mappings under the top page of `live`, which hardware walks (design §7, graft): each slot
+  // of the live top page is replaced by this table's by one store; afterwards this table owns the live top page and
+  // `live` owns this table's former one with the old subtrees. Both must have equal geometry (Einval). The caller
+  // made sure that both give equal results wherever devices may look, and flushes before it frees `live`.
+  virtual Result<void> graft_onto(IoPageTable& live) = 0;
+
+  // --- handover -------------------------------------------------------------------------------------------
+  // The top page and everything of the arena, as (base, order).
+  virtual Result<void> each_block(FunctionRef<Result<void>(Phys base, unsigned order)> visit) const = 0;
+  virtual TableArena& arena() = 0;
+};
+
+// A fresh, empty table. Einval for a geometry that the format cannot do; Eopnotsupp for an unknown format.
+Result<Owned<IoPageTable>> create(Heap& heap, const Geometry& geometry);
+// A table around what a former kernel left: the top page (restored by the caller through `restore`, once) and the
+// arena chain. Nothing below is walked. Mapping works on it like on any other table.
+Result<Owned<IoPageTable>> adopt(Heap& heap, const Geometry& geometry, Phys top, Phys first_descriptor,
+                                 FunctionRef<bool(Phys base, u64 length)> readable,
+                                 FunctionRef<Result<void>(Phys base, unsigned order)> restore);
+
+}  // namespace perdure::pt

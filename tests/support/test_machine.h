@@ -1,0 +1,61 @@
+// The least machine that core units can be tested on: RAM, a clock, a log. No devices.
+#pragma once
+#include <sys/mman.h>
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/abi/boot_info.h"
+#include "core/base/machine.h"
+
+namespace perdure::test {
+
+// Fails the nth allocation from now, counting from 1; 0: none. Counts all stores and allocations.
+class CountingSteps final : public StepHook {
+ public:
+  void stored(Phys) override { ++stores; }
+  bool may_allocate() override { return ++allocations != fail_at; }
+  u64 stores = 0;
+  u64 allocations = 0;
+  u64 fail_at = 0;
+};
+
+class TestMachine : public Machine {
+ public:
+  explicit TestMachine(u64 ram_bytes = u64{64} << 20) {
+    void* at = mmap(nullptr, ram_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) throw std::runtime_error("mmap");
+    direct_map = static_cast<std::byte*>(at);
+    window = ram_bytes;
+    steps = &counting;
+  }
+  virtual ~TestMachine() { munmap(direct_map, window); }
+  TestMachine(const TestMachine&) = delete;
+  TestMachine& operator=(const TestMachine&) = delete;
+
+  const abi::BootInfo& boot() override { return boot_info; }
+  u64 mmio_read(Phys, Width) override { return ~u64{0}; }
+  void mmio_write(Phys, Width, u64) override {}
+  u64 now_ns() override { return ++clock_ns; }
+  void relax() override {}
+  void log(LogLevel, std::string_view line) override { lines.emplace_back(line); }
+  Result<MsiTarget> irq_alloc(IrqSink&) override { return fail(Errno::Enospc); }
+  void irq_free(MsiTarget) override {}
+  void write_back(const void*, usize) override { ++write_backs; }
+  Result<Bank> bank_attach(HostMemory&, u64, u64) override { return fail(Errno::Enospc); }
+  void bank_detach(const Bank&) override {}
+  Result<Ref<HostMemory>> bank_memory(u64) override { return fail(Errno::Enoent); }
+  Result<Ref<HostMemory>> host_memory_create(u64) override { return fail(Errno::Enomem); }
+  Result<Ref<KernelImage>> image_open(std::string_view) override { return fail(Errno::Enoent); }
+  Result<void> jump(KernelImage&, const abi::BootInfo&) override { return fail(Errno::Enoexec); }
+
+  CountingSteps counting;
+  abi::BootInfo boot_info;
+  u64 clock_ns = 0;
+  u64 write_backs = 0;
+  std::vector<std::string> lines;
+};
+
+}  // namespace perdure::test
