@@ -1,0 +1,32 @@
+# Sourced by ./dev: everything CI checks. `run_tests` prints what each test program says only when it fails.
+quick=no
+[ "${1:-}" != --quick ] || quick=yes
+
+# run_tests PRESET [CTEST ARGS…]
+run_tests() {
+  preset=$1
+  shift
+  say "dev: testing ($preset)"
+  (cd "$build/$preset" && ctest -j "$jobs" --output-on-failure --no-tests=error "$@") >"$log/test-$preset.log" 2>&1 ||
+    { cat "$log/test-$preset.log" >&2; die "tests failed ($preset); run one alone: $build/$preset/…/test_NAME --gtest_filter=…"; }
+  tail -n 3 "$log/test-$preset.log" | sed -n '1p'
+  (cd "$build/$preset" && ctest -N "$@" | sed -n 's/^Total Tests: /  test programs: /p')
+}
+
+# shellcheck disable=SC2086 # lists
+timed packages install $packages_run $packages_test
+if [ $quick = yes ]; then
+  timed build compile asan
+  timed tests run_tests asan -LE slow
+else
+  timed 'build release' compile release
+  timed 'tests release' run_tests release
+  timed 'build asan' compile asan
+  timed 'tests asan' run_tests asan
+  timed 'build tsan' compile tsan perdure_tsan_tests
+  timed 'tests tsan' run_tests tsan -L concurrent
+  timed lint sh scripts/lint.sh changed "$build/asan"
+  timed mutants python3 scripts/mutate.py --sample 3 --build "$build/mutate"
+fi
+say "dev: time:${budget%,}"
+say "dev: all good"
