@@ -4,18 +4,10 @@
 #include "core/abi/iommu.h"
 #include "core/base/function_ref.h"
 #include "core/kho/kho.h"
+#include "core/pci/source_id.h"
 #include "core/pt/io_page_table.h"
 
 namespace perdure {
-
-// A requester on the bus: segment and bus/device/function, as in PCI Express requester ids.
-struct SourceId {
-  u16 segment = 0;
-  u16 bdf = 0;
-  constexpr u8 bus() const { return static_cast<u8>(bdf >> 8); }
-  constexpr u8 devfn() const { return static_cast<u8>(bdf); }
-  constexpr auto operator<=>(const SourceId&) const = default;
-};
 
 // Domain ids: a tag of cached translations, per unit. Linux's conventions (hardware.md §4): 0 is never used, 1 is
 // for pass-through, dynamic ids start at 2 (R01).
