@@ -1,0 +1,83 @@
+#include "machine/wire/message.h"
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "machine/host/host_files.h"
+
+namespace perdure::wire {
+
+namespace {
+bool gone(int error) {
+  return error == EPIPE || error == ECONNRESET || error == ENOTCONN;
+}
+}  // namespace
+
+Result<void> send(int socket, const Header& head, std::span<const std::byte> payload, int fd) {
+  if (payload.size() > kMaxPayload) return fail(Errno::Emsgsize);
+  Header stamped = head;
+  stamped.bytes = static_cast<u32>(payload.size());
+  stamped.has_fd = fd >= 0 ? 1 : 0;
+  iovec parts[2] = {{&stamped, sizeof stamped}, {const_cast<std::byte*>(payload.data()), payload.size()}};
+  msghdr message = {};
+  message.msg_iov = parts;
+  message.msg_iovlen = payload.empty() ? 1 : 2;
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  if (fd >= 0) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+  }
+  for (;;) {
+    if (sendmsg(socket, &message, MSG_NOSIGNAL) >= 0) return {};
+    if (errno == EINTR) continue;
+    return fail(gone(errno) ? Errno::Ekilled : host::last_error());
+  }
+}
+
+Result<Message> receive(int socket) {
+  Message m;
+  m.payload.resize(kMaxPayload);
+  iovec parts[2] = {{&m.head, sizeof m.head}, {m.payload.data(), m.payload.size()}};
+  msghdr message = {};
+  message.msg_iov = parts;
+  message.msg_iovlen = 2;
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  ssize_t n = 0;
+  do {
+    n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  } while (n < 0 && errno == EINTR);
+  if (n < 0) return fail(gone(errno) ? Errno::Ekilled : host::last_error());
+  if (n == 0) return fail(Errno::Ekilled);
+  for (cmsghdr* c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
+    if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(c), sizeof fd);
+      m.fd = host::Descriptor(fd);
+    }
+  }
+  const auto received = static_cast<usize>(n);
+  if (received < sizeof(Header) || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 ||
+      received - sizeof(Header) != m.head.bytes || (m.head.has_fd != 0) != static_cast<bool>(m.fd)) {
+    return fail(Errno::Eproto);
+  }
+  m.payload.resize(m.head.bytes);
+  return m;
+}
+
+Result<std::pair<host::Descriptor, host::Descriptor>> socket_pair() {
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return fail(host::last_error());
+  return std::pair(host::Descriptor(ends[0]), host::Descriptor(ends[1]));
+}
+
+}  // namespace perdure::wire
