@@ -2,11 +2,8 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -41,10 +38,6 @@ Result<std::unique_ptr<ProgramSyscalls>> ProgramSyscalls::connect(const std::str
   }
 }
 
-ProgramSyscalls::~ProgramSyscalls() {
-  for (const auto& [at, mapping] : mappings_) ::munmap(reinterpret_cast<void*>(at), mapping.length);  // NOLINT
-}
-
 Result<Message> ProgramSyscalls::call(Call op, u64 a, u64 b, u64 c, std::span<const std::byte> payload) {
   const std::scoped_lock lock(mutex_);
   TRY(send(socket_.get(), {.op = static_cast<u32>(op), .a = a, .b = b, .c = c}, payload));
@@ -55,7 +48,7 @@ Result<Message> ProgramSyscalls::call(Call op, u64 a, u64 b, u64 c, std::span<co
       return m;
     }
     if (m.head.op == static_cast<u32>(Question::InstallHost)) {
-      installed_[static_cast<s32>(m.head.a)] = std::move(m.fd);
+      install(static_cast<s32>(m.head.a), std::move(m.fd));
       continue;
     }
     TRY(answer(m));
@@ -93,24 +86,14 @@ Result<void> ProgramSyscalls::answer(const Message& question) {
 
 Result<void> ProgramSyscalls::answer_resolve(u64 at, u64 length) {
   Header reply{.op = static_cast<u32>(Question::Answer)};
-  auto next = mappings_.upper_bound(at);
-  if (next != mappings_.begin()) {
-    const auto& [start, mapping] = *std::prev(next);
-    if (at < start + mapping.length) {
-      reply.a = mapping.offset + (at - start);
-      reply.b = std::min(length, start + mapping.length - at);
-      return send(socket_.get(), reply, {}, TRY(host_fd(mapping.fd)));
-    }
+  const auto found = mapped_at(at);
+  if (!found) {
+    reply.result = static_cast<s32>(found.error());
+    return send(socket_.get(), reply);
   }
-  reply.result = static_cast<s32>(Errno::Efault);
-  return send(socket_.get(), reply);
-}
-
-Result<int> ProgramSyscalls::host_fd(s32 fd) {
-  if (fd < kFirstKernelFd) return fd;
-  const auto found = installed_.find(fd);
-  if (found == installed_.end()) return fail(Errno::Ebadf);
-  return found->second.get();
+  reply.a = found->offset;
+  reply.b = std::min(length, found->length);
+  return send(socket_.get(), reply, {}, found->fd);
 }
 
 Result<s32> ProgramSyscalls::open(std::string_view path) {
@@ -118,13 +101,12 @@ Result<s32> ProgramSyscalls::open(std::string_view path) {
 }
 
 Result<void> ProgramSyscalls::close(s32 fd) {
-  if (fd < kFirstKernelFd) {
+  if (fd < host::kFirstKernelFd) {
     if (::close(fd) != 0) return fail(host::last_error());
     return {};
   }
   TRY(call(Call::Close, static_cast<u64>(fd), 0, 0));
-  const std::scoped_lock lock(mutex_);
-  installed_.erase(fd);
+  uninstall(fd);
   return {};
 }
 
@@ -134,7 +116,7 @@ Result<u64> ProgramSyscalls::ioctl(s32 fd, u32 cmd, void* arg) {
 }
 
 Result<usize> ProgramSyscalls::pread(s32 fd, void* to, usize bytes, u64 pos) {
-  if (fd < kFirstKernelFd) {
+  if (fd < host::kFirstKernelFd) {
     const ssize_t n = ::pread(fd, to, bytes, static_cast<off_t>(pos));
     if (n < 0) return fail(host::last_error());
     return static_cast<usize>(n);
@@ -145,7 +127,7 @@ Result<usize> ProgramSyscalls::pread(s32 fd, void* to, usize bytes, u64 pos) {
 }
 
 Result<usize> ProgramSyscalls::pwrite(s32 fd, const void* from, usize bytes, u64 pos) {
-  if (fd < kFirstKernelFd) {
+  if (fd < host::kFirstKernelFd) {
     const ssize_t n = ::pwrite(fd, from, bytes, static_cast<off_t>(pos));
     if (n < 0) return fail(host::last_error());
     return static_cast<usize>(n);
@@ -153,79 +135,6 @@ Result<usize> ProgramSyscalls::pwrite(s32 fd, const void* from, usize bytes, u64
   const std::span data(static_cast<const std::byte*>(from), std::min(bytes, kMaxPayload));
   return TRY(call(Call::Write, static_cast<u64>(fd), 0, pos, data))
   .head.a;
-}
-
-Result<s32> ProgramSyscalls::memfd_create(std::string_view name) {
-  const int fd = ::memfd_create(std::string(name).c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (fd < 0) return fail(host::last_error());
-  return fd;
-}
-
-Result<void> ProgramSyscalls::ftruncate(s32 fd, u64 bytes) {
-  if (::ftruncate(TRY(host_fd(fd)), static_cast<off_t>(bytes)) != 0) return fail(host::last_error());
-  return {};
-}
-
-Result<u64> ProgramSyscalls::file_size(s32 fd) {
-  const off_t end = lseek(TRY(host_fd(fd)), 0, SEEK_END);
-  if (end < 0) return fail(host::last_error());
-  return static_cast<u64>(end);
-}
-
-Result<void> ProgramSyscalls::add_seals(s32 fd, u32 seals) {
-  if (fcntl(TRY(host_fd(fd)), F_ADD_SEALS, seals) != 0) return fail(host::last_error());
-  return {};
-}
-
-Result<u32> ProgramSyscalls::seals(s32 fd) {
-  const int seals = fcntl(TRY(host_fd(fd)), F_GET_SEALS);
-  if (seals < 0) return fail(host::last_error());
-  return static_cast<u32>(seals);
-}
-
-Result<u64> ProgramSyscalls::memory_id(s32 fd) {
-  return host::file_id(TRY(host_fd(fd)));
-}
-
-Result<std::byte*> ProgramSyscalls::mmap(s32 fd, u64 offset, u64 length) {
-  void* at = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, TRY(host_fd(fd)),
-                    static_cast<off_t>(offset));
-  if (at == MAP_FAILED) return fail(host::last_error());
-  const std::scoped_lock lock(mutex_);
-  mappings_[reinterpret_cast<u64>(at)] = {length, fd, offset};
-  return static_cast<std::byte*>(at);
-}
-
-Result<void> ProgramSyscalls::munmap(std::byte* at, u64 length) {
-  {
-    const std::scoped_lock lock(mutex_);
-    if (mappings_.erase(reinterpret_cast<u64>(at)) == 0) return fail(Errno::Einval);
-  }
-  if (::munmap(at, length) != 0) return fail(host::last_error());
-  return {};
-}
-
-Result<s32> ProgramSyscalls::eventfd() {
-  const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (fd < 0) return fail(host::last_error());
-  return fd;
-}
-
-Result<u64> ProgramSyscalls::eventfd_read(s32 fd) {
-  u64 count = 0;
-  if (::read(fd, &count, sizeof count) == static_cast<ssize_t>(sizeof count)) return count;
-  if (errno == EAGAIN) return u64{0};
-  return fail(host::last_error());
-}
-
-u64 ProgramSyscalls::now_ns() {
-  timespec now = {};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<u64>(now.tv_sec) * 1'000'000'000 + static_cast<u64>(now.tv_nsec);
-}
-
-void ProgramSyscalls::pause() {
-  poll(nullptr, 0, 1);
 }
 
 Result<void> ProgramSyscalls::kexec_load(std::string_view kernel) {

@@ -1,41 +1,27 @@
 // Syscalls of a program that talks to a kernel process.
 #pragma once
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 
-#include "client/syscalls.h"
+#include "machine/host/host_calls.h"
 #include "machine/wire/message.h"
 #include "machine/wire/syscall_protocol.h"
 
 namespace perdure::wire {
 
 // Thread-safe; calls of one program run one after the other. A call into a kernel that is gone is Ekilled.
-class ProgramSyscalls final : public client::Syscalls {
+class ProgramSyscalls final : public host::HostCalls {
  public:
   // Connects to the kernel's socket; waits up to `timeout_ms` for it to appear. Etimedout.
   static Result<std::unique_ptr<ProgramSyscalls>> connect(const std::string& socket_path, int timeout_ms);
   explicit ProgramSyscalls(host::Descriptor socket) : socket_(std::move(socket)) {}
-  ~ProgramSyscalls();
 
   Result<s32> open(std::string_view path) override;
   Result<void> close(s32 fd) override;
   Result<u64> ioctl(s32 fd, u32 cmd, void* arg) override;
   Result<usize> pread(s32 fd, void* to, usize bytes, u64 pos) override;
   Result<usize> pwrite(s32 fd, const void* from, usize bytes, u64 pos) override;
-  Result<s32> memfd_create(std::string_view name) override;
-  Result<void> ftruncate(s32 fd, u64 bytes) override;
-  Result<u64> file_size(s32 fd) override;
-  Result<void> add_seals(s32 fd, u32 seals) override;
-  Result<u32> seals(s32 fd) override;
-  Result<u64> memory_id(s32 fd) override;
-  Result<std::byte*> mmap(s32 fd, u64 offset, u64 length) override;
-  Result<void> munmap(std::byte* at, u64 length) override;
-  Result<s32> eventfd() override;
-  Result<u64> eventfd_read(s32 fd) override;
-  u64 now_ns() override;
-  void pause() override;
   Result<void> kexec_load(std::string_view kernel) override;
   Result<void> kexec() override;
 
@@ -46,20 +32,12 @@ class ProgramSyscalls final : public client::Syscalls {
   int socket() const { return socket_.get(); }
 
  private:
-  struct Mapping {
-    u64 length;
-    s32 fd;
-    u64 offset;
-  };
   Result<Message> call(Call op, u64 a, u64 b, u64 c, std::span<const std::byte> payload = {});
   Result<void> answer(const Message& question);
   Result<void> answer_resolve(u64 at, u64 length);
-  Result<int> host_fd(s32 fd);
 
   host::Descriptor socket_;
   std::mutex mutex_;
-  std::map<s32, host::Descriptor> installed_;  // kernel fd numbers of host files
-  std::map<u64, Mapping> mappings_;            // by address
 };
 
 }  // namespace perdure::wire

@@ -5,9 +5,6 @@
 
 namespace perdure::wire {
 
-// Descriptor numbers at or above this are the kernel's; below, the program's own host descriptors.
-inline constexpr s32 kFirstKernelFd = 1 << 20;
-
 enum class Call : u32 {
   Open = 1,   // payload: path → a: fd
   Close,      // a: fd
