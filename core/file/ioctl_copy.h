@@ -15,7 +15,8 @@ inline Result<u32> ioctl_size(Task& task, UserAddr arg) {
 // Fills `to` (the kernel's structure) from the caller's structure of `caller_size` bytes: what the caller does not have
 // reads as 0. Einval: shorter than `min_size`; E2big: a byte beyond the kernel's structure is not 0; Efault. The
 // surplus is read whole, in ascending order, and judged before the structure itself is read.
-inline Result<void> ioctl_copy_in(Task& task, UserAddr arg, u32 caller_size, u32 min_size, std::span<std::byte> to) {
+inline Result<void> ioctl_copy_in_bytes(Task& task, UserAddr arg, u32 caller_size, u32 min_size,
+                                        std::span<std::byte> to) {
   if (caller_size < min_size) return fail(Errno::Einval);
   for (u64 at = to.size(); at < caller_size;) {
     std::byte chunk[512];
@@ -36,7 +37,7 @@ inline Result<void> ioctl_copy_in(Task& task, UserAddr arg, u32 caller_size, u32
 }
 
 // The answer: as much of it as the caller has room for. Efault.
-inline Result<void> ioctl_copy_out(Task& task, UserAddr arg, u32 caller_size, std::span<const std::byte> from) {
+inline Result<void> ioctl_copy_out_bytes(Task& task, UserAddr arg, u32 caller_size, std::span<const std::byte> from) {
   return task.copy_out(arg, from.first(std::min<usize>(caller_size, from.size())));
 }
 
@@ -44,12 +45,12 @@ inline Result<void> ioctl_copy_out(Task& task, UserAddr arg, u32 caller_size, st
 template <class T>
 Result<T> ioctl_copy_in(Task& task, UserAddr arg, u32 caller_size, u32 min_size = sizeof(T)) {
   T value{};
-  TRY(ioctl_copy_in(task, arg, caller_size, min_size, std::as_writable_bytes(std::span(&value, 1))));
+  TRY(ioctl_copy_in_bytes(task, arg, caller_size, min_size, std::as_writable_bytes(std::span(&value, 1))));
   return value;
 }
 template <class T>
 Result<void> ioctl_copy_out(Task& task, UserAddr arg, u32 caller_size, const T& value) {
-  return ioctl_copy_out(task, arg, caller_size, std::as_bytes(std::span(&value, 1)));
+  return ioctl_copy_out_bytes(task, arg, caller_size, std::as_bytes(std::span(&value, 1)));
 }
 
 }  // namespace perdure
