@@ -28,10 +28,21 @@ struct Leaf {
   Access access = Access::ReadWrite;
 };
 
-// Table pages taken out of a live table: freed by IoPageTable::release() once no walker can hold them.
+// Table pages that unmap() cut out of a live table and that a walker may still hold. They are not listed here: each
+// subtree stays recorded in the slot that led to it, as an entry that hardware takes for not present, so that
+// unmap() needs no memory and nothing is written to a page that hardware may still read. The Gather holds where.
+//
+// unmap (any number of times) → flush → release is one change of the table: no map() in between where tables were cut
+// out (it answers Ebusy there). The flush covers what was unmapped and, with tables_removed, the whole of [first, last]
+// with IH = 0, since a cached non-leaf entry serves all of its slot. If the flush fails, the Gather is dropped, and so
+// is every later one of this table until a flush of the whole domain succeeded: its pages stay allocated until the
+// table is destroyed.
 struct Gather {
-  Phys first;  // chain through the pages' first word is not possible (hardware may read them): kept by the table
-  u64 count = 0;
+  // The slots that subtrees were cut out of, first to last byte; meaningful when tables_removed. Reaches beyond what
+  // was unmapped when the rest of a table was empty.
+  Iova first;
+  Iova last;
+  u64 count = 0;                // subtrees cut out
   bool tables_removed = false;  // the flush must drop non-leaf entries (IH = 0)
 };
 
@@ -41,17 +52,20 @@ class IoPageTable : public HeapObject {
   virtual Phys top() const = 0;
 
   // Maps [iova, iova + length) to [phys, ...) with the largest leaves that alignment allows. Lengths and addresses are
-  // multiples of 4 KiB. Eaddrinuse when any of it is mapped already, Erange beyond the geometry, Enomem; on error
-  // nothing of this call stays mapped.
+  // multiples of 4 KiB. Eaddrinuse when any of it is mapped already, Erange beyond the geometry, Enomem, Ebusy where
+  // tables were cut out and not yet released, Einval for malformed arguments and for output that the format forbids,
+  // Eopnotsupp for an access that it cannot express, Eio for an adopted table that is not sound. On error the table is
+  // as before, and no translation has changed at any time.
   virtual Result<void> map(Iova iova, Phys phys, u64 length, Access access) = 0;
   // Unmaps what is mapped in the range; returns the bytes unmapped. A leaf that reaches beyond the range is unmapped
   // whole (the caller unmaps what it mapped). Tables that became empty are cut out and collected.
   virtual u64 unmap(Iova iova, u64 length, Gather& gather) = 0;
-  // After the flush: frees what unmap collected.
+  // After the flush: frees what unmap collected, and empties the Gather.
   virtual void release(Gather& gather) = 0;
 
   virtual Result<Leaf> leaf_at(Iova iova) const = 0;  // Enoent
-  // Leaves that overlap the range, in order; stops at the first error.
+  // Leaves that overlap the range, in order, each whole; stops at the first error. Eio, here and in each_table, when an
+  // adopted table is not sound: a table page outside its arena, or one linked twice.
   virtual Result<void> each_leaf(Iova iova, u64 length, FunctionRef<Result<void>(const Leaf&)> visit) const = 0;
   // Every table page, the top first.
   virtual Result<void> each_table(FunctionRef<Result<void>(Phys page, unsigned level)> visit) const = 0;
@@ -59,19 +73,27 @@ class IoPageTable : public HeapObject {
   // Moves this table's mappings under the top page of `live`, which hardware walks (design §7, graft): each slot
   // of the live top page is replaced by this table's by one store; afterwards this table owns the live top page and
   // `live` owns this table's former one with the old subtrees. Both must have equal geometry (Einval). The caller
-  // made sure that both give equal results wherever devices may look, and flushes before it frees `live`.
+  // made sure that both give equal results wherever devices may look, that hardware does not walk this table yet and
+  // that nothing is gathered from it; it flushes (IH = 0) before it frees `live`.
   virtual Result<void> graft_onto(IoPageTable& live) = 0;
 
   // --- handover -------------------------------------------------------------------------------------------
   // The top page and everything of the arena, as (base, order).
   virtual Result<void> each_block(FunctionRef<Result<void>(Phys base, unsigned order)> visit) const = 0;
   virtual TableArena& arena() = 0;
+  // Forgets every page, the top included, without freeing: hardware may walk them for ever (design §8). Only
+  // destruction may follow.
+  virtual void abandon() = 0;
+
+  // The implementation's identity (there is no RTTI): equal for tables of one engine, format and memory.
+  virtual const void* engine() const = 0;
 };
 
 // A fresh, empty table. Einval for a geometry that the format cannot do; Eopnotsupp for an unknown format.
 Result<Owned<IoPageTable>> create(Heap& heap, const Geometry& geometry);
 // A table around what a former kernel left: the top page (restored by the caller through `restore`, once) and the
-// arena chain. Nothing below is walked. Mapping works on it like on any other table.
+// arena chain. Nothing below is walked: O(chunks). Mapping works on it like on any other table; a link to a page
+// that is not the arena's is never followed. Einval for a bad geometry or top, else the error of what failed.
 Result<Owned<IoPageTable>> adopt(Heap& heap, const Geometry& geometry, Phys top, Phys first_descriptor,
                                  FunctionRef<bool(Phys base, u64 length)> readable,
                                  FunctionRef<Result<void>(Phys base, unsigned order)> restore);
