@@ -22,6 +22,7 @@ enum class LockRank : u8 {
   Ioas,             // areas and domains of one IOAS
   IommuLiveUpdate,  // records and the restored model
   IommuGroup,       // ownership and attachment of one group
+  IommuRestored,    // a restored domain that another one is about to take over from
   IommuDomain,      // page table and attachment list of one domain
   VtdUnit,          // DID space, root and context tables
   VtdQueue,         // invalidation queue
