@@ -125,9 +125,11 @@ class Machine {
 
   // Opens and pins the kernel binary `name`; Enoent, Eacces, Enoexec.
   virtual Result<Ref<KernelImage>> image_open(std::string_view name) = 0;
-  // Replaces the running kernel: devices go on, this kernel's threads end. `next` is the boot information
-  // without its memory map, which the machine adds. Returns only on failure, with nothing changed.
-  virtual Result<void> jump(KernelImage& image, const abi::BootInfo& next) = 0;
+  // Replaces the running kernel: devices go on, this kernel's threads end. `next`: the boot information, whose
+  // `memory_map` and `memory_map_count` say where the machine may put the map and how many entries fit; the machine
+  // fills the map, seals the page and leaves it at `at`. Fails with nothing changed. Where control comes back after
+  // success (in process), the caller returns at once and touches nothing.
+  virtual Result<void> jump(KernelImage& image, const abi::BootInfo& next, Phys at) = 0;
 
  protected:
   ~Machine() = default;

@@ -49,7 +49,7 @@ class TestMachine : public Machine {
   Result<Ref<HostMemory>> bank_memory(u64) override { return fail(Errno::Enoent); }
   Result<Ref<HostMemory>> host_memory_create(u64) override { return fail(Errno::Enomem); }
   Result<Ref<KernelImage>> image_open(std::string_view) override { return fail(Errno::Enoent); }
-  Result<void> jump(KernelImage&, const abi::BootInfo&) override { return fail(Errno::Enoexec); }
+  Result<void> jump(KernelImage&, const abi::BootInfo&, Phys) override { return fail(Errno::Enoexec); }
 
   CountingSteps counting;
   abi::BootInfo boot_info;
