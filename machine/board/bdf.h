@@ -1,0 +1,31 @@
+// A function's place on the bus.
+#pragma once
+#include <cstdio>
+#include <string>
+
+#include "core/base/types.h"
+
+namespace perdure::board {
+
+struct Bdf {
+  u16 value = 0;  // bus << 8 | device << 3 | function, as in requester ids
+
+  constexpr Bdf() = default;
+  constexpr explicit Bdf(u16 v) : value(v) {}
+  constexpr Bdf(unsigned bus, unsigned device, unsigned function)
+      : value(static_cast<u16>(bus << 8 | device << 3 | function)) {}
+  constexpr u8 bus() const { return static_cast<u8>(value >> 8); }
+  constexpr u8 devfn() const { return static_cast<u8>(value); }
+  constexpr u8 device() const { return static_cast<u8>(devfn() >> 3); }
+  constexpr u8 function() const { return static_cast<u8>(value & 7); }
+  constexpr auto operator<=>(const Bdf&) const = default;
+
+  // "0000:01:00.0"
+  std::string to_string() const {
+    char text[16];
+    std::snprintf(text, sizeof(text), "0000:%02x:%02x.%u", unsigned{bus()}, unsigned{device()}, unsigned{function()});
+    return text;
+  }
+};
+
+}  // namespace perdure::board

@@ -1,0 +1,143 @@
+// A PCI function of the board: configuration space, BARs, interrupts, and what it does as time goes by. The bus calls
+// every function below with the device's lock held.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "machine/board/bdf.h"
+#include "machine/board/config_space.h"
+#include "machine/board/ledger.h"
+#include "machine/board/shared_lock.h"
+
+namespace perdure::board {
+
+class Bridge;
+class Device;
+
+struct DmaResult {
+  bool done = false;
+  Cause cause = Cause::Blocked;  // when not done
+  u64 phys = 0;                  // of the first byte, when done
+  u8 fault = 0;                  // VT-d reason, when Faulted
+};
+
+// What a device may do on the bus.
+class DeviceBus {
+ public:
+  // All of the bytes or, when any part cannot be done, possibly a leading part of them.
+  virtual DmaResult dma_write(Device& device, u64 iova, std::span<const std::byte> data) = 0;
+  virtual DmaResult dma_read(Device& device, u64 iova, std::span<std::byte> data) = 0;
+  // A message-signalled interrupt: goes out when the device's lock is released.
+  virtual void send_message(Device& device, u64 address, u32 data) = 0;
+  virtual u64 now_ns() = 0;
+
+ protected:
+  ~DeviceBus() = default;
+};
+
+class Device {
+ public:
+  struct Bar {
+    u64 size = 0;  // power of two, 0: none
+    bool is_64bit = false;
+  };
+  static constexpr unsigned kBars = 6;
+
+  Device(std::string name, Bdf home, DeviceBus& bus);
+  virtual ~Device() = default;
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  DeviceMutex& lock() const RETURN_CAPABILITY(lock_) { return lock_; }
+  const std::string& name() const { return name_; }
+  // The place it was built at: its identity in records and reports.
+  Bdf home() const { return home_; }
+  // Its requester id now: bus numbers are given by the bridge above.
+  Bdf bdf() const;
+  void set_parent(const Bridge* parent) { parent_ = parent; }
+  const Bridge* parent() const { return parent_; }
+
+  // --- configuration ------------------------------------------------------------------------------------------
+  u32 config_read(u16 offset, unsigned width) REQUIRES(lock_) { return config_.read(offset, width); }
+  void config_write(u16 offset, unsigned width, u32 value) REQUIRES(lock_);
+  const Bar& bar(unsigned i) const { return bars_[i]; }
+  u64 bar_address(unsigned i) const REQUIRES(lock_);
+  bool memory_enabled() const { return memory_enabled_.load(std::memory_order_acquire); }
+  // Of this function alone; see also Bridge.
+  bool bus_master_enabled() const { return bus_master_.load(std::memory_order_acquire); }
+  // Its own and every bridge's above it.
+  bool may_master() const;
+
+  // --- registers --------------------------------------------------------------------------------------------------
+  u64 mmio_read(unsigned bar, u64 offset, unsigned width) REQUIRES(lock_);
+  void mmio_write(unsigned bar, u64 offset, unsigned width, u64 value) REQUIRES(lock_);
+
+  // --- time -------------------------------------------------------------------------------------------------------
+  virtual void advance(u64 /*now_ns*/) REQUIRES(lock_) {}
+  // When advance() has something to do next; ~0: never.
+  virtual u64 next_due_ns() const REQUIRES(lock_) { return ~u64{0}; }
+
+  // Function-level reset: everything as at power-on, the ledger untouched.
+  void function_reset() REQUIRES(lock_);
+
+  DeviceLedger& ledger() REQUIRES(lock_) { return ledger_; }
+
+  void save(StateWriter& out) const REQUIRES(lock_);
+  void load(StateReader& in) REQUIRES(lock_);
+
+ protected:
+  // For constructors.
+  void set_ids(u16 vendor, u16 device, u8 revision, u32 class_code, u16 subsystem_vendor, u16 subsystem);
+  void add_bar(unsigned index, u64 size, bool is_64bit);
+  void add_pcie_capability(u8 port_type);
+  void add_msi_capability();
+  // Table and pending bits live at the start and the middle of `bar`, which is for nothing else.
+  void add_msix_capability(unsigned bar, unsigned vectors);
+
+  virtual u64 read_register(unsigned /*bar*/, u64 /*offset*/, unsigned width) REQUIRES(lock_);
+  virtual void write_register(unsigned /*bar*/, u64 /*offset*/, unsigned /*width*/, u64 /*value*/) REQUIRES(lock_) {}
+  virtual void reset() REQUIRES(lock_) {}
+  virtual void config_changed(u16 /*offset*/, unsigned /*width*/) REQUIRES(lock_) {}
+  virtual void save_state(StateWriter& /*out*/) const REQUIRES(lock_) {}
+  virtual void load_state(StateReader& /*in*/) REQUIRES(lock_) {}
+
+  // Sends the vector's message by MSI-X or MSI, whichever is on; marks it pending while masked. True when a message
+  // was sent.
+  bool raise(unsigned vector) REQUIRES(lock_);
+
+  DeviceBus& bus_;
+  mutable DeviceMutex lock_;
+  ConfigSpace config_;  // written in constructors without the lock
+  DeviceLedger ledger_ GUARDED_BY(lock_);
+
+ private:
+  struct MsixVector {
+    u64 address = 0;
+    u32 data = 0;
+    u32 control = 1;  // masked
+  };
+  void mirror_command();
+  void define_bars();
+  bool send_msix(unsigned vector);
+  void send_pending();
+  u64 msix_read(u64 offset, unsigned width) const;
+  void msix_write(u64 offset, unsigned width, u64 value);
+
+  std::string name_;
+  Bdf home_;
+  const Bridge* parent_ = nullptr;
+  std::array<Bar, kBars> bars_{};
+  std::atomic<bool> memory_enabled_{false};
+  std::atomic<bool> bus_master_{false};
+  u16 pcie_ = 0;  // offsets of capabilities; 0: none
+  u16 msi_ = 0;
+  u16 msix_ = 0;
+  unsigned msix_bar_ = 0;
+  std::vector<MsixVector> msix_table_;
+  u64 msix_pending_ = 0;
+};
+
+}  // namespace perdure::board

@@ -1,0 +1,71 @@
+// The PCI Express hierarchy: configuration accesses through ECAM, register accesses through BARs and bridge windows,
+// and a trace of every configuration write.
+#pragma once
+#include <deque>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "machine/board/bridge.h"
+#include "machine/board/device.h"
+#include "machine/board/physical_memory.h"
+
+namespace perdure::board {
+
+struct ConfigWrite {
+  u64 when_ns = 0;
+  Bdf home;  // the function, by the place it was built at
+  u16 offset = 0;
+  u8 width = 0;
+  u32 value = 0;
+  u32 before = 0;  // of the same bytes
+  u32 after = 0;
+};
+
+class PciBus {
+ public:
+  static constexpr u64 kEcamBase = 0xB000'0000;
+  static constexpr u64 kEcamBytes = u64{256} << 20;  // 256 buses
+  // Where firmware puts 32-bit BARs.
+  static constexpr PhysRange kBarWindow{0xC000'0000, 0x3E00'0000};
+
+  PciBus(DeviceBus& bus, usize trace_limit) : bus_(bus), trace_limit_(trace_limit) {}
+
+  // While the machine is built. Throws std::runtime_error: two at one place, or no bridge to its bus.
+  void add(std::unique_ptr<Device> device);
+  // Addresses for BARs and windows, memory decoding on, bridges may master.
+  void assign_addresses(PhysRange high_window);
+
+  usize size() const { return devices_.size(); }
+  Device& at(usize i) const { return *devices_[i]; }
+  Device* by_home(Bdf home) const;
+
+  // nullopt: nothing here answers to the address.
+  std::optional<u64> mmio_read(u64 phys, unsigned width);
+  bool mmio_write(u64 phys, unsigned width, u64 value);
+
+  std::vector<ConfigWrite> trace() const;
+  u64 trace_dropped() const;  // older ones, no longer kept
+  void clear_trace();
+
+  void save(StateWriter& out) const;
+  void load(StateReader& in);
+
+ private:
+  struct Target {
+    Device* device = nullptr;
+    unsigned bar = 0;
+    u64 offset = 0;
+  };
+  Device* by_requester(Bdf bdf) const;
+  Target decode(u64 phys, unsigned width) const;
+
+  DeviceBus& bus_;
+  std::vector<std::unique_ptr<Device>> devices_;
+  usize trace_limit_;
+  mutable DeviceMutex trace_lock_;
+  std::deque<ConfigWrite> trace_ GUARDED_BY(trace_lock_);
+  u64 trace_dropped_ GUARDED_BY(trace_lock_) = 0;
+};
+
+}  // namespace perdure::board
