@@ -1,0 +1,23 @@
+// What distinguishes one kernel from another: fixed when it is built (machine/process, metal) or, in process, when it
+// is started.
+#pragma once
+#include <string_view>
+
+#include "core/base/types.h"
+
+namespace perdure {
+
+struct Config {
+  std::string_view release = "perdure";
+  // Version of Perdure's own records that this kernel writes; it reads 1 and 2.
+  u32 write_version = 2;
+  // Scratch memory of a cold boot: where the next kernels start.
+  u64 scratch_bytes = u64{16} << 20;
+  // Largest order of a handover key; 9 for readers that know no larger folios.
+  unsigned kho_max_order = 52;
+  // The two ioctls that Linux does not have; 0: off (-ENOTTY).
+  u32 ioctl_hwpt_mark_preserve = 0x3b96;
+  u32 ioctl_hwpt_restore = 0x3b97;
+};
+
+}  // namespace perdure

@@ -1,0 +1,187 @@
+#include "tool/report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+namespace perdure::tool {
+
+namespace {
+
+using board::Cause;
+using board::DeviceResult;
+using board::Phase;
+using board::PhaseResult;
+
+constexpr Phase kAllPhases[] = {Phase::Before, Phase::During, Phase::After};
+constexpr Cause kAllCauses[] = {Cause::NotScheduled, Cause::Faulted, Cause::Blocked, Cause::BusMasterOff,
+                                Cause::Unbacked};
+
+struct Style {
+  bool on;
+  std::string good(const std::string& s) const { return on ? "\x1b[32m" + s + "\x1b[0m" : s; }
+  std::string bad(const std::string& s) const { return on ? "\x1b[1;31m" + s + "\x1b[0m" : s; }
+  std::string head(const std::string& s) const { return on ? "\x1b[1m" + s + "\x1b[0m" : s; }
+};
+
+void render_timeline(std::string& out, const HopReport& hop, const Style& style) {
+  if (hop.timeline.empty()) return;
+  const u64 begin = hop.timeline.front().begin_ns;
+  u64 end = begin;
+  for (const TimedPhase& p : hop.timeline) end = std::max(end, p.end_ns);
+  const double span = static_cast<double>(std::max<u64>(end - begin, 1));
+  constexpr unsigned kWidth = 40;
+  out += style.head(fmt::format("  {:<10} {:>10} {:>10}\n", "phase", "at", "took"));
+  for (const TimedPhase& p : hop.timeline) {
+    const auto from = static_cast<unsigned>(static_cast<double>(p.begin_ns - begin) / span * kWidth);
+    const auto to = static_cast<unsigned>(static_cast<double>(p.end_ns - begin) / span * kWidth);
+    const unsigned length = std::max(1U, to - std::min(from, to));
+    out += fmt::format("  {:<10} {:>10} {:>10}  {}{}\n", p.name, "+" + duration(p.begin_ns - begin),
+                       duration(p.end_ns - p.begin_ns), std::string(std::min(from, kWidth), ' '),
+                       std::string(std::min(length, kWidth + 1 - std::min(from, kWidth)), '='));
+  }
+  out += fmt::format("  programs could not be served for {} (freeze to ready); devices went on\n",
+                     duration(hop.blackout_ns()));
+}
+
+std::string not_done(const PhaseResult& p) {
+  std::string s;
+  for (Cause c : kAllCauses) {
+    if (c == Cause::NotScheduled || p.not_done_by(c) == 0) continue;
+    s += fmt::format("{}{} {}", s.empty() ? "" : ", ", p.not_done_by(c), board::cause_name(c));
+  }
+  return s.empty() ? "-" : s;
+}
+
+void render_devices(std::string& out, const HopReport& hop, const Style& style) {
+  out += style.head(fmt::format("  {:<12} {:<7} {:>10} {:>6} {:>6} {:>6} {:>6} {:>11}  {}\n", "device", "phase", "done",
+                                "lost", "dup.", "corr.", "misd.", "longest gap", "not done, by cause"));
+  for (const DeviceResult& d : hop.audit.devices) {
+    bool device_clean = true;
+    for (Phase phase : kAllPhases) {
+      const PhaseResult& p = d.in(phase);
+      device_clean &= p.clean();
+      const std::string line =
+          fmt::format("  {:<12} {:<7} {:>10} {:>6} {:>6} {:>6} {:>6} {:>11}  {}", phase == Phase::Before ? d.name : "",
+                      board::phase_name(phase), p.done, p.lost, p.duplicated, p.corrupted, p.misdirected,
+                      duration(p.longest_gap_ns), not_done(p));
+      out += (p.clean() ? line : style.bad(line)) + "\n";
+    }
+    out += device_clean ? style.good(fmt::format("  {:<12} verdict: nothing lost", "")) + "\n"
+                        : style.bad(fmt::format("  {:<12} verdict: DMA did not survive", "")) + "\n";
+  }
+}
+
+}  // namespace
+
+std::string duration(u64 ns) {
+  if (ns < 1000) return fmt::format("{} ns", ns);
+  const double v = static_cast<double>(ns);
+  if (ns < 1'000'000) return fmt::format("{:.3g} us", v / 1e3);
+  if (ns < 1'000'000'000) return fmt::format("{:.3g} ms", v / 1e6);
+  return fmt::format("{:.3g} s", v / 1e9);
+}
+
+std::string bytes(u64 n) {
+  if (n >= u64{1} << 30) return fmt::format("{:.4g} GiB", static_cast<double>(n) / static_cast<double>(u64{1} << 30));
+  if (n >= u64{1} << 20) return fmt::format("{:.4g} MiB", static_cast<double>(n) / static_cast<double>(u64{1} << 20));
+  return fmt::format("{:.4g} KiB", static_cast<double>(n) / 1024.0);
+}
+
+bool HopReport::clean() const {
+  bool clean = violations.empty() && problems.empty() && !audit.devices.empty();
+  for (Phase phase : kAllPhases) clean &= audit.clean(phase);
+  return clean;
+}
+
+u64 HopReport::blackout_ns() const {
+  const auto freeze =
+      std::find_if(timeline.begin(), timeline.end(), [](const TimedPhase& p) { return p.name == "freeze"; });
+  if (freeze == timeline.end()) return 0;
+  u64 end = freeze->end_ns;
+  for (auto p = freeze; p != timeline.end(); ++p) end = std::max(end, p->end_ns);
+  return end - freeze->begin_ns;
+}
+
+bool DemoReport::clean() const {
+  return !hops.empty() && std::all_of(hops.begin(), hops.end(), [](const HopReport& h) { return h.clean(); });
+}
+
+std::string render(const DemoReport& report, bool colour) {
+  const Style style{colour};
+  std::string out = report.what + "\n";
+  for (const HopReport& hop : report.hops) {
+    out += "\n" + style.head(fmt::format("hop {}: {} -> {}", hop.number, hop.from, hop.to)) + "\n";
+    render_timeline(out, hop, style);
+    if (hop.poison.poisoned_frames != 0) {
+      out += fmt::format("  {} of the old kernel's memory overwritten, {} kept\n",
+                         bytes(hop.poison.poisoned_frames * kPageSize), bytes(hop.poison.kept_frames * kPageSize));
+    }
+    render_devices(out, hop, style);
+    for (const board::Finding& f : hop.audit.findings) {
+      if (&f - hop.audit.findings.data() == 8) {
+        out += fmt::format("  ... and {} findings more (--json has all)\n", hop.audit.findings.size() - 8);
+        break;
+      }
+      out += style.bad("  " + f.to_string()) + "\n";
+    }
+    for (const std::string& v : hop.violations) out += style.bad("  hardware rule broken: " + v) + "\n";
+    for (const std::string& p : hop.problems) out += style.bad("  problem: " + p) + "\n";
+  }
+  out += "\n" + (report.clean() ? style.good("nothing was lost") : style.bad("FAILED: see above")) +
+         fmt::format(" ({} hops, {})\n", report.hops.size(), duration(report.elapsed_ns));
+  return out;
+}
+
+nlohmann::json to_json(const DemoReport& report) {
+  using nlohmann::json;
+  json out = {{"what", report.what},
+              {"clean", report.clean()},
+              {"elapsed_ns", report.elapsed_ns},
+              {"seed", report.seed},
+              {"hops", json::array()}};
+  for (const HopReport& hop : report.hops) {
+    json h = {{"number", hop.number},
+              {"from", hop.from},
+              {"to", hop.to},
+              {"clean", hop.clean()},
+              {"blackout_ns", hop.blackout_ns()},
+              {"violations", hop.violations},
+              {"problems", hop.problems},
+              {"timeline", json::array()},
+              {"devices", json::array()},
+              {"findings", json::array()}};
+    for (const TimedPhase& p : hop.timeline) {
+      h["timeline"].push_back({{"phase", p.name}, {"begin_ns", p.begin_ns}, {"end_ns", p.end_ns}});
+    }
+    h["poison"] = {{"poisoned_frames", hop.poison.poisoned_frames},
+                   {"kept_frames", hop.poison.kept_frames},
+                   {"banks_kept", hop.poison.banks_kept},
+                   {"banks_detached", hop.poison.banks_detached}};
+    for (const DeviceResult& d : hop.audit.devices) {
+      json device = {{"name", d.name}};
+      for (Phase phase : kAllPhases) {
+        const PhaseResult& p = d.in(phase);
+        json causes = json::object();
+        for (Cause c : kAllCauses) causes[std::string(board::cause_name(c))] = p.not_done_by(c);
+        device[std::string(board::phase_name(phase))] = {{"done", p.done},
+                                                         {"lost", p.lost},
+                                                         {"duplicated", p.duplicated},
+                                                         {"corrupted", p.corrupted},
+                                                         {"misdirected", p.misdirected},
+                                                         {"read_errors", p.read_errors},
+                                                         {"slots_checked", p.slots_checked},
+                                                         {"longest_gap_ns", p.longest_gap_ns},
+                                                         {"interrupts", p.interrupts},
+                                                         {"not_done", causes}};
+      }
+      h["devices"].push_back(std::move(device));
+    }
+    for (const board::Finding& f : hop.audit.findings) h["findings"].push_back(f.to_string());
+    out["hops"].push_back(std::move(h));
+  }
+  return out;
+}
+
+}  // namespace perdure::tool
