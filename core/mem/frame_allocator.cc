@@ -552,8 +552,12 @@ bool FrameAllocator::opened() const {
 }
 
 Result<Phys> FrameAllocator::alloc(unsigned order) {
-  if (order > kMaxOrder) return fail(Errno::Einval);
   if (!may_allocate()) return fail(Errno::Enomem);
+  return alloc_unasked(order);
+}
+
+Result<Phys> FrameAllocator::alloc_unasked(unsigned order) {
+  if (order > kMaxOrder) return fail(Errno::Einval);
   Phys at;
   {
     const MutexGuard guard(lock_);

@@ -85,6 +85,10 @@ class FrameAllocator {
   Machine& machine() const { return machine_; }
 
  private:
+  friend class Heap;
+  // alloc() without asking may_allocate(): the heap asked already.
+  Result<Phys> alloc_unasked(unsigned order);
+
   static constexpr u32 kNone = ~u32{0};
   static constexpr u8 kUnlinked = 0xff;  // Block::bucket of a block in no list
 

@@ -32,8 +32,10 @@ class Vec {
 
   Result<void> reserve(usize n) {
     if (n <= capacity_) return {};
+    if (n > Heap::kMaxBytes / sizeof(T)) return fail(Errno::Enomem);
     usize grown = capacity_ ? capacity_ : 4;
     while (grown < n) grown *= 2;
+    if (grown > Heap::kMaxBytes / sizeof(T)) grown = Heap::kMaxBytes / sizeof(T);
     T* fresh = static_cast<T*>(TRY(heap_->allocate(grown * sizeof(T))));
     for (usize i = 0; i < size_; ++i) {
       new (fresh + i) T(std::move(data_[i]));
