@@ -22,6 +22,20 @@ class CountingSteps final : public StepHook {
   u64 fail_at = 0;
 };
 
+// What a test may put behind a TestMachine: registers, interrupts, somebody who looks at what is written back.
+class TestHardware {
+ public:
+  virtual u64 mmio_read(Phys at, Width width) = 0;
+  virtual void mmio_write(Phys at, Width width, u64 value) = 0;
+  virtual void relax() {}
+  virtual void written_back(Phys, u64) {}
+  virtual Result<MsiTarget> irq_alloc(IrqSink&) { return fail(Errno::Enospc); }
+  virtual void irq_free(MsiTarget) {}
+
+ protected:
+  ~TestHardware() = default;
+};
+
 class TestMachine : public Machine {
  public:
   explicit TestMachine(u64 ram_bytes = u64{64} << 20) {
@@ -36,14 +50,25 @@ class TestMachine : public Machine {
   TestMachine& operator=(const TestMachine&) = delete;
 
   const abi::BootInfo& boot() override { return boot_info; }
-  u64 mmio_read(Phys, Width) override { return ~u64{0}; }
-  void mmio_write(Phys, Width, u64) override {}
-  u64 now_ns() override { return ++clock_ns; }
-  void relax() override {}
+  u64 mmio_read(Phys at, Width width) override { return hardware ? hardware->mmio_read(at, width) : ~u64{0}; }
+  void mmio_write(Phys at, Width width, u64 value) override {
+    if (hardware) hardware->mmio_write(at, width, value);
+  }
+  u64 now_ns() override { return clock_ns += clock_step_ns; }
+  void relax() override {
+    if (hardware) hardware->relax();
+  }
   void log(LogLevel, std::string_view line) override { lines.emplace_back(line); }
-  Result<MsiTarget> irq_alloc(IrqSink&) override { return fail(Errno::Enospc); }
-  void irq_free(MsiTarget) override {}
-  void write_back(const void*, usize) override { ++write_backs; }
+  Result<MsiTarget> irq_alloc(IrqSink& sink) override {
+    return hardware ? hardware->irq_alloc(sink) : fail(Errno::Enospc);
+  }
+  void irq_free(MsiTarget target) override {
+    if (hardware) hardware->irq_free(target);
+  }
+  void write_back(const void* at, usize bytes) override {
+    ++write_backs;
+    if (hardware) hardware->written_back(phys(at), bytes);
+  }
   Result<Bank> bank_attach(HostMemory&, u64, u64) override { return fail(Errno::Enospc); }
   void bank_detach(const Bank&) override {}
   Result<Ref<HostMemory>> bank_memory(u64) override { return fail(Errno::Enoent); }
@@ -54,6 +79,8 @@ class TestMachine : public Machine {
   CountingSteps counting;
   abi::BootInfo boot_info;
   u64 clock_ns = 0;
+  u64 clock_step_ns = 1;  // that each look at the clock takes
+  TestHardware* hardware = nullptr;
   u64 write_backs = 0;
   std::vector<std::string> lines;
 };

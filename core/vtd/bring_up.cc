@@ -1,0 +1,126 @@
+// Turning a unit on from cold, and blocking one that nobody can account for.
+#include <cstring>
+
+#include "core/vtd/legacy_tables.h"
+#include "core/vtd/unit_log.h"
+#include "core/vtd/vtd_unit.h"
+
+namespace perdure::vtd {
+namespace {
+
+void mask_event(RegisterFile& registers, Reg32 control) {
+  registers.write(control, EventControl::Mask::value());
+  registers.read(control);  // posted until read back
+}
+
+}  // namespace
+
+void VtdUnit::mask_events() {
+  faults_.mask();
+  mask_event(registers_, reg::kCompletionControl);
+  if (Ecap::Prs::test(info_.ecap)) mask_event(registers_, reg::kPageRequestControl);
+}
+
+Result<void> VtdUnit::protected_memory_off() {
+  if (!Cap::Plmr::test(info_.cap) && !Cap::Phmr::test(info_.cap)) return {};
+  if (!Pmen::Prs::test(registers_.read(reg::kProtectedMemory))) return {};
+  registers_.write(reg::kProtectedMemory, 0);
+  return registers_.poll([&] { return !Pmen::Prs::test(registers_.read(reg::kProtectedMemory)); });
+}
+
+Result<Owned<VtdUnit>> VtdUnit::create(Heap& heap, Phys base, u16 segment, const UnitConfig& config) {
+  Owned<VtdUnit> unit = TRY(probe(heap, base, segment, config));
+  TRY(unit->bring_up());
+  return unit;
+}
+
+Result<void> VtdUnit::bring_up() {
+  Machine& machine = heap_.machine();
+  const u32 status = registers_.status();
+  if (Global::Te::test(status)) {
+    log(machine, LogLevel::Error, unit_line(info_.base) << "translates already, and nobody handed it over; left alone");
+    return fail(Errno::Ebusy);
+  }
+  MutexGuard guard(lock_);
+  tables_ = TRY(LegacyTables::create(heap_, writer_, limits_));
+  const QueueMemory memory = TRY(InvalidationQueue::allocate(heap_.frames(), Ecap::Smts::test(info_.ecap)));
+
+  const auto start = [&]() REQUIRES(lock_) -> Result<void> {
+    mask_events();
+    TRY(protected_memory_off());
+    if (Global::Qie::test(status)) {
+      // The firmware's queue.
+      TRY(registers_.poll([&] { return registers_.read(reg::kQueueHead) == registers_.read(reg::kQueueTail); }));
+      TRY(registers_.disable(Global::Qie::value()));
+    }
+    TRY(queue_.start(memory));
+    TRY(registers_.set_root(tables_->rtaddr()));
+    TRY(flush_all_locked());
+    if (Cap::Rwbf::test(info_.cap)) TRY(registers_.flush_write_buffer());
+    faults_.arm();
+    return {};
+  };
+  if (auto started = start(); !started) {
+    log(machine, LogLevel::Error,
+        unit_line(info_.base) << "does not come up: GSTS " << Hex{registers_.status()} << ", FSTS "
+                              << Hex{registers_.read(reg::kFaultStatus)});
+    if (!queue_.memory().base) InvalidationQueue::release(heap_.frames(), memory);
+    return fail(Errno::Eio);
+  }
+  if (!registers_.enable(Global::Te::value())) {
+    state_ = State::Abandoned;  // it may come on at any time
+    log(machine, LogLevel::Error, unit_line(info_.base) << "does not start to translate");
+    return fail(Errno::Eio);
+  }
+  state_ = State::Running;
+  return {};
+}
+
+Result<void> VtdUnit::block_all(Machine& machine, Phys base, Phys empty_root, const UnitConfig& config) {
+  RegisterFile registers(machine, base, config.timeout_ns);
+  const u64 cap = registers.read(reg::kCap);
+  const u64 ecap = registers.read(reg::kEcap);
+  if ((cap == ~u64{0} && ecap == ~u64{0}) || reg::iotlb(ecap).offset + sizeof(u64) > config.register_bytes) {
+    return fail(Errno::Enodev);
+  }
+  if (!registers.translating()) return fail(Errno::Einval);
+  PERDURE_ASSERT(empty_root.aligned(kPageSize) && machine.in_window(empty_root, kPageSize));
+  std::memset(machine.virt(empty_root), 0, kPageSize);
+  HwWriter(machine, Ecap::C::test(ecap)).write_back_page(empty_root);
+
+  // Messages of the former kernel must not reach this one.
+  mask_event(registers, reg::kFaultControl);
+  mask_event(registers, reg::kCompletionControl);
+  if (Ecap::Prs::test(ecap)) mask_event(registers, reg::kPageRequestControl);
+
+  // The mode may not change while translation is on; a root without a present entry blocks in either.
+  const u64 mode = Rtaddr::Ttm::in_place(registers.read(reg::kRootTable));
+  const auto blocked = [&]() -> Result<void> {
+    TRY(registers.set_root(empty_root.value | mode));
+    if (Cap::Esrtps::test(cap)) return {};
+    // The former kernel's queue cannot be used: who knows what its memory holds now. Flushes by register need it off.
+    if (Global::Qie::test(registers.status())) {
+      TRY(registers.poll([&] { return registers.read(reg::kQueueHead) == registers.read(reg::kQueueTail); }));
+      TRY(registers.disable(Global::Qie::value()));
+    }
+    registers.write(reg::kContextCommand, Ccmd::Icc::value() | Ccmd::Cirg::make(Ccmd::kGlobal));
+    TRY(registers.poll([&] { return !Ccmd::Icc::test(registers.read(reg::kContextCommand)); }));
+    const Reg64 iotlb = reg::iotlb(ecap);
+    registers.write(iotlb, Iotlb::Ivt::value() | Iotlb::Iirg::make(Iotlb::kGlobal) |
+                               Iotlb::DrainReads::make(Cap::Drd::get(cap)) |
+                               Iotlb::DrainWrites::make(Cap::Dwd::get(cap)));
+    TRY(registers.poll([&] { return !Iotlb::Ivt::test(registers.read(iotlb)); }));
+    return {};
+  };
+  if (!blocked()) {
+    log(machine, LogLevel::Error,
+        unit_line(base) << "does not block: GSTS " << Hex{registers.status()} << ", IQH "
+                        << Hex{registers.read(reg::kQueueHead)} << ", IQT " << Hex{registers.read(reg::kQueueTail)}
+                        << "; only a reset of the machine stops its devices");
+    return fail(Errno::Eio);
+  }
+  log(machine, LogLevel::Warn, unit_line(base) << "all DMA through it is blocked now");
+  return {};
+}
+
+}  // namespace perdure::vtd

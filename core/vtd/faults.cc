@@ -1,0 +1,175 @@
+#include "core/vtd/faults.h"
+
+#include "core/base/log.h"
+
+namespace perdure::vtd {
+namespace {
+
+// A device that faults all the time must not fill the log: beyond this many, only each power of two is printed.
+constexpr u64 kAlwaysLogged = 16;
+
+std::string_view kind_name(FaultKind kind) {
+  switch (kind) {
+    case FaultKind::Write: return "write";
+    case FaultKind::Read: return "read";
+    case FaultKind::PageRequest: return "page request";
+    case FaultKind::Atomic: return "atomic";
+  }
+  return "?";
+}
+
+FaultKind kind_of(u64 high) {
+  if (FrcdHigh::T1::test(high)) return FrcdHigh::T2::test(high) ? FaultKind::Atomic : FaultKind::Read;
+  return FrcdHigh::T2::test(high) ? FaultKind::PageRequest : FaultKind::Write;
+}
+
+}  // namespace
+
+std::string_view fault_reason_name(u8 reason) {
+  switch (reason) {
+    case 0x01: return "root entry not present";
+    case 0x02: return "context entry not present";
+    case 0x03: return "context entry invalid";
+    case 0x04: return "address beyond the domain's width";
+    case 0x05: return "no write permission";
+    case 0x06: return "no read permission";
+    case 0x07: return "page table unreadable";
+    case 0x08: return "root table unreadable";
+    case 0x09: return "context table unreadable";
+    case 0x0a: return "reserved bits in root entry";
+    case 0x0b: return "reserved bits in context entry";
+    case 0x0c: return "reserved bits in page-table entry";
+    case 0x0d: return "translation type blocks the request";
+    case 0x0e: return "result in the interrupt window";
+    case 0x20: return "reserved bits in interrupt request";
+    case 0x21: return "interrupt index too large";
+    case 0x22: return "interrupt entry not present";
+    case 0x23: return "interrupt table unreadable";
+    case 0x24: return "reserved bits in interrupt entry";
+    case 0x25: return "compatibility-format interrupt blocked";
+    case 0x26: return "interrupt from the wrong requester";
+    case 0x30: return "root table address or mode invalid";
+    case 0x38: return "scalable root entry unreadable";
+    case 0x39: return "scalable root entry not present";
+    case 0x3a: return "reserved bits in scalable root entry";
+    case 0x40: return "scalable context entry unreadable";
+    case 0x41: return "scalable context entry not present";
+    case 0x42: return "reserved bits in scalable context entry";
+    case 0x43: return "scalable context entry invalid";
+    case 0x50: return "PASID directory entry unreadable";
+    case 0x51: return "PASID directory entry not present";
+    case 0x52: return "reserved bits in PASID directory entry";
+    case 0x58: return "PASID entry unreadable";
+    case 0x59: return "PASID entry not present";
+    case 0x5a: return "reserved bits in PASID entry";
+    case 0x5b: return "PASID entry invalid";
+    case 0x78: return "second-stage entry unreadable";
+    case 0x79: return "second-stage permission";
+    case 0x7a: return "reserved bits in second-stage entry";
+    case 0x7b: return "second-stage table unreadable";
+    case 0x87: return "result in the interrupt window";
+    default: return "unknown reason";
+  }
+}
+
+void FaultLog::mask() {
+  registers_.write(reg::kFaultControl, EventControl::Mask::value());
+  registers_.read(reg::kFaultControl);  // posted until read back
+}
+
+void FaultLog::unmask() {
+  if (!armed_) return;
+  registers_.write(reg::kFaultControl, 0);
+  registers_.read(reg::kFaultControl);
+  // What was recorded meanwhile sends its message only if the unit kept it pending; looking is cheaper than trusting.
+  drain();
+}
+
+void FaultLog::arm() {
+  mask();
+  drain(true);
+  if (!armed_) {
+    auto target = registers_.machine().irq_alloc(*this);
+    if (!target) {
+      log(registers_.machine(), LogLevel::Warn,
+          Line() << "vtd " << registers_.base() << ": no interrupt for fault events (" << target.error()
+                 << "): faults are reported late");
+      return;
+    }
+    target_ = *target;
+    armed_ = true;
+  }
+  // Only while masked (§1).
+  registers_.write(reg::kFaultData, target_.data);
+  registers_.write(reg::kFaultAddress, static_cast<u32>(target_.address));
+  registers_.write(reg::kFaultUpperAddress, static_cast<u32>(target_.address >> 32));
+  unmask();
+}
+
+void FaultLog::disarm() {
+  if (!armed_) return;
+  mask();
+  armed_ = false;
+  registers_.machine().irq_free(target_);
+}
+
+void FaultLog::drain(bool inherited) {
+  // Whoever comes second leaves a note and goes: an interrupt may not wait, and may even come while this thread is
+  // draining.
+  if (pending_.fetch_add(1, std::memory_order_acq_rel) != 0) return;
+  u32 seen = 1;
+  do {
+    drain_once(inherited);
+  } while (!pending_.compare_exchange_strong(seen, 0, std::memory_order_acq_rel));
+}
+
+void FaultLog::drain_once(bool inherited) {
+  const unsigned count = reg::fault_records(cap_);
+  // A device that faults faster than this loop reads must not hold the thread for ever: two rounds at most, the rest
+  // raises the next event.
+  for (unsigned round = 0; round < 2; ++round) {
+    const u32 fsts = registers_.read(reg::kFaultStatus);
+    if (!Fsts::Ppf::test(fsts) && !Fsts::Pfo::test(fsts)) return;
+    unsigned record = Fsts::Fri::get(fsts) % count;
+    for (unsigned i = 0; i < count; ++i, record = (record + 1) % count) {
+      const u64 high = registers_.read(reg::fault_high(cap_, record));
+      if (!FrcdHigh::Fault::test(high)) break;
+      const u64 low = registers_.read(reg::fault_low(cap_, record));
+      registers_.write(reg::fault_clear(cap_, record), static_cast<u32>(FrcdHigh::Fault::value() >> 32));
+      Fault fault;
+      fault.source = {segment_, static_cast<u16>(FrcdHigh::Sid::get(high))};
+      fault.iova = Iova(FrcdLow::Page::in_place(low));
+      fault.reason = static_cast<u8>(FrcdHigh::Reason::get(high));
+      fault.kind = kind_of(high);
+      fault.has_pasid = FrcdHigh::PasidPresent::test(high);
+      fault.pasid = fault.has_pasid ? static_cast<u32>(FrcdHigh::Pasid::get(high)) : 0;
+      fault.inherited = inherited;
+      report(fault);
+    }
+    if (Fsts::Pfo::test(fsts)) {
+      // Last, so that the freed records are there for what comes next.
+      registers_.write(reg::kFaultStatus, Fsts::Pfo::value());
+      const u64 n = overflows_.fetch_add(1, std::memory_order_relaxed) + 1;
+      if (n > kAlwaysLogged && !is_pow2(n)) continue;
+      log(registers_.machine(), LogLevel::Warn,
+          Line() << "vtd " << registers_.base() << ": faults were dropped: more came than the unit can record");
+    }
+  }
+}
+
+void FaultLog::report(const Fault& fault) {
+  const u64 n = reported_.fetch_add(1, std::memory_order_relaxed) + 1;
+  if (n <= kAlwaysLogged || is_pow2(n)) {
+    Line line;
+    line << "vtd " << registers_.base() << ": ";
+    if (fault.inherited) line << "inherited ";
+    line << "fault " << n << ": " << kind_name(fault.kind) << " by " << Hex{fault.source.segment} << ":"
+         << Hex{fault.source.bdf} << " at " << fault.iova << ": " << fault_reason_name(fault.reason) << " ("
+         << Hex{fault.reason} << ")";
+    if (fault.has_pasid) line << ", PASID " << fault.pasid;
+    log(registers_.machine(), LogLevel::Warn, line);
+  }
+  if (listener_) listener_->on_fault(fault);
+}
+
+}  // namespace perdure::vtd

@@ -1,0 +1,79 @@
+// What RTADDR points at: the tables from a requester to its domain. One implementation per table mode; the driver
+// above knows no entry format. Calls are serialised by the unit's lock.
+#pragma once
+#include "core/iommu/unit.h"
+#include "core/vtd/entries.h"
+#include "core/vtd/hw_writer.h"
+#include "core/vtd/invalidation_queue.h"
+
+namespace perdure::vtd {
+
+// What entries of a unit may hold.
+struct EntryLimits {
+  u64 address_mask = 0;  // bits that a table's address may have: page-aligned, below the host address width
+  u32 did_limit = 0;
+  u8 sagaw = 0;  // CAP.SAGAW
+  bool pass_through = false;
+  bool width_ok(unsigned width_field) const { return width_field < 5 && (sagaw >> width_field & 1) != 0; }
+};
+
+// An entry's contents, kept to put them back: enough words for any mode.
+struct SavedEntry {
+  SourceId source;
+  u64 word[4] = {};
+};
+
+// What is known of a former kernel's tables before they are read.
+struct Handover {
+  Phys root;
+  std::span<const u64, 8> linked;  // the record's bitmap of context tables, as linked_tables() made it
+  QueueMemory queue;               // pages that no table may lie in
+  Phys unit;                       // names it in the log
+  u16 segment = 0;
+};
+
+class TranslationTables : public HeapObject {
+ public:
+  virtual TableMode mode() const = 0;
+  virtual Phys root() const = 0;
+  u64 rtaddr() const;
+
+  // --- entries; `bdf` without segment -------------------------------------------------------------------
+  virtual EntryState read(u16 bdf) const = 0;
+  // A bus without a present entry can be skipped.
+  virtual bool bus_in_use(u8 bus) const = 0;
+  // Makes the table that holds the entry of `bdf` exist. True: it was made by this call, not linked yet; Enomem.
+  // `made` is called with each new page before it is linked, and may refuse it.
+  virtual Result<bool> make_room(u16 bdf, FunctionRef<Result<void>(Phys page)> made) = 0;
+  // Not present → present.
+  virtual void set(u16 bdf, u32 did, unsigned levels, Phys top) = 0;
+  // Present → not present, one store. The id stays in the entry until wipe().
+  virtual void retract(u16 bdf) = 0;
+  // Zeroes what retract() left; after the flush.
+  virtual void wipe(u16 bdf) = 0;
+  // The id of an entry that was retracted and not wiped: a flush is still owed for it. 0: none.
+  virtual u32 retracted_did(u16 bdf) const = 0;
+  virtual void save(u16 bdf, SavedEntry& entry) const = 0;
+  virtual void restore(u16 bdf, const SavedEntry& entry) = 0;
+
+  // --- the flushes that go with them (hardware.md §6), in order, without the wait ------------------------
+  virtual void flush_after_clear(u16 bdf, u32 did, Drain drain, Batch& batch) const = 0;
+  // For units that cache not-present entries (CAP.CM). `new_table`: an entry above became present, too.
+  virtual void flush_after_set(u16 bdf, u32 did, bool new_table, Drain drain, Batch& batch) const = 0;
+  virtual void flush_all(Drain drain, Batch& batch) const = 0;
+
+  // --- handover ----------------------------------------------------------------------------------------
+  // The root first, then every table that is linked.
+  virtual Result<void> each_page(FunctionRef<Result<void>(Phys page)> visit) const = 0;
+  // Bit 2 * bus, + 1 for the upper table of scalable mode.
+  virtual void linked_tables(std::span<u64, 8> bits) const = 0;
+
+  // Gives all pages back. Only when no unit can walk them any more; otherwise they are simply left.
+  virtual void free_pages() = 0;
+};
+
+inline u64 TranslationTables::rtaddr() const {
+  return root().value | static_cast<u64>(mode()) << 10;
+}
+
+}  // namespace perdure::vtd
