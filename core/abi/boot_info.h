@@ -2,6 +2,8 @@
 // memory map, the former kernel the rest.
 #pragma once
 #include <cstddef>
+#include <span>
+#include <string_view>
 
 #include "core/abi/schema.h"
 
@@ -43,6 +45,16 @@ struct BootInfo {
   u32 padding = 0;
 };
 static_assert(sizeof(BootInfo) == 208);
+
+// Stores the size and the checksum, last of all changes.
+void seal(BootInfo& info);
+// Eproto when this is no boot information that this kernel reads: magic, version, size, checksum. Einval when a field
+// cannot be: an address beyond `window`, a handover without scratch table, a command line without end. `why`, if
+// given, says which.
+Result<void> check(const BootInfo& info, u64 window, std::string_view* why = nullptr);
+// A memory map is sorted by base and lies in the window. RAM and banks are made of whole pages and disjoint; reserved
+// stretches may lie in RAM, but not in a bank. There is some RAM. Einval.
+Result<void> check_memory_map(std::span<const MemoryMapEntry> map, u64 window, std::string_view* why = nullptr);
 
 // One area of the scratch table, as Linux lays it out.
 struct KhoScratch {

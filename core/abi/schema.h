@@ -10,15 +10,16 @@ namespace perdure::abi {
 
 enum class FieldKind : u8 {
   Number,    // min..max
-  Flags,     // bits of `max` only
-  Physical,  // address: page-aligned or zero unless min/max say otherwise
-  Iova,
-  Version,
-  Count,
-  Index,     // into another record array
-  Text,      // NUL-terminated
-  Checksum,  // CRC-32C of the record with this field zero
+  Flags,     // no bits but those of `max`; those of `min` always
+  Physical,  // host physical address: page-aligned, min..max; 0 (none) passes when min is 0
+  Iova,      // min..max
+  Version,   // min..max
+  Count,     // min..max
+  Index,     // into another record array, min..max
+  Text,      // NUL-terminated within its size
+  Checksum,  // CRC-32C of the record with this field zero; 4 bytes
   Padding,   // must be zero
+  Bytes,     // anything, any size
 };
 
 struct FieldDef {
@@ -48,14 +49,15 @@ constexpr bool gapless(const Schema& s) {
   return at == s.size && s.size % 8 == 0;
 }
 
-// Castagnoli's CRC, as of RFC 3720.
+// Castagnoli's CRC, as of RFC 3720. Of a text in two parts: crc32c(second, crc32c(first)).
 u32 crc32c(std::span<const std::byte> bytes, u32 seed = 0);
 
-// Checks every field's bounds, padding and the checksum. Einval (`bad`, if given, names the field), E2big/Einval for
-// a wrong length.
+// Checks the checksum, then every field's bounds and padding. Einval (`bad`, if given, names the field); for a wrong
+// length Einval when too short and E2big when too long, with `bad` null.
 Result<void> validate(const Schema& schema, std::span<const std::byte> record, const FieldDef** bad = nullptr);
-// Computes and stores the checksum field.
+// Computes and stores the checksum field, if the schema has one. `record` has the schema's size.
 void seal(const Schema& schema, std::span<std::byte> record);
+// The value of a field of 1, 2, 4 or 8 bytes, little-endian; 0 for one of another size (Text, Bytes, long Padding).
 u64 field_value(const FieldDef& field, std::span<const std::byte> record);
 
 }  // namespace perdure::abi
