@@ -1,0 +1,35 @@
+// Between a kernel process and the board process: one socket, which is all that a kernel is started with.
+#pragma once
+#include "core/base/types.h"
+
+namespace perdure::process {
+
+// The kernel's end is this descriptor.
+inline constexpr int kBoardSocket = 3;
+
+// Kernel → board; each is answered by one message with the same op, `result` 0 or an Errno.
+enum class BoardOp : u32 {
+  Hello = 1,   // → a: boot information, b: log2 of the window, c: board clock minus CLOCK_MONOTONIC, payload:
+               //   paths (below); then one Ram, one Mailbox, one Interrupts message, a Bank message each, an End
+  Ram,         // → payload: RamPiece[], descriptor
+  Mailbox,     // → descriptor
+  Interrupts,  // → descriptor: a socket with one Interrupt message each
+  Bank,        // → payload: Bank, descriptor
+  End,
+  BankAttach,  // a: offset, b: length, descriptor → payload: Bank
+  BankDetach,  // payload: Bank
+  Ready,       // payload: release; the kernel serves programs now
+  Prepare,     // a: where BootInfo will lie, payload: BootInfo: the jump comes next
+  Cancel,      // it did not
+  Interrupt,   // a: address, b: data (board → kernel, on the interrupt socket)
+};
+
+// What Hello's payload says, as text lines: the directory of the kernel binaries, and the programs' socket.
+struct Places {
+  static constexpr char kSeparator = '\n';
+};
+
+// Register accesses that are none: the mailbox's width 0 writes back [address, address + value).
+inline constexpr u32 kWriteBackWidth = 0;
+
+}  // namespace perdure::process

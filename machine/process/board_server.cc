@@ -1,0 +1,233 @@
+#include "machine/process/board_server.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+
+#include "machine/host/host_files.h"
+#include "machine/process/board_protocol.h"
+#include "machine/process/boot_data.h"
+#include "machine/process/local_port.h"
+
+namespace perdure::process {
+
+namespace {
+
+u32 number(BoardOp op) { return static_cast<u32>(op); }
+
+u64 monotonic_ns() {
+  return static_cast<u64>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
+}
+
+}  // namespace
+
+BoardServer::BoardServer(ServerConfig config)
+    : config_(std::move(config)), board_(std::make_unique<board::Board>(config_.board)) {}
+
+BoardServer::~BoardServer() {
+  board_->set_msi_sink(nullptr);
+  if (mailbox_) mailbox_->close();
+  if (kernel_) shutdown(kernel_.get(), SHUT_RDWR);
+  if (pid_ > 0) {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  kernel_thread_ = {};
+  mailbox_thread_ = {};
+  board_->stop();
+}
+
+Result<void> BoardServer::power_on() {
+  mailbox_.emplace(TRY(Mailbox::create()));
+  TRY(write_cold_boot_info(*board_));
+  boot_info_ = kColdBootInfo;
+  TRY(start_kernel());
+  mailbox_thread_ = std::jthread([this] { serve_mailbox(); });
+  kernel_thread_ = std::jthread([this] { serve_kernel(); });
+  return {};
+}
+
+Result<void> BoardServer::start_kernel() {
+  const std::string binary = config_.kernel_directory / ("perdure-kernel-" + config_.first_kernel);
+  if (access(binary.c_str(), X_OK) != 0) return fail(host::last_error());
+  auto [ours, theirs] = TRY(wire::socket_pair());
+  const pid_t parent = getpid();
+  const pid_t child = fork();
+  if (child < 0) return fail(host::last_error());
+  if (child == 0) {
+    // Only calls that are safe between fork and exec. Nothing but the socket and the standard streams goes along.
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(127);
+    if (theirs.get() == kBoardSocket) {
+      fcntl(kBoardSocket, F_SETFD, 0);
+    } else {
+      dup2(theirs.get(), kBoardSocket);
+    }
+    char name[] = "perdure-kernel";
+    char* const arguments[] = {name, nullptr};
+    char* const nothing[] = {nullptr};
+    execve(binary.c_str(), arguments, nothing);
+    _exit(127);
+  }
+  pid_ = child;
+  kernel_ = std::move(ours);
+  return {};
+}
+
+void BoardServer::serve_mailbox() {
+  LocalPort port(*board_);
+  Mailbox::Request request;
+  while (mailbox_->wait(request)) {
+    u64 value = 0;
+    const Phys at(request.address);
+    if (static_cast<u32>(request.width) == kWriteBackWidth) {
+      board_->write_back(at, request.value);
+    } else if (request.write) {
+      board_->mmio_write(at, request.width, request.value);
+    } else {
+      value = board_->mmio_read(at, request.width);
+    }
+    mailbox_->answer(value);
+  }
+}
+
+void BoardServer::serve_kernel() {
+  for (;;) {
+    const auto question = wire::receive(kernel_.get());
+    if (!question || !answer(*question)) break;
+  }
+  const std::scoped_lock lock(mutex_);
+  ended_ = true;
+  changed_.notify_all();
+}
+
+Result<void> BoardServer::answer(const wire::Message& question) {
+  wire::Header reply{.op = question.head.op};
+  const auto failed = [&](Errno e) {
+    reply.result = static_cast<s32>(e);
+    return wire::send(kernel_.get(), reply);
+  };
+  switch (static_cast<BoardOp>(question.head.op)) {
+    case BoardOp::Hello: return hello();
+    case BoardOp::BankAttach: {
+      if (!question.fd) return fail(Errno::Eproto);
+      const auto bank = board_->bank_attach(question.fd.get(), question.head.a, question.head.b);
+      if (!bank) return failed(bank.error());
+      return wire::send(kernel_.get(), reply, std::as_bytes(std::span(&*bank, 1)));
+    }
+    case BoardOp::BankDetach: {
+      Bank bank;
+      if (question.payload.size() != sizeof bank) return fail(Errno::Eproto);
+      std::memcpy(&bank, question.payload.data(), sizeof bank);
+      if (const auto done = board_->bank_detach(bank); !done) return failed(done.error());
+      return wire::send(kernel_.get(), reply);
+    }
+    case BoardOp::Prepare: {
+      Pending pending{.next = {}, .at = Phys(question.head.a)};
+      if (question.payload.size() != sizeof pending.next) return fail(Errno::Eproto);
+      std::memcpy(&pending.next, question.payload.data(), sizeof pending.next);
+      {
+        const std::scoped_lock lock(mutex_);
+        pending_ = pending;
+      }
+      return wire::send(kernel_.get(), reply);
+    }
+    case BoardOp::Cancel: {
+      {
+        const std::scoped_lock lock(mutex_);
+        pending_.reset();
+      }
+      return wire::send(kernel_.get(), reply);
+    }
+    case BoardOp::Ready: {
+      {
+        const std::scoped_lock lock(mutex_);
+        ready_ = Ready{.hop = hop_,
+                       .release = std::string(reinterpret_cast<const char*>(question.payload.data()),
+                                              question.payload.size())};
+        changed_.notify_all();
+      }
+      return wire::send(kernel_.get(), reply);
+    }
+    default: return failed(Errno::Enosys);
+  }
+}
+
+// A kernel says hello: it is the first, or the one after a jump, whose predecessor is gone since the same process
+// runs another program now.
+Result<void> BoardServer::hello() {
+  board_->set_msi_sink(nullptr);
+  mailbox_->reset();
+  finish_jump();
+
+  wire::Header head{.op = number(BoardOp::Hello),
+                    .a = boot_info_.value,
+                    .b = board_->memory().window_log2(),
+                    .c = board_->now_ns() - monotonic_ns()};
+  const std::string places =
+      config_.kernel_directory.string() + Places::kSeparator + config_.program_socket.string();
+  TRY(wire::send(kernel_.get(), head, std::as_bytes(std::span(places))));
+
+  LocalPort port(*board_);
+  std::vector<RamPiece> pieces;
+  const host::Descriptor ram = TRY(port.ram(pieces));
+  TRY(wire::send(kernel_.get(), {.op = number(BoardOp::Ram)}, std::as_bytes(std::span(pieces)), ram.get()));
+  TRY(wire::send(kernel_.get(), {.op = number(BoardOp::Mailbox)}, {}, mailbox_->fd()));
+  for (const PortedBank& b : TRY(port.banks())) {
+    TRY(wire::send(kernel_.get(), {.op = number(BoardOp::Bank)}, std::as_bytes(std::span(&b.bank, 1)), b.fd.get()));
+  }
+  auto [ours, theirs] = TRY(wire::socket_pair());
+  TRY(wire::send(kernel_.get(), {.op = number(BoardOp::Interrupts)}, {}, theirs.get()));
+  interrupts_ = std::move(ours);
+  const int socket = interrupts_.get();
+  board_->set_msi_sink([socket](u64 address, u32 data) {
+    (void)wire::send(socket, {.op = number(BoardOp::Interrupt), .a = address, .b = data});
+  });
+  return wire::send(kernel_.get(), {.op = number(BoardOp::End)});
+}
+
+void BoardServer::finish_jump() {
+  const std::scoped_lock lock(mutex_);
+  if (!pending_) return;
+  std::optional<Phys> forgotten;
+  if (forget_) {
+    if (const auto page = walked_table_page(*board_, *forget_)) forgotten = *page;
+    forget_.reset();
+  }
+  poison_ = board_->kernel_gone(handover_of(*board_, pending_->next, pending_->at));
+  if (forgotten) board_->memory().fill({forgotten->value, kPageSize}, board::kPoisonWord);
+  // When it cannot be written the new kernel finds it damaged and says so.
+  (void)write_boot_info(*board_, pending_->next, pending_->at);
+  boot_info_ = pending_->at;
+  ++hop_;
+  pending_.reset();
+}
+
+Result<BoardServer::Ready> BoardServer::wait_ready(std::optional<u32> newer_than, u64 timeout_ns) {
+  std::unique_lock lock(mutex_);
+  const bool in_time = changed_.wait_for(lock, std::chrono::nanoseconds(timeout_ns), [&] {
+    return ended_ || (ready_ && (!newer_than || ready_->hop > *newer_than));
+  });
+  if (!in_time) return fail(Errno::Etimedout);
+  if (ended_) return fail(Errno::Ekilled);
+  return *ready_;
+}
+
+board::PoisonStats BoardServer::last_poison() {
+  const std::scoped_lock lock(mutex_);
+  return poison_;
+}
+
+void BoardServer::forget_table_page(board::Bdf device) {
+  const std::scoped_lock lock(mutex_);
+  forget_ = device;
+}
+
+}  // namespace perdure::process

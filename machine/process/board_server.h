@@ -1,0 +1,84 @@
+// The board process: hardware for one kernel process at a time, and the oracle for whoever runs the machine. It starts
+// the first kernel; every later one is the same process after execve.
+#pragma once
+#include <sys/types.h>
+
+#include <condition_variable>
+#include <filesystem>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "core/abi/boot_info.h"
+#include "machine/board/board.h"
+#include "machine/process/mailbox.h"
+#include "machine/wire/message.h"
+
+namespace perdure::process {
+
+struct ServerConfig {
+  board::BoardConfig board;
+  std::filesystem::path kernel_directory;
+  std::filesystem::path program_socket;
+  std::string first_kernel = "a";
+};
+
+class BoardServer {
+ public:
+  explicit BoardServer(ServerConfig config);
+  ~BoardServer();
+  BoardServer(const BoardServer&) = delete;
+  BoardServer& operator=(const BoardServer&) = delete;
+
+  // Starts the first kernel and serves it in threads of its own. Enoent, Eacces: its binary.
+  Result<void> power_on();
+  // Waits until a kernel newer than `hop` serves programs; returns its hop and release. Etimedout; Ekilled: the
+  // kernel process ended.
+  struct Ready {
+    u32 hop = 0;
+    std::string release;
+  };
+  Result<Ready> wait_ready(std::optional<u32> newer_than, u64 timeout_ns);
+  // What the last jump did to the memory of the kernel before it.
+  board::PoisonStats last_poison();
+  // At the next jump one page of a table that hardware walks for this device is overwritten like memory that was
+  // not preserved.
+  void forget_table_page(board::Bdf device);
+
+  board::Board& board() { return *board_; }
+
+ private:
+  void serve_mailbox();
+  void serve_kernel();
+  Result<void> answer(const wire::Message& question);
+  Result<void> hello();
+  void finish_jump();
+  Result<void> start_kernel();
+
+  ServerConfig config_;
+  std::unique_ptr<board::Board> board_;
+  std::optional<Mailbox> mailbox_;
+  host::Descriptor kernel_;      // our end of the kernel's socket
+  host::Descriptor interrupts_;  // our end of the present kernel's interrupt socket
+  pid_t pid_ = -1;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  struct Pending {
+    abi::BootInfo next;
+    Phys at;
+  };
+  std::optional<Pending> pending_;
+  std::optional<Ready> ready_;
+  bool ended_ = false;
+  Phys boot_info_;
+  u32 hop_ = 0;
+  board::PoisonStats poison_;
+  std::optional<board::Bdf> forget_;
+
+  std::jthread mailbox_thread_;
+  std::jthread kernel_thread_;
+};
+
+}  // namespace perdure::process

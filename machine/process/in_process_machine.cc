@@ -1,0 +1,86 @@
+#include "machine/process/in_process_machine.h"
+
+#include "core/abi/kernel_note.h"
+
+namespace perdure::process {
+
+namespace {
+
+constexpr Config kKernels[] = {
+    {.release = "perdure-a", .write_version = 1},
+    {.release = "perdure-b", .write_version = 2},
+};
+
+class ConfigImage final : public KernelImage {
+ public:
+  ConfigImage(std::string_view name, const Config& config) : name_(name), note_(abi::kernel_note(config.release, config.write_version)) {}
+  std::string_view name() const override { return name_; }
+  std::string_view note() const override { return {reinterpret_cast<const char*>(&note_), sizeof note_}; }
+
+ private:
+  void dispose() override { ::delete this; }
+  std::string name_;
+  abi::KernelNote note_;
+};
+
+}  // namespace
+
+const Config* in_process_kernel(std::string_view name) {
+  if (name == "a") return &kKernels[0];
+  if (name == "b") return &kKernels[1];
+  return nullptr;
+}
+
+void BoardSteps::stored(Phys) {
+  ++stores;
+  if (step) board_.step();
+}
+
+bool BoardSteps::may_allocate() {
+  const u64 n = ++allocations;
+  if (step) board_.step();
+  return n != fail_at.load();
+}
+
+Result<std::unique_ptr<InProcessMachine>> InProcessMachine::create(board::Board& board, Phys boot_info, LogSink log,
+                                                                   StepHook* steps) {
+  std::unique_ptr<InProcessMachine> machine(new InProcessMachine(board, std::move(log)));
+  machine->steps = steps;
+  TRY(machine->open(boot_info));
+  InProcessMachine* m = machine.get();
+  board.set_msi_sink([m](u64 address, u32 data) {
+    const std::scoped_lock lock(m->queue_mutex_);
+    m->queued_.emplace_back(address, data);
+  });
+  return machine;
+}
+
+InProcessMachine::~InProcessMachine() { board_.set_msi_sink(nullptr); }
+
+Result<Ref<KernelImage>> InProcessMachine::image_open(std::string_view name) {
+  const Config* config = in_process_kernel(name);
+  if (!config) return fail(Errno::Enoent);
+  return Ref<KernelImage>(Ref<ConfigImage>::adopt(new ConfigImage(name, *config)));
+}
+
+Result<void> InProcessMachine::jump(KernelImage& image, const abi::BootInfo& next, Phys at) {
+  if (fail_jump_) return fail(*std::exchange(fail_jump_, std::nullopt));
+  jumped_ = Jump{.image = std::string(image.name()), .next = next, .at = at};
+  return {};
+}
+
+void InProcessMachine::abandon() {
+  board_.set_msi_sink(nullptr);
+  revoke();
+}
+
+void InProcessMachine::deliver_interrupts() {
+  std::vector<std::pair<u64, u32>> now;
+  {
+    const std::scoped_lock lock(queue_mutex_);
+    now.swap(queued_);
+  }
+  for (const auto& [address, data] : now) irqs().deliver(address, data);
+}
+
+}  // namespace perdure::process

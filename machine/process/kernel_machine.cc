@@ -1,0 +1,48 @@
+#include "machine/process/kernel_machine.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "machine/host/host_files.h"
+#include "machine/process/board_protocol.h"
+#include "machine/process/kernel_image.h"
+
+namespace perdure::process {
+
+Result<std::unique_ptr<KernelMachine>> KernelMachine::create(RemotePort& port, LogSink log) {
+  std::unique_ptr<KernelMachine> machine(new KernelMachine(port, std::move(log)));
+  TRY(machine->open(port.boot_info()));
+  return machine;
+}
+
+Result<Ref<KernelImage>> KernelMachine::image_open(std::string_view name) {
+  // A bare name is one of the kernels beside us; a path is a path.
+  std::filesystem::path path(name);
+  if (!path.has_parent_path()) path = std::filesystem::path(remote_.kernel_directory()) / ("perdure-kernel-" + std::string(name));
+  return Ref<KernelImage>(TRY(FileImage::open(path)));
+}
+
+Result<void> KernelMachine::jump(KernelImage& image, const abi::BootInfo& next, Phys at) {
+  TRY(remote_.prepare(next, at));
+  // Everything but the board's socket and the standard streams is close-on-exec, and no argument or environment goes
+  // along: what the next kernel knows, it knows from the board.
+  char name[] = "perdure-kernel";
+  char* const arguments[] = {name, nullptr};
+  char* const nothing[] = {nullptr};
+  fexecve(static_cast<FileImage&>(image).fd(), arguments, nothing);
+  const Errno why = host::last_error();
+  TRY(remote_.cancel());
+  return fail(why);
+}
+
+void KernelMachine::serve_interrupts() {
+  for (;;) {
+    const auto message = wire::receive(remote_.interrupts());
+    if (!message) return;
+    irqs().deliver(message->head.a, static_cast<u32>(message->head.b));
+  }
+}
+
+}  // namespace perdure::process

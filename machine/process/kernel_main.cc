@@ -1,0 +1,55 @@
+// A kernel process. Built once for each kernel, with its release and the version of its records.
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <new>
+#include <thread>
+
+#include "machine/process/board_protocol.h"
+#include "machine/process/kernel_config.h"
+#include "machine/process/kernel_machine.h"
+#include "machine/process/syscall_server.h"
+
+namespace {
+
+using namespace perdure;           // NOLINT(google-build-using-namespace)
+using namespace perdure::process;  // NOLINT(google-build-using-namespace)
+
+int refuse(const char* what, Errno why) {
+  std::fprintf(stderr, "perdure-kernel: %s: %s; a kernel is started by a board: perdure demo\n", what,
+               std::string(errno_name(why)).c_str());
+  return 1;
+}
+
+}  // namespace
+
+int main() {
+  auto port = RemotePort::connect(host::Descriptor(kBoardSocket));
+  if (!port) return refuse("no board at descriptor 3", port.error());
+  auto machine = KernelMachine::create(**port, [](LogLevel level, std::string_view line) {
+    static constexpr const char* kNames[] = {"debug", "info", "warn", "error"};
+    if (level >= LogLevel::Warn) {
+      std::fprintf(stderr, "%s: %s: %.*s\n", kKernelConfig.release.data(), kNames[static_cast<int>(level)],
+                   static_cast<int>(line.size()), line.data());
+    }
+  });
+  if (!machine) return refuse("the machine cannot be mapped", machine.error());
+
+  // Never destroyed: a kernel ends by the jump, or with the machine.
+  alignas(Kernel) static std::byte storage[sizeof(Kernel)];
+  auto* kernel = new (storage) Kernel(**machine, kKernelConfig);
+  if (auto booted = kernel->boot(); !booted) return refuse("boot failed", booted.error());
+
+  std::thread([&m = **machine] {
+    m.serve_interrupts();
+    _exit(0);  // the board is gone, and with it the machine
+  }).detach();
+  SyscallServer server(*kernel);
+  if (auto listening = server.listen((*port)->program_socket()); !listening) {
+    return refuse("programs' socket", listening.error());
+  }
+  if (auto said = (*port)->ready(kKernelConfig.release); !said) return refuse("the board", said.error());
+  server.run();
+  return 0;
+}

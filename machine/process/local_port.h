@@ -1,0 +1,27 @@
+// A port to a board in the same process.
+#pragma once
+#include "machine/board/board.h"
+#include "machine/process/board_port.h"
+
+namespace perdure::process {
+
+class LocalPort final : public BoardPort {
+ public:
+  explicit LocalPort(board::Board& board) : board_(board) {}
+
+  unsigned window_log2() override { return board_.memory().window_log2(); }
+  Result<host::Descriptor> ram(std::vector<RamPiece>& pieces) override;
+  Result<std::vector<PortedBank>> banks() override;
+  Result<Bank> bank_attach(int fd, u64 offset, u64 length) override { return board_.bank_attach(fd, offset, length); }
+  void bank_detach(const Bank& bank) override { (void)board_.bank_detach(bank); }
+  u64 mmio_read(Phys at, Width width) override;
+  void mmio_write(Phys at, Width width, u64 value) override;
+  void write_back(Phys at, u64 bytes) override { board_.write_back(at, bytes); }
+  u64 now_ns() override { return board_.now_ns(); }
+  void relax() override;
+
+ private:
+  board::Board& board_;
+};
+
+}  // namespace perdure::process
