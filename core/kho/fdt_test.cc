@@ -140,8 +140,8 @@ TEST(Fdt, CapacityIsLinuxs) {
 TEST(Fdt, NamesThatLookupWouldNotFindAreRefused) {
   Tree t;
   FdtPage::create(t.span(), Phys(0x1000));
-  for (std::string_view name : {std::string_view(""), std::string_view("a@1"), std::string_view("a/b"),
-                                std::string_view("a\0b", 3)}) {
+  for (std::string_view name :
+       {std::string_view(""), std::string_view("a@1"), std::string_view("a/b"), std::string_view("a\0b", 3)}) {
     EXPECT_EQ(t.writer().add_blob(name, Phys(0x1000), 1).error(), Errno::Einval);
   }
 }

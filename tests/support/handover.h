@@ -63,12 +63,11 @@ class Handover {
     machine.write_memory_map(kMemoryMap);
     return boot(fdt);
   }
-  // An orderly end of the current kernel, for leak checks.
-  void shut_down() {
-    kho_.destroy();
-    heap_.destroy();
-    frames_.destroy();
-  }
+  // An orderly end, for leak checks.
+  void destroy_kho() { kho_.destroy(); }
+  // Fails the nth allocation of the next kernel's Kho::init(); retry_init() repeats that.
+  u64 fail_init_at = 0;
+  Result<void> retry_init() { return kho().init(fdt_, max_order); }
 
   BankMachine machine;
   unsigned max_order = kho::kMaxKeyOrder;
@@ -94,7 +93,12 @@ class Handover {
     if (handover) TRY(Kho::carve(frames, fdt));
     frames.open();
     Kho& kho = kho_.make(heap_.make(frames));
-    return kho.init(fdt, max_order);
+    fdt_ = fdt;
+    machine.counting.allocations = 0;
+    machine.counting.fail_at = fail_init_at;
+    const auto r = kho.init(fdt, max_order);
+    machine.counting.fail_at = 0;
+    return r;
   }
 
   // Overwrites all RAM but what crosses: preserved blocks, pages of the tree, scratch (which the next kernel's own
@@ -124,6 +128,7 @@ class Handover {
     }
   }
 
+  Phys fdt_;
   Forgettable<FrameAllocator> frames_;
   Forgettable<Heap> heap_;
   Forgettable<Kho> kho_;
