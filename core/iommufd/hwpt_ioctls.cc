@@ -1,0 +1,146 @@
+// Page table objects: allocation, destruction, what hardware they are for (uapi §2.3, §2.7).
+#include <algorithm>
+
+#include "core/base/scope_guard.h"
+#include "core/iommufd/iommufd.h"
+
+namespace perdure::iommufd {
+
+Result<void> IommufdFile::destroy(Call<uapi::IommuDestroy>& call) {
+  Ref<Object> drop;
+  MutexGuard guard(lock_);
+  Object* const object = objects_.find(call.cmd.id);
+  if (!object) return fail(Errno::Enoent);
+  // A device is its driver's, for as long as that has it bound.
+  if (object->type() == ObjectType::Device || object->users != 0) return fail(Errno::Ebusy);
+  if (HwptPaging* hwpt = object_cast<HwptPaging>(object)) {
+    // A restored one may be what devices run on that were not bound again yet.
+    if (hwpt->domain().attached_devices() != 0) return fail(Errno::Ebusy);
+    drop = retire_hwpt_locked(*hwpt);
+  } else {
+    drop = objects_.remove(call.cmd.id);
+  }
+  return {};
+}
+
+Ref<Object> IommufdFile::retire_hwpt_locked(HwptPaging& hwpt) {
+  if (hwpt.automatic_node.linked()) hwpt.automatic_node.unlink();
+  if (Ioas* ioas = hwpt.ioas()) {
+    ioas->remove_domain(hwpt);
+    --ioas->users;
+  }
+  return hwpt.id() != 0 ? objects_.remove(hwpt.id()) : Ref<Object>();
+}
+
+Ref<Object> IommufdFile::drop_use_locked(HwptPaging& hwpt) {
+  PERDURE_ASSERT(hwpt.users > 0);
+  return --hwpt.users == 0 && hwpt.automatic() ? retire_hwpt_locked(hwpt) : Ref<Object>();
+}
+
+// Not filled, and not in its IOAS yet.
+Result<Ref<HwptPaging>> IommufdFile::make_hwpt_locked(Ref<Ioas> ioas, IommuDevice& device, bool automatic) {
+  Ref<PagingDomain> domain = TRY(module_.iommu.domain_alloc(device));
+  return heap_.make_ref<HwptPaging>(heap_, std::move(ioas), std::move(domain), automatic);
+}
+
+Result<void> IommufdFile::hwpt_alloc(Call<uapi::IommuHwptAlloc>& call) {
+  uapi::IommuHwptAlloc& cmd = call.cmd;
+  if (cmd.reserved != 0) return fail(Errno::Eopnotsupp);
+  if ((cmd.data_type == 0) != (cmd.data_len == 0)) return fail(Errno::Einval);
+  Ref<HwptPaging> hwpt;
+  {
+    MutexGuard guard(lock_);
+    const Device* const device = objects_.find_as<Device>(cmd.dev_id);
+    if (!device) return fail(Errno::Enoent);
+    Object* const pt = objects_.find(cmd.pt_id);
+    if (!pt) return fail(Errno::Einval);
+    // A page table of a program's own inside of another one: no unit here does that.
+    if (pt->type() == ObjectType::HwptPaging) return fail(Errno::Eopnotsupp);
+    Ioas* const ioas = object_cast<Ioas>(pt);
+    if (!ioas) return fail(Errno::Einval);
+    // Nesting, dirty tracking and PASIDs are not there; page faults (kFaultIdValid) are judged by their queue, below.
+    if ((cmd.flags & ~uapi::iommu_hwpt::kFaultIdValid) != 0 || cmd.data_type != 0) return fail(Errno::Eopnotsupp);
+    hwpt = TRY(make_hwpt_locked(Ref<Ioas>(ioas), device->iommu_device(), false));
+    TRY(ioas->add_domain(*hwpt));
+    ScopeGuard remove([&] { ioas->remove_domain(*hwpt); });
+    if ((cmd.flags & uapi::iommu_hwpt::kFaultIdValid) != 0) return fail(Errno::Enoent);
+    cmd.out_hwpt_id = TRY(objects_.reserve());
+    ++ioas->users;
+    remove.dismiss();
+  }
+  const Result<void> answered = call.respond();
+  MutexGuard guard(lock_);
+  if (!answered) {
+    objects_.release(cmd.out_hwpt_id);
+    static_cast<void>(retire_hwpt_locked(*hwpt));
+    return answered;
+  }
+  objects_.finalize(cmd.out_hwpt_id, hwpt);
+  return {};
+}
+
+Result<void> IommufdFile::get_hw_info(Call<uapi::IommuHwInfo>& call) {
+  uapi::IommuHwInfo& cmd = call.cmd;
+  if ((cmd.flags & ~uapi::iommu_hw_info::kFlagInputType) != 0) return fail(Errno::Eopnotsupp);
+  for (u8 byte : cmd.reserved) {
+    if (byte != 0) return fail(Errno::Eopnotsupp);
+  }
+  uapi::IommuHwInfoVtd info{};
+  {
+    MutexGuard guard(lock_);
+    const Device* const device = objects_.find_as<Device>(cmd.dev_id);
+    if (!device) return fail(Errno::Enoent);
+    const UnitInfo& unit = device->iommu_device().unit().info();
+    info.cap_reg = unit.cap;
+    info.ecap_reg = unit.ecap;
+  }
+  const u32 wanted = (cmd.flags & uapi::iommu_hw_info::kFlagInputType) != 0 ? cmd.data_type : 0;
+  if (wanted != uapi::iommu_hw_info::kTypeNone && wanted != uapi::iommu_hw_info::kTypeIntelVtd) {
+    return fail(Errno::Eopnotsupp);
+  }
+  const UserAddr data(cmd.data_uptr);
+  const u32 filled = std::min<u32>(cmd.data_len, sizeof(info));
+  TRY(call.task.copy_out(data, std::as_bytes(std::span(&info, 1)).first(filled)));
+  constexpr std::byte kZeroes[512] = {};
+  for (u32 at = filled; at < cmd.data_len;) {
+    const u32 bytes = std::min<u32>(sizeof(kZeroes), cmd.data_len - at);
+    TRY(call.task.copy_out(data + at, std::span(kZeroes).first(bytes)));
+    at += bytes;
+  }
+  cmd.data_len = sizeof(info);
+  cmd.data_type = uapi::iommu_hw_info::kTypeIntelVtd;
+  cmd.out_max_pasid_log2 = 0;
+  // Device TLBs are never enabled.
+  cmd.out_capabilities = uapi::iommu_hw_info::kCapPciAtsNotSupported;
+  return call.respond();
+}
+
+// No HWPT can be allocated with dirty tracking, and a restored one has it no more than others.
+Result<void> IommufdFile::hwpt_set_dirty_tracking(Call<uapi::IommuHwptSetDirtyTracking>& call) {
+  if ((call.cmd.flags & ~u32{1}) != 0 || call.cmd.reserved != 0) return fail(Errno::Eopnotsupp);
+  MutexGuard guard(lock_);
+  const HwptPaging* const hwpt = objects_.find_as<HwptPaging>(call.cmd.hwpt_id);
+  if (!hwpt) return fail(Errno::Enoent);
+  return fail(hwpt->restored() ? Errno::Einval : Errno::Eopnotsupp);
+}
+
+// Only caches of nested tables are invalidated by programs, and there are none. The count of entries handled is
+// written on every failure, too.
+Result<void> IommufdFile::hwpt_invalidate(Call<uapi::IommuHwptInvalidate>& call) {
+  uapi::IommuHwptInvalidate& cmd = call.cmd;
+  const u32 entries = std::exchange(cmd.entry_num, 0);
+  const auto judge = [&]() -> Errno {
+    if (cmd.reserved != 0) return Errno::Eopnotsupp;
+    if (entries != 0 &&
+        (cmd.data_uptr == 0 || cmd.entry_len == 0 || cmd.entry_len > kPageSize || entries > (u32{1} << 19))) {
+      return Errno::Einval;
+    }
+    MutexGuard guard(lock_);
+    return objects_.find(cmd.hwpt_id) ? Errno::Einval : Errno::Enoent;
+  };
+  const Errno error = judge();
+  TRY(call.respond());
+  return fail(error);
+}
+
+}  // namespace perdure::iommufd

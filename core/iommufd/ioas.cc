@@ -1,0 +1,338 @@
+#include "core/iommufd/ioas.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "core/base/scope_guard.h"
+
+namespace perdure::iommufd {
+
+namespace {
+
+constexpr u64 kHighest = ~u64{0};
+
+// Unmaps what was mapped a moment ago. False: a unit did not confirm.
+bool undo_map(PagingDomain& domain, Iova iova, u64 length) {
+  return length == 0 || domain.unmap(iova, length).has_value();
+}
+
+}  // namespace
+
+Ioas::~Ioas() {
+  AreaList all;
+  {
+    MutexGuard guard(lock_);
+    PERDURE_ASSERT(domains_.empty());
+    while (Area* area = areas_.first()) {
+      areas_.remove(*area);
+      all.push_back(*area);
+    }
+  }
+  release_areas(heap_, all);
+}
+
+void Ioas::release_areas(Heap& heap, AreaList& removed) {
+  while (Area* area = removed.pop_front()) {
+    if (area->lost) {
+      for (Piece& piece : area->source.pieces) static_cast<void>(piece.memory.release());
+    }
+    Owned<Area>(heap, area).reset();
+  }
+}
+
+// --- addresses ------------------------------------------------------------------------------------------------
+
+u64 Ioas::iova_alignment() const {
+  MutexGuard guard(lock_);
+  return alignment_;
+}
+
+Result<void> Ioas::each_gap(FunctionRef<Result<void>(IovaRange)> visit) const {
+  MutexGuard guard(lock_);
+  return reserved_.each_gap(visit);
+}
+
+Result<void> Ioas::check_iova_locked(u64 iova, u64 length) const {
+  if (iova % alignment_ != 0) return fail(Errno::Einval);
+  if (range_overflows(iova, length)) return fail(Errno::Eoverflow);
+  const u64 last = iova + (length - 1);
+  if (reserved_.find(iova, last)) return fail(Errno::Einval);
+  if (areas_.find(Iova(iova), Iova(last))) return fail(Errno::Eexist);
+  return {};
+}
+
+// The lowest hole of [page, 2^64 - 1 - page] that takes the length at the wanted alignment: the alignment of the
+// source, so that large pages can be used, but not beyond one large page (uapi §2.4).
+Result<u64> Ioas::choose_iova_locked(u64 source_start, u64 length) const {
+  if (length >= kHighest / 2) return fail(Errno::Eoverflow);
+  u64 alignment = std::bit_ceil(length);
+  if (source_start != 0) alignment = std::min(alignment, source_start & (~source_start + 1));
+  alignment = std::min(alignment, kHugePageSize);
+  if (alignment < alignment_) return fail(Errno::Einval);
+  const u64 low_bits = source_start % kPageSize;
+
+  constexpr u64 kLast = kHighest - kPageSize;
+  const Area* area = areas_.lower_bound(Iova(kPageSize));
+  for (u64 at = kPageSize; at <= kLast;) {
+    while (area && area->last().value < at) area = AreaMap::next(*area);
+    const IovaRange* reserved = reserved_.find(at, kLast);
+    // Ranges are found by their start, so one that begins below may hide one that reaches further: taken in turns.
+    u64 used_until = 0;
+    if (area && area->iova.value <= at) used_until = area->last().value;
+    if (reserved && reserved->first <= at) used_until = std::max(used_until, reserved->last);
+    if (used_until != 0) {
+      if (used_until >= kLast) break;
+      at = used_until + 1;
+      continue;
+    }
+    u64 hole_last = kLast;
+    if (area) hole_last = std::min(hole_last, area->iova.value - 1);
+    if (reserved) hole_last = std::min(hole_last, reserved->first - 1);
+    // `start < last` is Linux's test, too: a hole of one byte is never used.
+    const u64 start = align_up(at, alignment) | low_bits;
+    if (start >= at && start < hole_last && hole_last - start >= length - 1) return start;
+    if (hole_last >= kLast) break;
+    at = hole_last + 1;
+  }
+  return fail(Errno::Enospc);
+}
+
+// --- pinning and filling ----------------------------------------------------------------------------------------
+
+Result<void> Ioas::pin_locked(Area& area) {
+  if (area.pinned) return {};
+  if (area.source.pieces.empty()) return fail(area.source.unpinnable);
+  for (const Piece& piece : area.source.pieces) piece.memory->pin();
+  area.pinned = true;
+  return {};
+}
+
+void Ioas::unpin_locked(Area& area) {
+  if (!area.pinned || area.lost) return;
+  for (const Piece& piece : area.source.pieces) piece.memory->unpin();
+  area.pinned = false;
+}
+
+// Collected before anything is mapped: the memory's lock ranks below the domain's.
+Result<void> Ioas::runs_locked(const Area& area, Vec<Run>& runs) const {
+  u64 done = 0;
+  for (const Piece& piece : area.source.pieces) {
+    if ((piece.offset | piece.length) % kPageSize != 0) return fail(Errno::Einval);
+    const auto take = [&](const FileExtent& extent) -> Result<void> {
+      TRY(runs.push_back({area.iova + done, extent.base, extent.length}));
+      done += extent.length;
+      return {};
+    };
+    TRY(piece.memory->extents(piece.offset, piece.length, take));
+  }
+  PERDURE_ASSERT(done == area.length);
+  return {};
+}
+
+Result<void> Ioas::fill_locked(PagingDomain& domain, Area& area, std::span<const Run> runs) {
+  u64 done = 0;
+  for (const Run& run : runs) {
+    const Result<void> mapped = domain.map(run.iova, run.phys, run.length, area.access);
+    if (!mapped) {
+      if (!undo_map(domain, area.iova, done)) area.lost = true;
+      return mapped;
+    }
+    done += run.length;
+  }
+  return {};
+}
+
+Result<Iova> Ioas::map(Source source, u64 length, const Iova* fixed, Access access) {
+  Owned<Area> area = TRY(heap_.make<Area>(Iova(0), length, access, std::move(source)));
+  Vec<Run> runs(heap_);
+  AreaList failed;
+  // Runs with no lock held: may be the last use of the memory.
+  ScopeGuard release([&] { release_areas(heap_, failed); });
+  MutexGuard guard(lock_);
+  if (immutable_ != 0) return fail(Errno::Ebusy);
+  if (length == 0 || length % alignment_ != 0) return fail(Errno::Einval);
+  if (fixed) {
+    TRY(check_iova_locked(fixed->value, length));
+    area->iova = *fixed;
+  } else {
+    area->iova = Iova(TRY(choose_iova_locked(area->source.start, length)));
+  }
+  if (area->source.start % kPageSize % alignment_ != 0) return fail(Errno::Einval);
+
+  if (!domains_.empty()) {
+    const Result<void> mapped = [&]() -> Result<void> {
+      lock_.assert_held();
+      TRY(pin_locked(*area));
+      TRY(runs_locked(*area, runs));
+      for (HwptPaging& hwpt : domains_) {
+        const Result<void> filled = fill_locked(hwpt.domain(), *area, runs.span());
+        if (filled) continue;
+        for (HwptPaging& earlier : domains_) {
+          if (&earlier == &hwpt) break;
+          if (!undo_map(earlier.domain(), area->iova, length)) area->lost = true;
+        }
+        return filled;
+      }
+      return {};
+    }();
+    if (!mapped) {
+      unpin_locked(*area);
+      failed.push_back(*area.release());
+      return fail(mapped.error());
+    }
+  }
+  const Iova at = area->iova;
+  areas_.insert(*area.release());
+  return at;
+}
+
+Result<u64> Ioas::unmap(Iova first, Iova last, AreaList& removed) {
+  MutexGuard guard(lock_);
+  if (immutable_ != 0) return fail(Errno::Ebusy);
+  u64 unmapped = 0;
+  bool confirmed = true;
+  while (Area* area = areas_.find(first, last)) {
+    if (area->iova < first || area->last() > last) return fail(Errno::Enoent);
+    for (HwptPaging& hwpt : domains_) {
+      if (!hwpt.domain().unmap(area->iova, area->length)) area->lost = true;
+    }
+    if (area->lost) confirmed = false;
+    areas_.remove(*area);
+    unpin_locked(*area);
+    removed.push_back(*area);
+    unmapped += area->length;
+  }
+  if (!confirmed) return fail(Errno::Eio);
+  if (unmapped == 0 && !(first.value == 0 && last.value == kHighest)) return fail(Errno::Enoent);
+  return unmapped;
+}
+
+// --- domains ----------------------------------------------------------------------------------------------------
+
+Result<void> Ioas::add_domain(HwptPaging& hwpt) {
+  PagingDomain& domain = hwpt.domain();
+  const pt::Geometry& geometry = domain.geometry();
+  MutexGuard guard(lock_);
+  const u64 page = geometry.leaf_sizes & (~geometry.leaf_sizes + 1);
+  if (page == 0 || page > kPageSize) return fail(Errno::Einval);
+
+  const u64 end = geometry.iova_bits >= 64 ? 0 : u64{1} << geometry.iova_bits;
+  if (end != 0) {
+    if (areas_.find(Iova(end), Iova(kHighest))) return fail(Errno::Eaddrinuse);
+    TRY(reserved_.add(&hwpt, {end, kHighest}));
+  }
+  ScopeGuard unreserve([&] {
+    lock_.assert_held();
+    reserved_.remove(&hwpt);
+  });
+  const bool first = domains_.empty();
+  if (first) {
+    for (Area* area = areas_.first(); area; area = AreaMap::next(*area)) {
+      if ((area->iova.value | area->length | area->source.start) % kPageSize != 0) return fail(Errno::Eaddrinuse);
+    }
+  }
+  Vec<Run> runs(heap_);
+  for (Area* area = areas_.first(); area; area = AreaMap::next(*area)) {
+    const Result<void> filled = [&]() -> Result<void> {
+      lock_.assert_held();
+      TRY(pin_locked(*area));
+      runs.clear();
+      TRY(runs_locked(*area, runs));
+      return fill_locked(domain, *area, runs.span());
+    }();
+    if (filled) continue;
+    // A device may be attached already (automatic domains), so what was mapped is unmapped, not just forgotten.
+    for (Area* back = areas_.first(); back; back = AreaMap::next(*back)) {
+      if (back != area && !undo_map(domain, back->iova, back->length)) back->lost = true;
+      if (first) unpin_locked(*back);
+      if (back == area) break;
+    }
+    return filled;
+  }
+  domains_.push_back(hwpt);
+  alignment_ = kPageSize;
+  unreserve.dismiss();
+  return {};
+}
+
+void Ioas::remove_domain(HwptPaging& hwpt) {
+  MutexGuard guard(lock_);
+  domains_.remove(hwpt);
+  reserved_.remove(&hwpt);
+  for (Area* area = areas_.first(); area; area = AreaMap::next(*area)) {
+    if (hwpt.lost) area->lost = true;
+    if (domains_.empty()) unpin_locked(*area);
+  }
+  if (domains_.empty()) alignment_ = 1;
+}
+
+Result<void> Ioas::reserve(const void* owner, IovaRange range) {
+  MutexGuard guard(lock_);
+  if (areas_.find(Iova(range.first), Iova(range.last))) return fail(Errno::Eaddrinuse);
+  return reserved_.add(owner, range);
+}
+
+void Ioas::unreserve(const void* owner) {
+  MutexGuard guard(lock_);
+  reserved_.remove(owner);
+}
+
+// --- live update ------------------------------------------------------------------------------------------------
+
+void Ioas::hold_immutable() {
+  MutexGuard guard(lock_);
+  ++immutable_;
+}
+
+void Ioas::release_immutable() {
+  MutexGuard guard(lock_);
+  PERDURE_ASSERT(immutable_ > 0);
+  --immutable_;
+}
+
+Result<void> Ioas::check_preservable() const {
+  MutexGuard guard(lock_);
+  for (const Area* area = areas_.first(); area; area = AreaMap::next(*area)) {
+    if (area->source.kind != Source::Kind::File || area->source.pieces.empty()) return fail(Errno::Einval);
+    if ((area->source.seals & seal::kPreservable) != seal::kPreservable) return fail(Errno::Einval);
+  }
+  return {};
+}
+
+Result<void> Ioas::each_area(FunctionRef<Result<void>(const Area&)> visit) const {
+  MutexGuard guard(lock_);
+  for (const Area* area = areas_.first(); area; area = AreaMap::next(*area)) TRY(visit(*area));
+  return {};
+}
+
+bool Ioas::equal_locked(const RecordedArea& recorded) const {
+  const u64 end = recorded.iova.value + (recorded.length - 1);
+  u64 at = recorded.iova.value;
+  for (const Area* area = areas_.lower_bound(recorded.iova); area; area = AreaMap::next(*area)) {
+    if (area->iova.value > at || area->access != recorded.access) return false;
+    // The pieces of one area, those that matter: [at, end] of it.
+    u64 piece_at = area->iova.value;
+    for (const Piece& piece : area->source.pieces) {
+      const u64 piece_last = piece_at + (piece.length - 1);
+      if (piece_last >= at && piece_at <= end) {
+        const u64 want = recorded.offset + (at - recorded.iova.value);
+        if (piece.memory->id() != recorded.memory->id() || piece.offset + (at - piece_at) != want) return false;
+        if (piece_last >= end) return true;
+        at = piece_last + 1;
+      }
+      piece_at = piece_last + 1;
+    }
+    if (at <= area->last().value) return false;  // nothing behind (part of) the area
+  }
+  return false;
+}
+
+Result<void> Ioas::with_equal_areas(std::span<const RecordedArea> recorded, FunctionRef<Result<void>()> then) const {
+  MutexGuard guard(lock_);
+  for (const RecordedArea& area : recorded) {
+    if (!equal_locked(area)) return fail(Errno::Einval);
+  }
+  return then();
+}
+
+}  // namespace perdure::iommufd

@@ -1,0 +1,77 @@
+// An I/O address space: areas, and the domains that translate them (uapi §2.4).
+#pragma once
+#include "core/iommufd/area.h"
+#include "core/iommufd/hwpt.h"
+#include "core/iommufd/reserved.h"
+
+namespace perdure::iommufd {
+
+// Writes to this range are interrupts on x86, never memory; reserved for every device.
+inline constexpr IovaRange kMsiWindow{0xfee00000, 0xfeefffff};
+
+class Ioas final : public Object {
+ public:
+  static constexpr ObjectType kObjectType = ObjectType::Ioas;
+  using AreaList = List<Area, &Area::removed>;
+
+  explicit Ioas(Heap& heap) : Object(kObjectType), heap_(heap), reserved_(heap) {}
+  // No domain is left. Call with no lock held: ends the last use of memory.
+  ~Ioas() override;
+
+  // --- mappings -------------------------------------------------------------------------------------------
+  // Maps `length` bytes of `source` at `fixed`, or at the lowest address that fits, and in every domain before it
+  // returns; the address mapped at. Ebusy: immutable. Einval: length 0 or unaligned, address unaligned or reserved,
+  // source unaligned, or beyond the end of a file. Eoverflow, Eexist: something is mapped there. Enospc: no address
+  // fits. Efault: nothing there to pin. Enomem. On failure nothing changed.
+  Result<Iova> map(Source source, u64 length, const Iova* fixed, Access access) EXCLUDES(lock_);
+  // Unmaps the areas in [first, last], each of which must lie in there whole; returns the bytes unmapped. Enoent: one
+  // does not (those before it stay unmapped), or none is there. Ebusy: immutable. Eio: a unit did not confirm; the
+  // areas are gone, but their memory stays pinned for ever. `removed` is for release_areas(), with no lock held.
+  Result<u64> unmap(Iova first, Iova last, AreaList& removed) EXCLUDES(lock_);
+  static void release_areas(Heap& heap, AreaList& removed);
+
+  // --- domains and devices ------------------------------------------------------------------------------------
+  // Fills the domain with every area, pinning them if it is the first. Eaddrinuse: an area lies where the domain
+  // cannot translate or is not aligned to its pages; Einval: its smallest page is larger than ours; Efault/Einval: an
+  // area that cannot be pinned; Enomem. On failure nothing changed.
+  Result<void> add_domain(HwptPaging& hwpt) EXCLUDES(lock_);
+  // Which no device is attached to any more, so nothing is unmapped one by one. Unpins with the last domain.
+  void remove_domain(HwptPaging& hwpt) EXCLUDES(lock_);
+  // Keeps a range free for `owner`. Eaddrinuse: an area is there. Enomem.
+  Result<void> reserve(const void* owner, IovaRange range) EXCLUDES(lock_);
+  void unreserve(const void* owner) EXCLUDES(lock_);
+
+  u64 iova_alignment() const EXCLUDES(lock_);
+  Result<void> each_gap(FunctionRef<Result<void>(IovaRange)> visit) const EXCLUDES(lock_);
+
+  // --- live update -----------------------------------------------------------------------------------------
+  // While held, nothing can be mapped or unmapped; counted, one hold a preserved HWPT (R43).
+  void hold_immutable() EXCLUDES(lock_);
+  void release_immutable() EXCLUDES(lock_);
+  // Every area must be preservable: of a file (Einval) which had the seals when it was mapped (Einval, R59).
+  Result<void> check_preservable() const EXCLUDES(lock_);
+  Result<void> each_area(FunctionRef<Result<void>(const Area&)> visit) const EXCLUDES(lock_);
+  // Calls `then` if every recorded area is mapped here with the same result: same memory, offset and access; Einval
+  // otherwise. Nothing can be unmapped in between.
+  Result<void> with_equal_areas(std::span<const RecordedArea> recorded, FunctionRef<Result<void>()> then) const
+      EXCLUDES(lock_);
+
+ private:
+  Result<void> check_iova_locked(u64 iova, u64 length) const REQUIRES(lock_);
+  Result<u64> choose_iova_locked(u64 source_start, u64 length) const REQUIRES(lock_);
+  Result<void> pin_locked(Area& area) REQUIRES(lock_);
+  void unpin_locked(Area& area) REQUIRES(lock_);
+  Result<void> runs_locked(const Area& area, Vec<Run>& runs) const REQUIRES(lock_);
+  Result<void> fill_locked(PagingDomain& domain, Area& area, std::span<const Run> runs) REQUIRES(lock_);
+  bool equal_locked(const RecordedArea& recorded) const REQUIRES(lock_);
+
+  Heap& heap_;
+  mutable Mutex lock_{LockRank::Ioas};
+  AreaMap areas_ GUARDED_BY(lock_);
+  ReservedSet reserved_ GUARDED_BY(lock_);
+  List<HwptPaging, &HwptPaging::ioas_node> domains_ GUARDED_BY(lock_);
+  u64 alignment_ GUARDED_BY(lock_) = 1;
+  u32 immutable_ GUARDED_BY(lock_) = 0;
+};
+
+}  // namespace perdure::iommufd

@@ -1,0 +1,247 @@
+#include "core/iommufd/iommufd_file.h"
+
+#include "core/base/log.h"
+#include "core/base/scope_guard.h"
+#include "core/iommufd/iommufd.h"
+
+namespace perdure::iommufd {
+
+Result<Ref<IommufdFile>> Iommufd::open() {
+  Ref<DmaOwner> owner = TRY(heap().make_ref<DmaOwner>());
+  return heap().make_ref<IommufdFile>(*this, std::move(owner));
+}
+
+IommufdFile::IommufdFile(Iommufd& module, Ref<DmaOwner> owner)
+    : module_(module), heap_(module.heap()), owner_(std::move(owner)), objects_(heap_), preserved_hwpts_(heap_) {}
+
+void IommufdFile::log_line(LogLevel level, std::string_view text) const {
+  log(heap_.machine(), level, Line() << "iommufd: " << text);
+}
+
+// No device is bound: each would hold a reference. HWPTs go before the IOASes that they use.
+void IommufdFile::last_close() {
+  for (const bool hwpts : {true, false}) {
+    for (u32 id = 0;;) {
+      Ref<Object> drop;
+      MutexGuard guard(lock_);
+      Object* const object = objects_.next(id);
+      if (!object) break;
+      id = object->id();
+      if (HwptPaging* hwpt = object_cast<HwptPaging>(object)) {
+        drop = retire_hwpt_locked(*hwpt);
+      } else if (!hwpts) {
+        drop = objects_.remove(id);
+      }
+    }
+  }
+  Owned<Incoming> incoming;
+  MutexGuard guard(lock_);
+  incoming = std::move(incoming_);
+}
+
+// --- dispatch (uapi §2.1) ---------------------------------------------------------------------------------------
+
+struct IommufdFile::Dispatch {
+  struct Op {
+    u32 command;
+    u32 min_size;
+    Result<void> (*run)(IommufdFile& file, Task& task, UserAddr arg, u32 caller_size, u32 min_size);
+  };
+
+  template <class T, Result<void> (IommufdFile::*Handler)(Call<T>&)>
+  static Result<void> run(IommufdFile& file, Task& task, UserAddr arg, u32 caller_size, u32 min_size) {
+    Call<T> call{.task = task, .arg = arg, .caller_size = caller_size};
+    call.cmd = TRY(ioctl_copy_in<T>(task, arg, caller_size, min_size));
+    return (file.*Handler)(call);
+  }
+  template <class T, Result<void> (IommufdFile::*Handler)(Call<T>&)>
+  static constexpr Op op(u32 command, u32 min_size = sizeof(T)) {
+    return {command, min_size, &run<T, Handler>};
+  }
+  // A feature that this kernel does not have.
+  template <class T>
+  static constexpr Op no(u32 command, u32 min_size = sizeof(T)) {
+    return op<T, &IommufdFile::unsupported<T>>(command, min_size);
+  }
+};
+
+Result<u64> IommufdFile::ioctl(Task& task, u32 cmd, UserAddr arg) {
+  using D = Dispatch;
+  static constexpr u32 kFirst = 0x80;
+  static constexpr D::Op kOps[] = {
+      D::op<uapi::IommuDestroy, &IommufdFile::destroy>(uapi::kIommuDestroy),
+      D::op<uapi::IommuIoasAlloc, &IommufdFile::ioas_alloc>(uapi::kIommuIoasAlloc),
+      D::no<uapi::IommuIoasAllowIovas>(uapi::kIommuIoasAllowIovas),
+      D::no<uapi::IommuIoasCopy>(uapi::kIommuIoasCopy),
+      D::op<uapi::IommuIoasIovaRanges, &IommufdFile::ioas_iova_ranges>(uapi::kIommuIoasIovaRanges),
+      D::op<uapi::IommuIoasMap, &IommufdFile::ioas_map>(uapi::kIommuIoasMap),
+      D::op<uapi::IommuIoasUnmap, &IommufdFile::ioas_unmap>(uapi::kIommuIoasUnmap),
+      D::no<uapi::IommuOption>(uapi::kIommuOption),
+      D::no<uapi::IommuVfioIoas>(uapi::kIommuVfioIoas),
+      D::op<uapi::IommuHwptAlloc, &IommufdFile::hwpt_alloc>(uapi::kIommuHwptAlloc, uapi::kIommuHwptAllocMin),
+      D::op<uapi::IommuHwInfo, &IommufdFile::get_hw_info>(uapi::kIommuGetHwInfo, uapi::kIommuHwInfoMin),
+      D::op<uapi::IommuHwptSetDirtyTracking, &IommufdFile::hwpt_set_dirty_tracking>(uapi::kIommuHwptSetDirtyTracking),
+      D::no<uapi::IommuHwptGetDirtyBitmap>(uapi::kIommuHwptGetDirtyBitmap),
+      D::op<uapi::IommuHwptInvalidate, &IommufdFile::hwpt_invalidate>(uapi::kIommuHwptInvalidate),
+      D::no<uapi::IommuFaultAlloc>(uapi::kIommuFaultQueueAlloc),
+      D::op<uapi::IommuIoasMapFile, &IommufdFile::ioas_map_file>(uapi::kIommuIoasMapFile),
+      D::no<uapi::IommuViommuAlloc>(uapi::kIommuViommuAlloc, uapi::kIommuViommuAllocMin),
+      D::no<uapi::IommuVdeviceAlloc>(uapi::kIommuVdeviceAlloc),
+      D::no<uapi::IommuIoasChangeProcess>(uapi::kIommuIoasChangeProcess),
+      D::no<uapi::IommuVeventqAlloc>(uapi::kIommuVeventqAlloc, uapi::kIommuVeventqAllocMin),
+      D::no<uapi::IommuHwQueueAlloc>(uapi::kIommuHwQueueAlloc),
+      D::no<uapi::IommuIoasNoiommuGetPa>(uapi::kIommuIoasNoiommuGetPa),
+  };
+  static_assert(std::size(kOps) == 0x16);
+  // Wherever a configuration puts these two, they are looked at first.
+  const D::Op mark = D::op<uapi::IommuHwptMarkPreserve, &IommufdFile::hwpt_mark_preserve>(module_.config.mark_preserve);
+  const D::Op restore = D::op<uapi::IommuHwptRestore, &IommufdFile::hwpt_restore>(module_.config.restore);
+  const D::Op* op = nullptr;
+  if (cmd != 0 && cmd == mark.command) {
+    op = &mark;
+  } else if (cmd != 0 && cmd == restore.command) {
+    op = &restore;
+  } else {
+    const u32 index = (cmd & 0xff) - kFirst;
+    // Linux hands these to the VFIO container's emulation, which is not there.
+    if (index >= std::size(kOps)) return fail(Errno::Enotty);
+    op = &kOps[index];
+  }
+  const u32 caller_size = TRY(ioctl_size(task, arg));
+  if (op->command != cmd) return fail(Errno::Enotty);
+  TRY(op->run(*this, task, arg, caller_size, op->min_size));
+  return u64{0};
+}
+
+// --- IOAS (uapi §2.5) -------------------------------------------------------------------------------------------
+
+Result<Ref<Ioas>> IommufdFile::find_ioas(u32 id) const {
+  MutexGuard guard(lock_);
+  Ioas* const ioas = objects_.find_as<Ioas>(id);
+  if (!ioas) return fail(Errno::Enoent);
+  return Ref<Ioas>(ioas);
+}
+
+Result<void> IommufdFile::ioas_alloc(Call<uapi::IommuIoasAlloc>& call) {
+  if (call.cmd.flags != 0) return fail(Errno::Eopnotsupp);
+  Ref<Ioas> ioas = TRY(heap_.make_ref<Ioas>(heap_));
+  {
+    MutexGuard guard(lock_);
+    call.cmd.out_ioas_id = TRY(objects_.reserve());
+  }
+  const Result<void> answered = call.respond();
+  MutexGuard guard(lock_);
+  if (!answered) {
+    objects_.release(call.cmd.out_ioas_id);
+    return answered;
+  }
+  objects_.finalize(call.cmd.out_ioas_id, std::move(ioas));
+  return {};
+}
+
+Result<void> IommufdFile::ioas_iova_ranges(Call<uapi::IommuIoasIovaRanges>& call) {
+  if (call.cmd.reserved != 0) return fail(Errno::Eopnotsupp);
+  const Ref<Ioas> ioas = TRY(find_ioas(call.cmd.ioas_id));
+  Vec<IovaRange> gaps(heap_);
+  TRY(ioas->each_gap([&](IovaRange gap) { return gaps.push_back(gap); }));
+  const u32 room = call.cmd.num_iovas;
+  for (usize i = 0; i < gaps.size() && i < room; ++i) {
+    const uapi::IommuIovaRange range{.start = gaps[i].first, .last = gaps[i].last};
+    TRY(call.task.copy_out(UserAddr(call.cmd.allowed_iovas) + i * sizeof(range), range));
+  }
+  call.cmd.num_iovas = static_cast<u32>(gaps.size());
+  call.cmd.out_iova_alignment = ioas->iova_alignment();
+  TRY(call.respond());
+  // After the answer: a program learns from it how many there are.
+  if (gaps.size() > room) return fail(Errno::Emsgsize);
+  return {};
+}
+
+namespace {
+
+// What MAP and MAP_FILE check before they look at anything: flags, then numbers that cannot be.
+template <class Cmd>
+Result<Access> check_map(const Cmd& cmd, u32 reserved) {
+  if ((cmd.flags & ~uapi::iommu_map::kKnown) != 0 || reserved != 0) return fail(Errno::Eopnotsupp);
+  if (cmd.iova == ~u64{0} || cmd.length == ~u64{0}) return fail(Errno::Eoverflow);
+  const bool read = (cmd.flags & uapi::iommu_map::kReadable) != 0;
+  const bool write = (cmd.flags & uapi::iommu_map::kWriteable) != 0;
+  if (!read && !write) return fail(Errno::Einval);
+  return read && write ? Access::ReadWrite : read ? Access::Read : Access::Write;
+}
+
+template <class Cmd>
+Result<void> map_source(Ioas& ioas, Call<Cmd>& call, Source source, Access access) {
+  const Iova fixed(call.cmd.iova);
+  const bool is_fixed = (call.cmd.flags & uapi::iommu_map::kFixedIova) != 0;
+  call.cmd.iova = TRY(ioas.map(std::move(source), call.cmd.length, is_fixed ? &fixed : nullptr, access))
+  .value;
+  return call.respond();
+}
+
+}  // namespace
+
+// What lies behind the address is taken down now, and is what devices reach from then on, whatever the program maps
+// there later. (Linux looks only when it has to pin; where nothing can be pinned, that is when it fails here, too.)
+Result<void> IommufdFile::ioas_map(Call<uapi::IommuIoasMap>& call) {
+  const uapi::IommuIoasMap& cmd = call.cmd;
+  const Access access = TRY(check_map(cmd, cmd.reserved));
+  const Ref<Ioas> ioas = TRY(find_ioas(cmd.ioas_id));
+  if (cmd.user_va + cmd.length < cmd.user_va) return fail(Errno::Eoverflow);
+  if (cmd.length == 0) return fail(Errno::Einval);
+  Source source(heap_);
+  source.kind = Source::Kind::User;
+  source.start = cmd.user_va;
+  const Access wanted = includes(access, Access::Write) ? Access::Write : Access::Read;
+  u64 found = 0;
+  const Result<void> resolved = call.task.resolve(
+      UserAddr(cmd.user_va), cmd.length, wanted, [&](Ref<SharedMemory> memory, u64 offset, u64 length) -> Result<void> {
+        found += length;
+        return source.pieces.push_back({std::move(memory), offset, length});
+      });
+  if (!resolved && resolved.error() != Errno::Efault) return resolved;
+  if (!resolved || found != cmd.length) {
+    source.pieces.clear();
+    source.unpinnable = Errno::Efault;
+  }
+  return map_source(*ioas, call, std::move(source), access);
+}
+
+Result<void> IommufdFile::ioas_map_file(Call<uapi::IommuIoasMapFile>& call) {
+  const uapi::IommuIoasMapFile& cmd = call.cmd;
+  const Access access = TRY(check_map(cmd, 0));
+  const Ref<Ioas> ioas = TRY(find_ioas(cmd.ioas_id));
+  if (cmd.length == 0) return fail(Errno::Einval);
+  if (cmd.start + cmd.length < cmd.start) return fail(Errno::Eoverflow);
+  Ref<File> file = TRY(call.task.file(cmd.fd));
+  Source source(heap_);
+  source.kind = Source::Kind::File;
+  source.start = cmd.start;
+  if (SharedMemory* memory = file_cast<SharedMemory>(file.get())) {
+    // Before anything is mapped: a seal that is there now stays, one that comes later does not count (R59).
+    source.seals = memory->seals();
+    TRY(source.pieces.push_back({Ref<SharedMemory>(memory), cmd.start, cmd.length}));
+  } else {
+    source.unpinnable = Errno::Einval;
+  }
+  return map_source(*ioas, call, std::move(source), access);
+}
+
+Result<void> IommufdFile::ioas_unmap(Call<uapi::IommuIoasUnmap>& call) {
+  const Ref<Ioas> ioas = TRY(find_ioas(call.cmd.ioas_id));
+  u64 first = call.cmd.iova;
+  u64 last = ~u64{0};
+  if (first != 0 || call.cmd.length != ~u64{0}) {
+    if (first == ~u64{0} || call.cmd.length == ~u64{0}) return fail(Errno::Eoverflow);
+    if (call.cmd.length == 0) return fail(Errno::Einval);
+    if (range_overflows(first, call.cmd.length)) return fail(Errno::Eoverflow);
+    last = first + (call.cmd.length - 1);
+  }
+  Ioas::AreaList removed;
+  const Result<u64> unmapped = ioas->unmap(Iova(first), Iova(last), removed);
+  Ioas::release_areas(heap_, removed);
+  call.cmd.length = TRY(Result<u64>(unmapped));
+  return call.respond();
+}
+
+}  // namespace perdure::iommufd

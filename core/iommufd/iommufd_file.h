@@ -1,0 +1,148 @@
+// One context of /dev/iommu: its objects, its ioctls (uapi §2), and the side that vfio sees.
+#pragma once
+#include "core/file/ioctl_copy.h"
+#include "core/iommufd/device.h"
+#include "core/iommufd/ioas.h"
+#include "core/iommufd/record.h"
+#include "core/luo/luo.h"
+#include "core/uapi/iommufd.h"
+
+namespace perdure::iommufd {
+
+class Iommufd;
+
+// One ioctl: its structure as read, and where the answer goes.
+template <class T>
+struct Call {
+  Task& task;
+  UserAddr arg;
+  u32 caller_size = 0;
+  T cmd{};
+  Result<void> respond() const { return ioctl_copy_out(task, arg, caller_size, cmd); }
+};
+
+// Lock order: the context's lock, then an IOAS's, then the IOMMU core's. References to files are dropped with none
+// held.
+class IommufdFile final : public File {
+ public:
+  static constexpr FileType kType{"/dev/iommu"};
+
+  IommufdFile(Iommufd& module, Ref<DmaOwner> owner);
+  const FileType& type() const override { return kType; }
+  Result<u64> ioctl(Task& task, u32 cmd, UserAddr arg) override;
+
+  // --- devices, for the driver that drives them ---------------------------------------------------------------
+  // The driver holds a reference to this file for as long as a device of it is bound. DMA of the device is blocked
+  // until it is attached. Eperm: another context, or a session, owns the device; Ebusy: somebody else uses it; Eio: it
+  // is quarantined; Enomem.
+  Result<Ref<Device>> bind(IommuDevice& device) EXCLUDES(lock_);
+  // The device stays attached to what it was preserved with. This context must be the one that was retrieved from the
+  // session with this generation, under the token that the device is held for (Eperm); a failure leaves it held.
+  Result<Ref<Device>> bind_held(IommuDevice& device, u64 generation, u64 token) EXCLUDES(lock_);
+  // Undoes bind_held(): the device is held for its session again.
+  void unbind_to_held(Device& device) EXCLUDES(lock_);
+  void unbind(Device& device) EXCLUDES(lock_);
+  // To a HWPT, or to an IOAS through an automatic HWPT; attached already: replaced in place, and on failure nothing
+  // changed. Returns the HWPT's id. Enoent, Einval (wrong kind, incompatible, restored, or results differ from those of
+  // the restored HWPT to be replaced), Eaddrinuse, Ebusy: preserved, or attached to what nobody reclaimed yet; Enomem.
+  Result<u32> attach(Device& device, u32 pt_id) EXCLUDES(lock_);
+  // Not attached: nothing happens. Ebusy as above.
+  Result<void> detach(Device& device) EXCLUDES(lock_);
+  u32 id_of(const Device& device) const { return device.id(); }
+
+  // --- live update, old kernel (called by the handlers, under the session's lock) --------------------------------
+  // Preserves every marked HWPT; returns the record. Ebusy: preserved already; Einval, Enoent: an area that cannot be
+  // preserved (iommu-liveupdate §3.1). Everything is undone on failure.
+  Result<Phys> preserve(const luo::Session& session) EXCLUDES(lock_);
+  void unpreserve(Phys record) EXCLUDES(lock_);
+  // Every leaf of every preserved HWPT leads where its area's file says. Between preserve and freeze; Efault, with
+  // the first difference logged.
+  Result<void> audit() const EXCLUDES(lock_);
+  // The device must be attached (Enoent) to a HWPT that is preserved (Einval), this context in the session (Enoent).
+  // Returns this context's token there.
+  Result<u64> preserve_device(Device& device, const luo::Session& session) EXCLUDES(lock_);
+  void unpreserve_device(Device& device) EXCLUDES(lock_);
+
+  // --- live update, new kernel -------------------------------------------------------------------------------------
+  // The record, and under which session. The memory that its areas lead to is found through the session and pinned.
+  Result<void> take_record(luo::Session& session, u64 token, IncomingRecord record) EXCLUDES(lock_);
+  // Every HWPT of the record was reclaimed, or its domain is lost anyway.
+  bool can_finish() EXCLUDES(lock_);
+  void finish() EXCLUDES(lock_);
+
+  ListNode preserved_node;  // the handler's
+
+ protected:
+  void last_close() override;
+
+ private:
+  struct Dispatch;
+  struct Memory {
+    u64 token = 0;
+    Ref<SharedMemory> memory;
+  };
+  // What came from the former kernel, until finish.
+  struct Incoming {
+    Incoming(Heap& heap, u64 of_generation, u64 of_token, IncomingRecord of)
+        : generation(of_generation), token(of_token), record(std::move(of)), memories(heap), reclaimed(heap) {}
+    ~Incoming();
+    SharedMemory* memory(u64 memory_token) const;
+    const u64 generation;
+    const u64 token;
+    IncomingRecord record;
+    Vec<Memory> memories;  // each pinned
+    Vec<bool> reclaimed;   // by HWPT
+  };
+
+  // --- ioctls -----------------------------------------------------------------------------------------------------
+  Result<void> destroy(Call<uapi::IommuDestroy>& call);
+  Result<void> ioas_alloc(Call<uapi::IommuIoasAlloc>& call);
+  Result<void> ioas_iova_ranges(Call<uapi::IommuIoasIovaRanges>& call);
+  Result<void> ioas_map(Call<uapi::IommuIoasMap>& call);
+  Result<void> ioas_map_file(Call<uapi::IommuIoasMapFile>& call);
+  Result<void> ioas_unmap(Call<uapi::IommuIoasUnmap>& call);
+  Result<void> hwpt_alloc(Call<uapi::IommuHwptAlloc>& call);
+  Result<void> get_hw_info(Call<uapi::IommuHwInfo>& call);
+  Result<void> hwpt_set_dirty_tracking(Call<uapi::IommuHwptSetDirtyTracking>& call);
+  Result<void> hwpt_invalidate(Call<uapi::IommuHwptInvalidate>& call);
+  Result<void> hwpt_mark_preserve(Call<uapi::IommuHwptMarkPreserve>& call);
+  Result<void> hwpt_restore(Call<uapi::IommuHwptRestore>& call);
+  template <class T>
+  Result<void> unsupported(Call<T>&) {
+    return fail(Errno::Eopnotsupp);
+  }
+
+  Result<Ref<Ioas>> find_ioas(u32 id) const EXCLUDES(lock_);
+  Result<Ref<HwptPaging>> make_hwpt_locked(Ref<Ioas> ioas, IommuDevice& device, bool automatic) REQUIRES(lock_);
+  // Out of the table and of its IOAS; the reference is to be dropped with no lock held.
+  [[nodiscard]] Ref<Object> retire_hwpt_locked(HwptPaging& hwpt) REQUIRES(lock_);
+  // One use less; an automatic HWPT goes with the last.
+  [[nodiscard]] Ref<Object> drop_use_locked(HwptPaging& hwpt) REQUIRES(lock_);
+
+  Result<void> check_attach_locked(const Device& device) const REQUIRES(lock_);
+  Result<void> first_attach_locked(Device& device, HwptPaging& hwpt) REQUIRES(lock_);
+  Result<void> replace_locked(Device& device, HwptPaging& hwpt, Ref<Object>& drop) REQUIRES(lock_);
+  Result<void> attach_automatic_locked(Device& device, Ioas& ioas, Ref<Object>& drop) REQUIRES(lock_);
+  Result<void> switch_to_locked(Device& device, HwptPaging& hwpt, Ref<Object>& drop) REQUIRES(lock_);
+  void set_hwpt_locked(Device& device, HwptPaging& hwpt) REQUIRES(lock_);
+  Result<void> detach_locked(Device& device, Ref<Object>& drop) REQUIRES(lock_);
+  // A device whose DMA goes through `hwpt` already is attached to it as an object, too.
+  Result<void> link_attached_locked(Device& device, HwptPaging& hwpt) REQUIRES(lock_);
+
+  void release_marked(Vec<Ref<HwptPaging>>& marked) EXCLUDES(lock_);
+  Result<void> write_areas(const luo::Session& session, const HwptPaging& hwpt, RecordWriter& writer,
+                           Vec<Memory>& tokens) const;
+  void log_line(LogLevel level, std::string_view text) const;
+
+  Iommufd& module_;
+  Heap& heap_;
+  const Ref<DmaOwner> owner_;
+  mutable Mutex lock_{LockRank::Iommufd};
+  ObjectTable objects_ GUARDED_BY(lock_);
+  List<HwptPaging, &HwptPaging::automatic_node> automatic_ GUARDED_BY(lock_);  // in order of creation
+  bool preserved_ GUARDED_BY(lock_) = false;
+  Vec<Ref<HwptPaging>> preserved_hwpts_ GUARDED_BY(lock_);
+  Owned<Incoming> incoming_ GUARDED_BY(lock_);
+};
+
+}  // namespace perdure::iommufd

@@ -1,0 +1,342 @@
+// A context across a live update: marking, preserving, and coming back (iommu-liveupdate §3.1, §5, §6).
+#include "core/base/log.h"
+#include "core/base/scope_guard.h"
+#include "core/iommufd/iommufd.h"
+
+namespace perdure::iommufd {
+
+// --- old kernel -------------------------------------------------------------------------------------------------
+
+// There is no unmark: whoever pools HWPTs destroys marked ones after use (R62).
+Result<void> IommufdFile::hwpt_mark_preserve(Call<uapi::IommuHwptMarkPreserve>& call) {
+  MutexGuard guard(lock_);
+  HwptPaging* const hwpt = objects_.find_as<HwptPaging>(call.cmd.hwpt_id);
+  if (!hwpt) return fail(Errno::Enoent);
+  // A mark that comes after the record was written would not be kept.
+  if (hwpt->marked || preserved_) return fail(Errno::Ebusy);
+  for (const Object* object = objects_.next(0); object; object = objects_.next(object->id())) {
+    if (object->type() != ObjectType::HwptPaging) continue;
+    const auto* const other = static_cast<const HwptPaging*>(object);
+    if (other->marked && other->token == call.cmd.token) return fail(Errno::Eaddrinuse);
+  }
+  hwpt->marked = true;
+  hwpt->token = call.cmd.token;
+  return {};
+}
+
+void IommufdFile::release_marked(Vec<Ref<HwptPaging>>& marked) {
+  Ref<Object> drop;
+  {
+    MutexGuard guard(lock_);
+    preserved_ = false;
+    preserved_hwpts_.clear();
+    for (Ref<HwptPaging>& hwpt : marked) {
+      hwpt->preserved = false;
+      // The vector keeps the object itself until no lock is held.
+      static_cast<void>(drop_use_locked(*hwpt));
+    }
+  }
+  marked.clear();
+}
+
+// The areas that `hwpt` translates, by ascending address, their memory named by its token in the session. With no lock
+// held: the IOAS is immutable.
+Result<void> IommufdFile::write_areas(const luo::Session& session, const HwptPaging& hwpt, RecordWriter& writer,
+                                      Vec<Memory>& tokens) const {
+  Vec<RecordedArea> areas(heap_);
+  if (Ioas* ioas = hwpt.ioas()) {
+    TRY(ioas->check_preservable());
+    TRY(ioas->each_area([&](const Area& area) -> Result<void> {
+      const Piece& piece = area.source.pieces[0];
+      return areas.push_back({area.iova, area.length, area.access, piece.memory, piece.offset});
+    }));
+  } else {
+    for (const RecordedArea& area : hwpt.recorded_areas()) TRY(areas.push_back(area));
+  }
+  for (const RecordedArea& area : areas) {
+    const Memory* found = nullptr;
+    for (const Memory& known : tokens) {
+      if (known.memory == area.memory) found = &known;
+    }
+    if (!found) {
+      // Enoent: the memfd has to be preserved first, in the same session.
+      const u64 token = TRY(session.token_of(*area.memory));
+      TRY(tokens.push_back({token, area.memory}));
+      found = &tokens.back();
+    }
+    TRY(writer.add_area({.iova = area.iova.value,
+                         .length = area.length,
+                         .memory_token = found->token,
+                         .offset = area.offset,
+                         .access = static_cast<u32>(area.access),
+                         .checksum = 0,
+                         .host_id = area.memory->id()}));
+  }
+  return {};
+}
+
+Result<Phys> IommufdFile::preserve(const luo::Session& session) {
+  // The set of HWPTs is fixed in one go: marked ones cannot be destroyed, and no more can be marked (R41).
+  Vec<Ref<HwptPaging>> marked(heap_);
+  {
+    MutexGuard guard(lock_);
+    if (preserved_) return fail(Errno::Ebusy);
+    for (Object* object = objects_.next(0); object; object = objects_.next(object->id())) {
+      HwptPaging* const hwpt = object_cast<HwptPaging>(object);
+      if (!hwpt || !hwpt->marked) continue;
+      TRY(marked.push_back(Ref<HwptPaging>(hwpt)));
+    }
+    TRY(preserved_hwpts_.reserve(marked.size()));
+    for (Ref<HwptPaging>& hwpt : marked) {
+      ++hwpt->users;
+      hwpt->preserved = true;
+      static_cast<void>(preserved_hwpts_.push_back(hwpt));
+    }
+    preserved_ = true;
+  }
+  ScopeGuard release([&] { release_marked(marked); });
+
+  RecordWriter writer(module_.kho, module_.config.write_version, session.generation());
+  Vec<Memory> tokens(heap_);
+  // Areas are checked and written once an IOAS, not once a HWPT (R42).
+  struct Written {
+    Ioas* ioas;
+    u32 first_area;
+    u32 area_count;
+  };
+  Vec<Written> written(heap_);
+  usize held = 0;
+  usize domains = 0;
+  ScopeGuard undo([&] {
+    while (domains > 0) module_.live_update.unpreserve_domain(marked[--domains]->domain());
+    while (held > 0) {
+      if (Ioas* ioas = marked[--held]->ioas()) ioas->release_immutable();
+    }
+  });
+  for (Ref<HwptPaging>& hwpt : marked) {
+    // First of all: what is checked below must not change any more.
+    if (hwpt->ioas()) hwpt->ioas()->hold_immutable();
+    ++held;
+    const Written* areas = nullptr;
+    for (const Written& known : written) {
+      if (hwpt->ioas() && known.ioas == hwpt->ioas()) areas = &known;
+    }
+    if (!areas) {
+      const u32 first = writer.area_count();
+      TRY(write_areas(session, *hwpt, writer, tokens));
+      TRY(written.push_back({hwpt->ioas(), first, writer.area_count() - first}));
+      areas = &written.back();
+    }
+    const u32 domain = TRY(module_.live_update.preserve_domain(hwpt->domain()));
+    ++domains;
+    TRY(writer.add_hwpt({.token = hwpt->token,
+                         .domain = domain,
+                         .checksum = 0,
+                         .first_area = areas->first_area,
+                         .area_count = areas->area_count}));
+  }
+  const Phys record = TRY(writer.release());
+  undo.dismiss();
+  release.dismiss();
+  return record;
+}
+
+void IommufdFile::unpreserve(Phys record) {
+  Vec<Ref<HwptPaging>> marked(heap_);
+  {
+    MutexGuard guard(lock_);
+    PERDURE_ASSERT(preserved_);
+    std::swap(marked, preserved_hwpts_);
+  }
+  for (Ref<HwptPaging>& hwpt : marked) {
+    module_.live_update.unpreserve_domain(hwpt->domain());
+    if (Ioas* ioas = hwpt->ioas()) ioas->release_immutable();
+  }
+  release_marked(marked);
+  RecordWriter::give_back(module_.kho, record);
+}
+
+Result<void> IommufdFile::audit() const {
+  MutexGuard guard(lock_);
+  for (const Ref<HwptPaging>& hwpt : preserved_hwpts_) {
+    const pt::IoPageTable& table = hwpt->domain().table();
+    const auto check = [&](Iova iova, u64 length, Access access, SharedMemory& memory, u64 offset) -> Result<void> {
+      Iova at = iova;
+      const auto differs = [&](Iova where, std::string_view what) -> std::unexpected<Errno> {
+        log(heap_.machine(), LogLevel::Error,
+            Line() << "audit: HWPT " << hwpt->id() << " at I/O address " << where << ": " << what
+                   << "; the update is refused");
+        return fail(Errno::Efault);
+      };
+      const auto check_extent = [&](const FileExtent& extent) -> Result<void> {
+        const Iova start = at;
+        const Iova end = at + extent.length;
+        const auto check_leaf = [&](const pt::Leaf& leaf) -> Result<void> {
+          if (leaf.iova > at) return differs(at, "nothing is mapped");
+          if (leaf.phys + (at - leaf.iova) != extent.base + (at - start)) {
+            return differs(at, "leads elsewhere than its file");
+          }
+          if (leaf.access != access) return differs(at, "other access than was mapped");
+          at = leaf.iova + leaf.length < end ? leaf.iova + leaf.length : end;
+          return {};
+        };
+        TRY(table.each_leaf(at, extent.length, check_leaf));
+        if (at != end) return differs(at, "nothing is mapped");
+        return {};
+      };
+      TRY(memory.extents(offset, length, check_extent));
+      if (at != iova + length) return differs(at, "the file has no memory there");
+      return {};
+    };
+    if (const Ioas* ioas = hwpt->ioas()) {
+      TRY(ioas->each_area([&](const Area& area) {
+        return check(area.iova, area.length, area.access, *area.source.pieces[0].memory, area.source.pieces[0].offset);
+      }));
+    } else {
+      for (const RecordedArea& area : hwpt->recorded_areas()) {
+        TRY(check(area.iova, area.length, area.access, *area.memory, area.offset));
+      }
+    }
+  }
+  return {};
+}
+
+Result<u64> IommufdFile::preserve_device(Device& device, const luo::Session& session) {
+  {
+    MutexGuard guard(lock_);
+    if (!device.hwpt) return fail(Errno::Enoent);
+  }
+  const u64 token = TRY(session.token_of(*this));
+  MutexGuard guard(lock_);
+  if (!device.hwpt) return fail(Errno::Enoent);
+  if (device.preserved) return fail(Errno::Ebusy);
+  if (!device.hwpt->preserved) return fail(Errno::Einval);
+  TRY(module_.live_update.preserve_device(device.iommu_device(), *owner_, session.generation(), token));
+  device.preserved = true;
+  return token;
+}
+
+void IommufdFile::unpreserve_device(Device& device) {
+  MutexGuard guard(lock_);
+  module_.live_update.unpreserve_device(device.iommu_device());
+  device.preserved = false;
+}
+
+// --- new kernel -------------------------------------------------------------------------------------------------
+
+IommufdFile::Incoming::~Incoming() {
+  for (const Memory& m : memories) m.memory->unpin();
+}
+
+SharedMemory* IommufdFile::Incoming::memory(u64 memory_token) const {
+  for (const Memory& m : memories) {
+    if (m.token == memory_token) return m.memory.get();
+  }
+  return nullptr;
+}
+
+Result<void> IommufdFile::take_record(luo::Session& session, u64 token, IncomingRecord record) {
+  Owned<Incoming> incoming = TRY(heap_.make<Incoming>(heap_, session.generation(), token, std::move(record)));
+  const auto refuse = [&](u64 memory_token, std::string_view what) -> std::unexpected<Errno> {
+    log(heap_.machine(), LogLevel::Error,
+        Line() << "iommufd " << token << " of session '" << session.name() << "': memfd " << memory_token << " " << what
+               << "; its devices stay held");
+    return fail(Errno::Eproto);
+  };
+  for (const abi::IommufdAreaRecord& area : incoming->record.areas()) {
+    const SharedMemory* memory = incoming->memory(area.memory_token);
+    if (!memory) {
+      const Result<Ref<File>> file = session.file_of(area.memory_token);
+      if (!file) {
+        static_cast<void>(refuse(area.memory_token, "cannot be retrieved"));
+        return fail(file.error());
+      }
+      SharedMemory* const found = file_cast<SharedMemory>(file->get());
+      if (!found) return refuse(area.memory_token, "is no memfd");
+      TRY(incoming->memories.push_back({area.memory_token, Ref<SharedMemory>(found)}));
+      found->pin();
+      memory = found;
+    }
+    if (incoming->record.version() >= 2 && memory->id() != area.host_id) {
+      return refuse(area.memory_token, "is not the memory that was mapped");
+    }
+  }
+  for (usize i = 0; i < incoming->record.hwpts().size(); ++i) TRY(incoming->reclaimed.push_back(false));
+  MutexGuard guard(lock_);
+  PERDURE_ASSERT(!incoming_);
+  incoming_ = std::move(incoming);
+  return {};
+}
+
+Result<void> IommufdFile::hwpt_restore(Call<uapi::IommuHwptRestore>& call) {
+  uapi::IommuHwptRestore& cmd = call.cmd;
+  if (cmd.flags != 0 || cmd.reserved != 0) return fail(Errno::Eopnotsupp);
+  Ref<HwptPaging> hwpt;
+  usize index = 0;
+  {
+    MutexGuard guard(lock_);
+    if (!incoming_) return fail(Errno::Enotty);
+    const std::span<const abi::IommufdHwptRecord> records = incoming_->record.hwpts();
+    while (index < records.size() && (records[index].token != cmd.token || incoming_->reclaimed[index])) ++index;
+    if (index == records.size()) return fail(Errno::Enoent);
+    Vec<RecordedArea> areas(heap_);
+    for (const abi::IommufdAreaRecord& area : incoming_->record.areas(records[index])) {
+      TRY(areas.push_back({Iova(area.iova), area.length, static_cast<Access>(area.access),
+                           Ref<SharedMemory>(incoming_->memory(area.memory_token)), area.offset}));
+    }
+    const u32 id = TRY(objects_.reserve());
+    ScopeGuard release([&] {
+      lock_.assert_held();
+      objects_.release(id);
+    });
+    Ref<PagingDomain> domain = TRY(module_.live_update.reclaim_domain(records[index].domain, incoming_->generation));
+    ScopeGuard unreclaim([&, restored = domain] { module_.live_update.unreclaim_domain(*restored); });
+    hwpt = TRY(heap_.make_ref<HwptPaging>(std::move(domain), std::move(areas)));
+    unreclaim.dismiss();
+    release.dismiss();
+    incoming_->reclaimed[index] = true;
+    cmd.out_hwpt_id = id;
+  }
+  const Result<void> answered = call.respond();
+  MutexGuard guard(lock_);
+  if (!answered) {
+    objects_.release(cmd.out_hwpt_id);
+    module_.live_update.unreclaim_domain(hwpt->domain());
+    // Still there: finishing needs every HWPT to be reclaimed.
+    if (incoming_) incoming_->reclaimed[index] = false;
+    return answered;
+  }
+  objects_.finalize(cmd.out_hwpt_id, hwpt);
+  // Devices that were bound before now have an object for what they run on.
+  for (Object* object = objects_.next(0); object; object = objects_.next(object->id())) {
+    if (Device* device = object_cast<Device>(object)) static_cast<void>(link_attached_locked(*device, *hwpt));
+  }
+  return {};
+}
+
+bool IommufdFile::can_finish() {
+  MutexGuard guard(lock_);
+  if (!incoming_) return true;
+  const std::span<const abi::IommufdHwptRecord> records = incoming_->record.hwpts();
+  for (usize i = 0; i < records.size(); ++i) {
+    if (incoming_->reclaimed[i]) continue;
+    // A domain that was not restored has its devices quarantined: nothing is left to take over (design §8).
+    const Result<Ref<PagingDomain>> domain =
+        module_.live_update.reclaim_domain(records[i].domain, incoming_->generation);
+    if (!domain && domain.error() == Errno::Enoent) continue;
+    if (domain) module_.live_update.unreclaim_domain(**domain);
+    return false;
+  }
+  return true;
+}
+
+void IommufdFile::finish() {
+  Owned<Incoming> incoming;
+  {
+    MutexGuard guard(lock_);
+    incoming = std::move(incoming_);
+  }
+  if (incoming) incoming->record.discard(module_.kho);
+}
+
+}  // namespace perdure::iommufd
