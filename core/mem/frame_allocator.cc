@@ -32,10 +32,16 @@ bool malformed(const Machine& machine, const Extent& e) {
 // in the number of reserved stretches, of which there are a handful, since nothing exists yet to sort them in.
 Result<void> FrameAllocator::place_bookkeeping(std::span<const Extent> ram, std::span<const Extent> reserved,
                                                std::span<const Extent> scratch, u64 bytes) {
-  for (const Extent& area : scratch.empty() ? ram : scratch) {
+  constexpr Extent kEverywhere{Phys(0), ~u64{0}};
+  const std::span<const Extent> allowed = scratch.empty() ? std::span(&kEverywhere, 1) : scratch;
+  const usize pairs = ram.size() * allowed.size();
+  for (usize pair = 0; pair < pairs; ++pair) {
+    const Extent& bank = ram[pair % ram.size()];
+    const Extent& area = allowed[pair / ram.size()];
+    u64 at = bank.base > area.base ? bank.base.value : area.base.value;
+    const u64 end = bank.end() < area.end() ? bank.end().value : area.end().value;
     // The frame at 0 would be a null address.
-    u64 at = area.base.value == 0 ? kPageSize : area.base.value;
-    const u64 end = area.end().value;
+    if (at == 0) at = kPageSize;
     for (bool moved = true; moved && at < end;) {
       moved = false;
       for (const Extent& r : reserved) {
@@ -130,12 +136,14 @@ Result<void> FrameAllocator::init(std::span<const Extent> ram, std::span<const E
     ++scratch_areas;
   }
   handover_ = scratch_areas != 0;
-  blocks += 2 * scratch_areas;  // a block with a scratch boundary in it is there twice
+  // Where a scratch area and an extent of RAM meet, the extent's bank becomes up to three, and the blocks with a
+  // boundary in them are there twice. Not more than this many pairs of the two sorted, disjoint lists meet.
+  const u64 meetings = ram.size() + scratch_areas;
+  blocks += 2 * meetings;
   if (ram.empty() || blocks >= kNone) return fail(Errno::Einval);
 
-  // Each scratch area splits a bank in three.
   const usize max_scratch = scratch_areas + kMaxCarved;
-  const usize max_banks = ram.size() + 2 * max_scratch;
+  const usize max_banks = ram.size() + 2 * (meetings + kMaxCarved);
   const usize max_reserved = reserved.size() + 2;
   u64 bytes = 0;
   const auto room = [&bytes](u64 count, u64 each) {
@@ -173,18 +181,19 @@ Result<void> FrameAllocator::init(std::span<const Extent> ram, std::span<const E
     u64 at = ram[i].base.value;
     u64 end = ram[i].end().value;
     for (++i; i < ram.size() && ram[i].base.value == end; ++i) end = ram[i].end().value;
-    for (; next < scratch_count_ && scratch_[next].base.value < end; ++next) {
-      const Extent& s = scratch_[next];
-      if (s.base.value < at || s.end().value > end) break;
-      add_bank(at, s.base.value, false);
-      add_bank(s.base.value, s.end().value, true);
-      at = s.end().value;
+    while (next < scratch_count_ && scratch_[next].base.value < end) {
+      const u64 scratch_end = scratch_[next].end().value;
+      if (scratch_end > at) {
+        const u64 from = scratch_[next].base.value > at ? scratch_[next].base.value : at;
+        const u64 to = scratch_end < end ? scratch_end : end;
+        add_bank(at, from, false);
+        add_bank(from, to, true);
+        at = to;
+      }
+      if (scratch_end > end) break;  // goes on in the next extent
+      ++next;
     }
     add_bank(at, end, false);
-  }
-  if (next != scratch_count_) {
-    log(machine_, LogLevel::Error, Line() << "frames: scratch extent at " << scratch_[next].base << " is not RAM");
-    return fail(Errno::Einval);
   }
   PERDURE_ASSERT(block_count_ <= blocks && bank_count_ <= max_banks);
   for (usize i = 0; i < bank_count_; ++i) {
@@ -466,9 +475,10 @@ bool FrameAllocator::is_block_locked(const Bank& bank, u64 base, unsigned order,
 
 namespace {
 
-// Natural alignment and no wrap; order 52 is the whole address space.
+// Naturally aligned; so it does not wrap. The format can also say order 52, the whole address space, in which there
+// always is something that may not be kept.
 bool well_formed(u64 base, unsigned order) {
-  return order < 52 ? Phys(base).aligned(kPageSize << order) : order == 52 && base == 0;
+  return order < 52 && Phys(base).aligned(kPageSize << order);
 }
 
 }  // namespace
@@ -477,7 +487,9 @@ Result<void> FrameAllocator::keep(Phys base, unsigned order) {
   const MutexGuard guard(lock_);
   if (open_ || !well_formed(base.value, order)) return fail(Errno::Einval);
   const u64 start = base.value;
-  const u64 last = order == 52 ? ~u64{0} : start + ((kPageSize << order) - 1);
+  const u64 length = kPageSize << order;
+  const u64 last = start + (length - 1);
+  if (in_scratch(base, length) || overlaps_reserved(start, length)) return fail(Errno::Einval);
   const Bank* bank = bank_of(start);
   if (bank == nullptr) {
     // The first bank after `start`, if any, must be beyond the block.
@@ -486,7 +498,7 @@ Result<void> FrameAllocator::keep(Phys base, unsigned order) {
     }
     return {};
   }
-  if (bank->scratch || last >= bank->end || overlaps_reserved(start, last - start + 1)) return fail(Errno::Einval);
+  if (last >= bank->end) return fail(Errno::Einval);
 
   const unsigned count = order < kMaxOrder ? 1u << order : FrameBits::kFrames;
   const unsigned first = static_cast<unsigned>(start >> kPageShift) % FrameBits::kFrames;
@@ -514,7 +526,7 @@ Result<void> FrameAllocator::keep(Phys base, unsigned order) {
 }
 
 bool FrameAllocator::is_kept_locked(u64 base, unsigned order) const {
-  if (!well_formed(base, order) || order == 52) return false;
+  if (!well_formed(base, order)) return false;
   const Bank* bank = bank_of(base);
   if (bank == nullptr || bank->end - base < (kPageSize << order)) return false;
   return !overlaps_reserved(base, kPageSize << order) && is_block_locked(*bank, base, order, true);

@@ -44,9 +44,10 @@ class FrameAllocator {
 
   // Before anything else. `ram`: all RAM to manage, sorted, page-aligned, disjoint. `reserved`: stretches never to be
   // given out (boot data, the running image), in any order, rounded outwards to pages. `scratch`: the only memory to
-  // allocate from until open(), part of `ram`, page-aligned, disjoint, in any order; entries of length 0 are
-  // skipped; empty on a cold boot. Bookkeeping itself is taken from scratch, or on a cold boot from RAM. The frame at
-  // address 0 is never given out. Enomem if the bookkeeping does not fit, Einval for malformed extents.
+  // allocate from until open(), page-aligned, disjoint, in any order; what of it is not in `ram` or is reserved is left
+  // alone; entries of length 0 are skipped; empty on a cold boot. Bookkeeping itself is taken from scratch, or on a
+  // cold boot from RAM. The frame at address 0 is never given out. Enomem if the bookkeeping does not fit, Einval for
+  // malformed extents.
   Result<void> init(std::span<const Extent> ram, std::span<const Extent> reserved, std::span<const Extent> scratch);
   // Cold boot only, between init() and open(), before any allocation (else Ebusy): makes the lowest free,
   // contiguous stretch of `bytes`, rounded up to kScratchGrain and aligned to it, scratch memory. Enomem if there
