@@ -25,7 +25,9 @@ Result<void> VtdUnit::protected_memory_off() {
   if (!Cap::Plmr::test(info_.cap) && !Cap::Phmr::test(info_.cap)) return {};
   if (!Pmen::Prs::test(registers_.read(reg::kProtectedMemory))) return {};
   registers_.write(reg::kProtectedMemory, 0);
-  return registers_.poll([&] { return !Pmen::Prs::test(registers_.read(reg::kProtectedMemory)); });
+  const auto off = registers_.poll([&] { return !Pmen::Prs::test(registers_.read(reg::kProtectedMemory)); });
+  if (!off) return fail(Errno::Etimedout);
+  return {};
 }
 
 Result<Owned<VtdUnit>> VtdUnit::create(Heap& heap, Phys base, u16 segment, const UnitConfig& config) {

@@ -46,6 +46,7 @@ Result<void> InvalidationQueue::start(const QueueMemory& memory) {
   // The tail survives a disable; a stale one would be executed at once (§12.1, 9).
   registers_.write(reg::kQueueTail, 0);
   registers_.write(reg::kQueueAddress, address_register(memory));
+  in_use_.store(true, std::memory_order_release);
   TRY(registers_.enable(Global::Qie::value()));
   alive_.store(true, std::memory_order_release);
   return {};
@@ -70,6 +71,7 @@ Result<void> InvalidationQueue::take_over(const QueueMemory& memory) {
   tail_ = static_cast<u32>(tail >> shift_locked());
   // Continue the former kernel's numbers, so that its last wait cannot be taken for one of ours.
   sequence_ = hw::load(machine.virt<u32>(memory.status));
+  in_use_.store(true, std::memory_order_release);
   alive_.store(true, std::memory_order_release);
   return {};
 }
@@ -81,6 +83,7 @@ Result<void> InvalidationQueue::stop() {
   TRY(registers_.poll([&] { return registers_.read(reg::kQueueHead) == registers_.read(reg::kQueueTail); }));
   TRY(registers_.disable(Global::Qie::value()));
   alive_.store(false, std::memory_order_release);
+  in_use_.store(false, std::memory_order_release);
   return {};
 }
 

@@ -56,6 +56,8 @@ class InvalidationQueue {
   Result<void> submit(std::span<const Descriptor> batch) EXCLUDES(lock_);
 
   bool alive() const { return alive_.load(std::memory_order_acquire); }
+  // From start() or take_over() until stop() succeeded: hardware may touch the memory, also when the queue is dead.
+  bool in_use() const { return in_use_.load(std::memory_order_acquire); }
   const QueueMemory& memory() const { return memory_; }
   // As written to IQA; its width bit does not read back from every unit (§12.1, 7).
   static u64 address_register(const QueueMemory& memory);
@@ -76,6 +78,7 @@ class InvalidationQueue {
   RegisterFile& registers_;
   const HwWriter writer_;
   std::atomic<bool> alive_{false};
+  std::atomic<bool> in_use_{false};
   Mutex lock_{LockRank::VtdQueue};
   QueueMemory memory_;  // set by start() and take_over() alone
   u32 tail_ GUARDED_BY(lock_) = 0;

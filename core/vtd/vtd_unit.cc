@@ -68,8 +68,8 @@ VtdUnit::~VtdUnit() {
     log(heap_.machine(), LogLevel::Warn, unit_line(info_.base) << "left translating; its tables and its queue stay");
     return;
   }
-  if (queue_.memory().base) {
-    if (!queue_.alive() || queue_.stop()) InvalidationQueue::release(heap_.frames(), queue_.memory());
+  if (queue_.memory().base && (!queue_.in_use() || queue_.stop())) {
+    InvalidationQueue::release(heap_.frames(), queue_.memory());
   }
   if (tables_) tables_->free_pages();
 }
