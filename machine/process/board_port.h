@@ -1,4 +1,5 @@
-// What a kernel has of the board, whichever way it talks to it: calls in one process, a mailbox and a socket between two.
+// What a kernel has of the board, whichever way it talks to it: calls in one process, a mailbox and a socket between
+// two.
 #pragma once
 #include <vector>
 

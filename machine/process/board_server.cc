@@ -19,11 +19,14 @@ namespace perdure::process {
 
 namespace {
 
-u32 number(BoardOp op) { return static_cast<u32>(op); }
+u32 number(BoardOp op) {
+  return static_cast<u32>(op);
+}
 
 u64 monotonic_ns() {
   return static_cast<u64>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+          .count());
 }
 
 }  // namespace
@@ -149,9 +152,9 @@ Result<void> BoardServer::answer(const wire::Message& question) {
     case BoardOp::Ready: {
       {
         const std::scoped_lock lock(mutex_);
-        ready_ = Ready{.hop = hop_,
-                       .release = std::string(reinterpret_cast<const char*>(question.payload.data()),
-                                              question.payload.size())};
+        ready_ = Ready{
+            .hop = hop_,
+            .release = std::string(reinterpret_cast<const char*>(question.payload.data()), question.payload.size())};
         changed_.notify_all();
       }
       return wire::send(kernel_.get(), reply);
@@ -171,8 +174,7 @@ Result<void> BoardServer::hello() {
                     .a = boot_info_.value,
                     .b = board_->memory().window_log2(),
                     .c = board_->now_ns() - monotonic_ns()};
-  const std::string places =
-      config_.kernel_directory.string() + Places::kSeparator + config_.program_socket.string();
+  const std::string places = config_.kernel_directory.string() + Places::kSeparator + config_.program_socket.string();
   TRY(wire::send(kernel_.get(), head, std::as_bytes(std::span(places))));
 
   LocalPort port(*board_);

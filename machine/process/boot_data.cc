@@ -48,8 +48,9 @@ Result<void> write_cold_boot_info(board::Board& board) {
 board::HandoverRequest handover_of(const board::Board&, const abi::BootInfo& info, Phys at) {
   board::HandoverRequest request;
   request.kho_fdt = info.kho_fdt;
-  request.boot_data = {{align_down(at.value, kPageSize), kPageSize},
-                       {info.memory_map, align_up(u64{info.memory_map_count} * sizeof(abi::MemoryMapEntry), kPageSize)}};
+  request.boot_data = {
+      {align_down(at.value, kPageSize), kPageSize},
+      {info.memory_map, align_up(u64{info.memory_map_count} * sizeof(abi::MemoryMapEntry), kPageSize)}};
   if (info.kho_scratch_length != 0) {
     request.boot_data.push_back(
         {align_down(info.kho_scratch, kPageSize), align_up(info.kho_scratch_length, kPageSize)});

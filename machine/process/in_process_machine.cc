@@ -13,7 +13,8 @@ constexpr Config kKernels[] = {
 
 class ConfigImage final : public KernelImage {
  public:
-  ConfigImage(std::string_view name, const Config& config) : name_(name), note_(abi::kernel_note(config.release, config.write_version)) {}
+  ConfigImage(std::string_view name, const Config& config)
+      : name_(name), note_(abi::kernel_note(config.release, config.write_version)) {}
   std::string_view name() const override { return name_; }
   std::string_view note() const override { return {reinterpret_cast<const char*>(&note_), sizeof note_}; }
 
@@ -55,7 +56,9 @@ Result<std::unique_ptr<InProcessMachine>> InProcessMachine::create(board::Board&
   return machine;
 }
 
-InProcessMachine::~InProcessMachine() { board_.set_msi_sink(nullptr); }
+InProcessMachine::~InProcessMachine() {
+  board_.set_msi_sink(nullptr);
+}
 
 Result<Ref<KernelImage>> InProcessMachine::image_open(std::string_view name) {
   const Config* config = in_process_kernel(name);

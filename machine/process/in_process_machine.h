@@ -26,8 +26,8 @@ class BoardSteps final : public StepHook {
 
   std::atomic<u64> stores{0};
   std::atomic<u64> allocations{0};
-  std::atomic<u64> fail_at{0};   // this allocation, counted from 1, fails; 0: none
-  bool step = true;              // false: count and fail only
+  std::atomic<u64> fail_at{0};  // this allocation, counted from 1, fails; 0: none
+  bool step = true;             // false: count and fail only
 
  private:
   board::Board& board_;
@@ -58,7 +58,8 @@ class InProcessMachine final : public PortMachine {
   void deliver_interrupts();
 
  private:
-  InProcessMachine(board::Board& board, LogSink log) : PortMachine(port_here_, std::move(log)), board_(board), port_here_(board) {}
+  InProcessMachine(board::Board& board, LogSink log)
+      : PortMachine(port_here_, std::move(log)), board_(board), port_here_(board) {}
   board::Board& board_;
   LocalPort port_here_;
   std::optional<Jump> jumped_;

@@ -1,5 +1,5 @@
-// Kernel binaries as files: opened once, checked by their note, executed by descriptor, so that what was checked is what
-// runs.
+// Kernel binaries as files: opened once, checked by their note, executed by descriptor, so that what was checked is
+// what runs.
 #pragma once
 #include <filesystem>
 #include <string>

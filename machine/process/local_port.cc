@@ -21,7 +21,7 @@ Result<host::Descriptor> LocalPort::ram(std::vector<RamPiece>& pieces) {
 Result<std::vector<PortedBank>> LocalPort::banks() {
   std::vector<PortedBank> all;
   for (const Bank& bank : board_.memory().banks()) {
-    all.push_back({bank, host::Descriptor(TRY(board_.bank_fd(bank.host_id)))});
+    all.push_back({ bank, host::Descriptor(TRY(board_.bank_fd(bank.host_id))) });
   }
   return all;
 }

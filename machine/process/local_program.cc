@@ -11,7 +11,9 @@
 namespace perdure::process {
 
 namespace {
-host::Descriptor duplicate(int fd) { return host::Descriptor(fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
+host::Descriptor duplicate(int fd) {
+  return host::Descriptor(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+}
 }  // namespace
 
 LocalProgram::~LocalProgram() {

@@ -24,9 +24,13 @@ Result<void> PortMachine::open(Phys boot_info) {
   return {};
 }
 
-u64 PortMachine::mmio_read(Phys at, Width width) { return port_.mmio_read(at, width); }
+u64 PortMachine::mmio_read(Phys at, Width width) {
+  return port_.mmio_read(at, width);
+}
 
-void PortMachine::mmio_write(Phys at, Width width, u64 value) { port_.mmio_write(at, width, value); }
+void PortMachine::mmio_write(Phys at, Width width, u64 value) {
+  port_.mmio_write(at, width, value);
+}
 
 Result<Bank> PortMachine::bank_attach(HostMemory& memory, u64 offset, u64 length) {
   const int fd = static_cast<host::Memfd&>(memory).fd();
@@ -52,6 +56,8 @@ Result<Ref<HostMemory>> PortMachine::bank_memory(u64 host_id) {
   return host::open_memory(std::move(copy));
 }
 
-Result<Ref<HostMemory>> PortMachine::host_memory_create(u64 bytes) { return host::create_memory(bytes); }
+Result<Ref<HostMemory>> PortMachine::host_memory_create(u64 bytes) {
+  return host::create_memory(bytes);
+}
 
 }  // namespace perdure::process

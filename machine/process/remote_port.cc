@@ -21,7 +21,9 @@ Result<T> payload_as(const wire::Message& m) {
   return value;
 }
 
-u32 number(BoardOp op) { return static_cast<u32>(op); }
+u32 number(BoardOp op) {
+  return static_cast<u32>(op);
+}
 
 }  // namespace
 
@@ -47,7 +49,12 @@ Result<std::unique_ptr<RemotePort>> RemotePort::connect(host::Descriptor socket)
         break;
       case BoardOp::Mailbox: port->mailbox_ = std::make_unique<Mailbox>(TRY(Mailbox::open(std::move(m.fd)))); break;
       case BoardOp::Interrupts: port->interrupts_ = std::move(m.fd); break;
-      case BoardOp::Bank: port->banks_.push_back({TRY(payload_as<Bank>(m)), std::move(m.fd)}); break;
+      case BoardOp::Bank:
+        port->banks_.push_back({
+          TRY(payload_as<Bank>(m))
+          , std::move(m.fd)
+        });
+        break;
       case BoardOp::End:
         if (!port->mailbox_ || !port->ram_ || !port->interrupts_) return fail(Errno::Eproto);
         return port;
@@ -85,7 +92,9 @@ Result<host::Descriptor> RemotePort::ram(std::vector<RamPiece>& pieces) {
   return std::move(ram_);
 }
 
-Result<std::vector<PortedBank>> RemotePort::banks() { return std::move(banks_); }
+Result<std::vector<PortedBank>> RemotePort::banks() {
+  return std::move(banks_);
+}
 
 Result<Bank> RemotePort::bank_attach(int fd, u64 offset, u64 length) {
   return payload_as<Bank>(TRY(call({.op = number(BoardOp::BankAttach), .a = offset, .b = length}, {}, fd)));
@@ -104,7 +113,8 @@ void RemotePort::mmio_write(Phys at, Width width, u64 value) {
 }
 
 void RemotePort::write_back(Phys at, u64 bytes) {
-  mailbox_->transact({.write = true, .width = static_cast<Width>(kWriteBackWidth), .address = at.value, .value = bytes});
+  mailbox_->transact(
+      {.write = true, .width = static_cast<Width>(kWriteBackWidth), .address = at.value, .value = bytes});
 }
 
 u64 RemotePort::now_ns() {
@@ -113,6 +123,8 @@ u64 RemotePort::now_ns() {
   return static_cast<u64>(now.tv_sec) * 1'000'000'000 + static_cast<u64>(now.tv_nsec) + clock_offset_;
 }
 
-void RemotePort::relax() { sched_yield(); }
+void RemotePort::relax() {
+  sched_yield();
+}
 
 }  // namespace perdure::process

@@ -53,7 +53,8 @@ namespace {
 // One program: its calls, until it goes.
 class Connection {
  public:
-  Connection(Kernel& kernel, int socket, u32 uid) : kernel_(kernel), socket_(socket), task_(socket, kernel.host_files(), uid) {}
+  Connection(Kernel& kernel, int socket, u32 uid)
+      : kernel_(kernel), socket_(socket), task_(socket, kernel.host_files(), uid) {}
 
   void run() {
     for (;;) {
@@ -124,9 +125,7 @@ class Connection {
   class Bounce final : public Task {
    public:
     explicit Bounce(Task& task) : task_(task) {}
-    Result<void> copy_in(std::span<std::byte> to, UserAddr from) override {
-      return host::read_memory(to, from.value);
-    }
+    Result<void> copy_in(std::span<std::byte> to, UserAddr from) override { return host::read_memory(to, from.value); }
     Result<void> copy_out(UserAddr to, std::span<const std::byte> from) override {
       return host::write_memory(to.value, from);
     }

@@ -41,7 +41,9 @@ Result<void> Window::map(u64 at, u64 length, int fd, u64 offset) {
   return {};
 }
 
-void Window::unmap(u64 at, u64 length) { mmap(base_ + at, length, PROT_NONE, kNothing | MAP_FIXED, -1, 0); }
+void Window::unmap(u64 at, u64 length) {
+  mmap(base_ + at, length, PROT_NONE, kNothing | MAP_FIXED, -1, 0);
+}
 
 void Window::revoke() {
   if (base_) unmap(0, bytes());

@@ -8,7 +8,9 @@ namespace perdure::process {
 using wire::Question;
 
 namespace {
-u32 number(Question q) { return static_cast<u32>(q); }
+u32 number(Question q) {
+  return static_cast<u32>(q);
+}
 }  // namespace
 
 Result<wire::Message> WireTask::ask(const wire::Header& question, std::span<const std::byte> payload) {
@@ -42,10 +44,8 @@ Result<void> WireTask::copy_out(UserAddr to, std::span<const std::byte> from) {
 Result<void> WireTask::resolve(UserAddr at, u64 length, Access access,
                                FunctionRef<Result<void>(Ref<SharedMemory>, u64, u64)> piece) {
   for (u64 done = 0; done < length;) {
-    wire::Message m = TRY(ask({.op = number(Question::Resolve),
-                               .a = at.value + done,
-                               .b = length - done,
-                               .c = static_cast<u64>(access)}));
+    wire::Message m = TRY(ask(
+        {.op = number(Question::Resolve), .a = at.value + done, .b = length - done, .c = static_cast<u64>(access)}));
     if (!m.fd || m.head.b == 0) return fail(Errno::Efault);
     const Ref<File> file = TRY(fds_.wrap(std::move(m.fd)));
     auto* memory = file_cast<SharedMemory>(file.get());

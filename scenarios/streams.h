@@ -1,0 +1,80 @@
+// The main scenario: devices stream records through the IOMMU into and out of guest memory, mapped in leaves of all
+// sizes, some sharing a domain; a program preserves them, is killed by the jump, comes back in the new kernel, takes
+// everything over, replaces the page tables in place, and can do it again.
+#pragma once
+#include "client/iommufd.h"
+#include "client/live_update.h"
+#include "client/memfd.h"
+#include "client/vfio_device.h"
+#include "scenarios/context.h"
+#include "scenarios/drivers/streamer.h"
+
+namespace perdure::scenarios {
+
+struct StreamsPlan {
+  static constexpr u32 kMostDevices = 8;
+  static constexpr u32 kMostDomains = 8;
+  u32 devices = 4;  // /dev/vfio/devices/vfio0 …
+  u32 domains = 3;
+  u32 domain_of[kMostDevices] = {0, 0, 1, 2, 0, 0, 0, 0};  // by device
+  u64 memory[kMostDomains] = {};                           // bytes by domain, a multiple of 1 GiB, at least 4 GiB
+  u64 small_leaves = u64{64} << 20;                        // bytes mapped in 4 KiB leaves, by domain
+  u64 slots = 2048;                                        // of each write ring; three a device
+  u64 rate = 20'000;                                       // transfers a second and ring
+  u64 seed = 1;
+  // Keep the restored page tables instead of replacing them.
+  bool keep = false;
+
+  u64 total_memory() const;
+};
+
+class Streams {
+ public:
+  Streams(Context context, const StreamsPlan& plan) : context_(context), plan_(plan) {}
+
+  // In the first kernel (hop 0): memory, mappings, devices streaming. In every later one: retrieve, take over, replace,
+  // finish.
+  Result<void> begin(u32 hop);
+  // Everything into a session; the next thing may be the jump.
+  Result<void> preserve();
+  // Takes the session back: as if preserve() had not been called.
+  void unpreserve();
+  // All rings of all devices run, and no transfer since the start was refused. Eio.
+  Result<void> verify();
+
+ private:
+  // A stretch of a domain's memory and where devices see it.
+  struct Piece {
+    u64 offset;
+    u64 length;
+    u64 iova;
+  };
+  static constexpr u32 kPieces = 3;  // in leaves of 1 GiB, 2 MiB, 4 KiB
+  static constexpr u64 kMemoryToken = 0x100, kStateToken = 0x1F0, kIommufdToken = 0x200, kDeviceToken = 0x300,
+                       kHwptToken = 0x400;
+
+  void pieces(u32 domain, Piece (&out)[kPieces]) const;
+  Result<void> set_up();
+  Result<void> come_back(u32 hop);
+  Result<void> open_device(u32 device);
+  Result<u32> map_domain(u32 domain);
+  Result<u32> first_device(u32 domain) const;
+  Result<void> start_device(u32 device);
+  Result<void> declare(u32 device);
+  Result<void> mark(u32 domain);
+  Result<void> write_state(u32 hop);
+  Result<void> check_state(u32 hop);
+
+  Context context_;
+  StreamsPlan plan_;
+  u32 hop_ = 0;
+  client::Memfd memory_[StreamsPlan::kMostDomains];
+  client::Memfd state_;
+  client::Iommufd iommufd_;
+  client::VfioDevice device_[StreamsPlan::kMostDevices];
+  u32 device_id_[StreamsPlan::kMostDevices] = {};
+  u32 hwpt_[StreamsPlan::kMostDomains] = {};
+  client::Session session_;
+};
+
+}  // namespace perdure::scenarios
