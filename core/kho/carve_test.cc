@@ -170,7 +170,7 @@ TEST_F(Carve, BlocksOverlapByOneOrder) {
 }
 TEST_F(Carve, HugeBlockAroundEverything) {
   force(key_of(Phys(0), 20));  // in the window, over all RAM
-  expect_refused("within block 0x0 of order 20");
+  expect_refused("block 0x0 of order 20 overlaps");
 }
 
 // Any bits of tree and FDT flipped: taken or refused, never a crash, and what is taken lies in the window.
