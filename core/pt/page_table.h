@@ -138,16 +138,15 @@ class PageTable final : public IoPageTable {
     const u64 bytes = clear(table, level, first, last, gather, budget);
     if (bytes == 0) return 0;
 
-    // Cut out as far up as tables became empty, with one store.
-    u64* cut = nullptr;
-    unsigned from = index(first, level);
-    unsigned to = index(last, level);
-    while (level < geometry_.levels && !occupied_outside(table, from, to)) {
+    if (level == geometry_.levels || !emptied(table, index(first, level), index(last, level))) return bytes;
+    // Cut out as far up as nothing else is left, with one store.
+    u64* cut;
+    unsigned at;
+    do {
       cut = way[++level];
-      table = reinterpret_cast<u64*>(align_down(reinterpret_cast<u64>(cut), kPageSize));
-      from = to = static_cast<unsigned>(cut - table);
-    }
-    if (cut) park(cut, level, first, gather);
+      at = index(first, level);
+    } while (level < geometry_.levels && !occupied_outside(cut - at, at, at));
+    park(cut, level, first, gather);
     return bytes;
   }
 
@@ -438,7 +437,7 @@ class PageTable final : public IoPageTable {
       if (bytes != 0) park(slot, level, slot_at, gather);
     } else {
       bytes = clear(child, level - 1, at, end, gather, budget);
-      if (bytes != 0 && !occupied_outside(child, index(at, level - 1), index(end, level - 1))) {
+      if (bytes != 0 && emptied(child, index(at, level - 1), index(end, level - 1))) {
         park(slot, level, slot_at, gather);
       }
     }
@@ -463,15 +462,21 @@ class PageTable final : public IoPageTable {
     return bytes + (leaves << slot_shift(level));
   }
 
-  // True when an entry beside [from, to] is present. Parked ones do not count: they go with their table.
+  // Whether nothing is left in a table after clear() of its slots from..to. A slot at an end was perhaps in the range
+  // with a part only.
+  bool emptied(const u64* table, unsigned from, unsigned to) const {
+    return !Format::present(memory_.load(table + from)) && !Format::present(memory_.load(table + to)) &&
+           !occupied_outside(table, from, to);
+  }
+  // Parked entries do not count: they go with their table.
   bool occupied_outside(const u64* table, unsigned from, unsigned to) const {
-    if (to + 1 < kEntries && Format::present(memory_.load(table + to + 1))) return true;
-    if (from > 0 && Format::present(memory_.load(table + from - 1))) return true;
+    const auto present = [&](unsigned i) { return Format::present(memory_.load(table + i)); };
+    if ((to + 1 < kEntries && present(to + 1)) || (from > 0 && present(from - 1))) return true;
     for (unsigned i = to + 1; i < kEntries; ++i) {
-      if (Format::present(memory_.load(table + i))) return true;
+      if (present(i)) return true;
     }
     for (unsigned i = from; i > 0; --i) {
-      if (Format::present(memory_.load(table + i - 1))) return true;
+      if (present(i - 1)) return true;
     }
     return false;
   }
