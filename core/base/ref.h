@@ -25,6 +25,15 @@ class HeapObject {
 class RefCounted : public HeapObject {
  public:
   void get_ref() const { count_.fetch_add(1, std::memory_order_relaxed); }
+  // For registries that do not keep their objects alive: false when the last reference is gone already.
+  bool try_get_ref() const {
+    u32 count = count_.load(std::memory_order_relaxed);
+    while (count != 0) {
+      if (count_.compare_exchange_weak(count, count + 1, std::memory_order_acq_rel, std::memory_order_relaxed))
+        return true;
+    }
+    return false;
+  }
   void put_ref() const {
     if (count_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
       auto* self = const_cast<RefCounted*>(this);
