@@ -1,0 +1,24 @@
+// `perdure demo`: live updates there and back under running DMA, with a verdict.
+#pragma once
+#include <string>
+
+#include "core/base/types.h"
+
+namespace perdure::tool {
+
+struct DemoOptions {
+  bool in_process = false;
+  bool cold = false;     // a plain kexec instead: nothing is preserved
+  std::string breakage;  // "te-gap", "table-page", or empty
+  bool json = false;
+  bool verbose = false;
+  unsigned hops = 2;
+  u64 memory = u64{64} << 30;  // of guests, bytes
+  u64 seed = 1;
+  std::string caches = "sticky";  // policy of the model's caches, in process
+};
+
+// 0 only if nothing was lost.
+int run_demo(const DemoOptions& options);
+
+}  // namespace perdure::tool

@@ -1,0 +1,101 @@
+#include "tool/program.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "machine/wire/program.h"
+
+namespace perdure::tool {
+
+namespace {
+
+using nlohmann::json;
+
+void say(const json& line) {
+  std::cout << line.dump() << std::endl;  // NOLINT(performance-avoid-endl): the reader waits for the line
+}
+
+class Telling final : public scenarios::Witness {
+ public:
+  void intend(const scenarios::Intended& i) override {
+    say({{"intend",
+          {{"device", i.device},
+           {"iova", i.iova},
+           {"length", i.length},
+           {"memory", i.memory_id},
+           {"offset", i.offset}}}});
+  }
+  void problem(std::string_view what, Errno why) override {
+    say({{"problem", fmt::format("{}: {}", what, errno_name(why))}});
+  }
+};
+
+scenarios::StreamsPlan plan_from(const std::string& text) {
+  const json j = json::parse(text);
+  scenarios::StreamsPlan plan;
+  plan.devices = j.at("devices");
+  plan.domains = j.at("domains");
+  for (u32 i = 0; i < plan.devices; ++i) plan.domain_of[i] = j.at("domain_of").at(i);
+  for (u32 i = 0; i < plan.domains; ++i) plan.memory[i] = j.at("memory").at(i);
+  plan.small_leaves = j.at("small_leaves");
+  plan.slots = j.at("slots");
+  plan.rate = j.at("rate");
+  plan.seed = j.at("seed");
+  plan.keep = j.at("keep");
+  return plan;
+}
+
+// The next line of standard input; empty when the kernel, or whoever started us, is gone.
+std::string next_command(int kernel) {
+  pollfd fds[] = {{STDIN_FILENO, POLLIN, 0}, {kernel, POLLRDHUP, 0}};
+  while (poll(fds, 2, -1) < 0) {
+  }
+  std::string line;
+  if ((fds[0].revents & POLLIN) != 0 && std::getline(std::cin, line)) return line;
+  return {};
+}
+
+}  // namespace
+
+std::string plan_text(const scenarios::StreamsPlan& plan) {
+  json j = {{"devices", plan.devices}, {"domains", plan.domains},    {"small_leaves", plan.small_leaves},
+            {"slots", plan.slots},     {"rate", plan.rate},          {"seed", plan.seed},
+            {"keep", plan.keep},       {"domain_of", json::array()}, {"memory", json::array()}};
+  for (u32 i = 0; i < plan.devices; ++i) j["domain_of"].push_back(plan.domain_of[i]);
+  for (u32 i = 0; i < plan.domains; ++i) j["memory"].push_back(plan.memory[i]);
+  return j.dump();
+}
+
+int run_program(const ProgramOptions& options) {
+  auto sys = wire::ProgramSyscalls::connect(options.socket, 5000);
+  if (!sys) {
+    say({{"problem", fmt::format("no kernel at {}: {}", options.socket, errno_name(sys.error()))}});
+    return 1;
+  }
+  Telling witness;
+  scenarios::Streams streams({**sys, witness}, plan_from(options.plan));
+  const auto answer = [](std::string_view what, const Result<void>& result) {
+    say({{"done", what}, {"error", result ? 0 : static_cast<int>(result.error())}});
+  };
+  answer("begin", streams.begin(options.hop));
+  for (;;) {
+    const std::string command = next_command((*sys)->socket());
+    if (command == "preserve") {
+      answer(command, streams.preserve());
+    } else if (command == "verify") {
+      answer(command, streams.verify());
+    } else if (command == "quit") {
+      return 0;
+    } else {
+      // As a program dies with its kernel: nothing is closed in an orderly way.
+      _exit(9);
+    }
+  }
+}
+
+}  // namespace perdure::tool

@@ -1,0 +1,39 @@
+#include "tool/rig.h"
+
+#include <fmt/format.h>
+
+namespace perdure::tool {
+
+void Rig::declare(const RigConfig& config, const scenarios::Intended& intended) {
+  if (intended.device >= config.board.devices.size()) return;
+  const board::Intent intent{.iova = intended.iova,
+                             .length = intended.length,
+                             .host_id = intended.memory_id,
+                             .offset = intended.offset,
+                             .access = board::IntentAccess::ReadWrite};
+  if (const auto done = board().declare(config.board.devices[intended.device].bdf, intent); !done) {
+    add_problem(fmt::format("the ledger refuses the intent of device {} at IOVA {:#x}: {}", intended.device,
+                            intended.iova, errno_name(done.error())));
+  }
+}
+
+RigConfig demo_machine(u64 memory, u64 seed) {
+  RigConfig config;
+  config.board.seed = seed;
+  config.board.ram_bytes = u64{256} << 20;
+  for (unsigned i = 0; i < 4; ++i) {
+    board::DeviceConfig device;
+    device.kind = board::DeviceKind::Streamer;
+    device.bdf = board::Bdf(0, 3 + i, 0);
+    device.name = fmt::format("streamer{}", i);
+    config.board.devices.push_back(device);
+  }
+  config.plan.seed = seed;
+  // Half to the domain that two devices share, a quarter to each of the others.
+  config.plan.memory[0] = memory / 2;
+  config.plan.memory[1] = memory / 4;
+  config.plan.memory[2] = memory / 4;
+  return config;
+}
+
+}  // namespace perdure::tool
