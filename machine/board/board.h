@@ -9,9 +9,9 @@
 // into the other and never back.
 #pragma once
 #include <atomic>
-#include <condition_variable>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -24,6 +24,7 @@
 #include "machine/board/config.h"
 #include "machine/board/device.h"
 #include "machine/board/iommu/iommu_model.h"
+#include "machine/board/iommu/seeded_random.h"
 #include "machine/board/ledger.h"
 #include "machine/board/pci_bus.h"
 #include "machine/board/physical_memory.h"
@@ -70,7 +71,7 @@ class Board final : private DeviceBus {
   void step_for(u64 ns);
   void start();
   void stop();
-  bool running() const { return running_.load(std::memory_order_acquire); }
+  bool running() const { return frozen_ns_.load(std::memory_order_acquire) == kRunning; }
 
   // --- the jump -----------------------------------------------------------------------------------------------------
   // The old kernel is gone: nothing of it runs any more, its interrupts go nowhere, what it did not hand over is
@@ -114,39 +115,36 @@ class Board final : private DeviceBus {
     u64 address = 0;
     u32 data = 0;
   };
-  struct Route {
-    Unit* unit = nullptr;
-  };
-
   DmaResult dma_write(Device& device, u64 iova, std::span<const std::byte> data) override;
   DmaResult dma_read(Device& device, u64 iova, std::span<std::byte> data) override;
   void send_message(Device& device, u64 address, u32 data) override;
 
-  template <class Bytes>
-  DmaResult dma(Device& device, u64 iova, Bytes data);
-  void judge(Device& device, u64 iova, u64 phys, u64 length, bool write);
+  template <class Byte>
+  DmaResult dma(Device& device, u64 iova, std::span<Byte> data);
+  void judge(Device& device, u64 iova, std::span<const PhysRange> pieces, bool write);
   Unit* unit_of(const Device& device) const;
   void build_devices();
   void write_tables();
   void queue_message(u64 address, u32 data);
   void flush_messages();
-  u64 step_once();
-  void serve(std::stop_token stop, usize first, usize stride);
+  void step_once();
+  void serve(const std::stop_token& stop, usize first, usize stride);
 
   BoardConfig config_;
   PhysicalMemory memory_;
   std::unique_ptr<WriteBackShadow> shadow_;
   std::vector<std::unique_ptr<Unit>> units_;
   PciBus bus_;
+  std::map<const Device*, Unit*> routes_;  // null: nobody translates it
   Phys rsdp_;
   std::atomic<Phase> phase_{Phase::Before};
 
-  // The clock: clock_ns_, plus the real time since started_ns_ while running.
-  std::atomic<bool> running_{false};
-  std::atomic<u64> clock_ns_{0};
-  std::atomic<u64> started_ns_{0};
+  // The clock stands at frozen_ns_ or, when that is kRunning, is the host's plus offset_ns_.
+  static constexpr u64 kRunning = ~u64{0};
+  std::atomic<u64> frozen_ns_{0};
+  std::atomic<u64> offset_ns_{0};
   std::atomic_flag stepping_ = ATOMIC_FLAG_INIT;
-  u64 random_ = 0;  // state of the step generator; owned by whoever holds stepping_
+  SeededRandom random_;  // owned by whoever holds stepping_
   std::vector<std::jthread> threads_;
 
   DeviceMutex outbox_lock_;

@@ -27,6 +27,7 @@ class Bridge final : public Device {
  private:
   void config_changed(u16 offset, unsigned width) override REQUIRES(lock_);
   void reset() override REQUIRES(lock_);
+  void save_state(StateWriter& out) const override REQUIRES(lock_);
   void load_state(StateReader& in) override REQUIRES(lock_);
   void mirror();
 

@@ -64,7 +64,8 @@ class Device {
   u32 config_read(u16 offset, unsigned width) REQUIRES(lock_) { return config_.read(offset, width); }
   void config_write(u16 offset, unsigned width, u32 value) REQUIRES(lock_);
   const Bar& bar(unsigned i) const { return bars_[i]; }
-  u64 bar_address(unsigned i) const REQUIRES(lock_);
+  // Where its registers are; 0 while it has no address.
+  u64 bar_address(unsigned i) const { return bar_addresses_[i].load(std::memory_order_acquire); }
   bool memory_enabled() const { return memory_enabled_.load(std::memory_order_acquire); }
   // Of this function alone; see also Bridge.
   bool bus_master_enabled() const { return bus_master_.load(std::memory_order_acquire); }
@@ -119,8 +120,7 @@ class Device {
     u32 data = 0;
     u32 control = 1;  // masked
   };
-  void mirror_command();
-  void define_bars();
+  void mirror();
   bool send_msix(unsigned vector);
   void send_pending();
   u64 msix_read(u64 offset, unsigned width) const;
@@ -130,6 +130,8 @@ class Device {
   Bdf home_;
   const Bridge* parent_ = nullptr;
   std::array<Bar, kBars> bars_{};
+  // Mirrors of configuration space, for readers without the lock.
+  std::array<std::atomic<u64>, kBars> bar_addresses_{};
   std::atomic<bool> memory_enabled_{false};
   std::atomic<bool> bus_master_{false};
   u16 pcie_ = 0;  // offsets of capabilities; 0: none

@@ -19,6 +19,7 @@ struct Intent {
   u64 host_id = 0;  // file (physical_memory.h, host_file_id)
   u64 offset = 0;   // of `iova` in the file
   IntentAccess access = IntentAccess::ReadWrite;
+  bool operator==(const Intent&) const = default;
 };
 
 // Where one byte should be, and for how many bytes that holds.

@@ -57,6 +57,8 @@ class PciBus {
     unsigned bar = 0;
     u64 offset = 0;
   };
+  u8 assign_bus(const Bridge* above, u64& low, u64& high);
+  void config_write(Device& device, u16 offset, unsigned width, u32 value);
   Device* by_requester(Bdf bdf) const;
   Target decode(u64 phys, unsigned width) const;
 

@@ -63,8 +63,9 @@ class PhysicalMemory final : public PhysMemory {
 
   // --- banks --------------------------------------------------------------------------------------------------
   // Maps [offset, offset + length) of the file as a bank, aligned to min(1 GiB, power of two >= length); `at` asks for
-  // an address. The descriptor is duplicated. The range may reach beyond the end of the file. Einval: unaligned or
-  // empty; Eexist: part of the range is a bank already; Enospc: no room; Eacces: not writable; Ebadf; Enomem.
+  // an address. The board keeps a descriptor of its own. The range may reach beyond the end of the file. Einval:
+  // unaligned or empty; Eexist: part of the range is a bank already; Enospc: no room; Eacces: not writable; Ebadf;
+  // Enomem.
   Result<Bank> attach(int fd, u64 offset, u64 length, std::optional<u64> at = std::nullopt);
   Result<void> detach(u64 base);  // Enoent
   std::vector<Bank> banks() const;
@@ -72,7 +73,8 @@ class PhysicalMemory final : public PhysMemory {
   std::optional<Bank> bank_of(u64 host_id, u64 offset) const;
   // The physical address of a byte of a host file.
   std::optional<u64> phys_of(u64 host_id, u64 offset) const;
-  // The file behind any of its banks: a new descriptor, the caller's. Enoent.
+  // The file behind any of its banks: a new descriptor with its own position,
+  // the caller's. Enoent.
   Result<int> bank_fd(u64 host_id) const;
   // RAM, what firmware reserved of it, and banks, in order of address.
   std::vector<MemoryRegion> map() const;
@@ -97,6 +99,9 @@ class PhysicalMemory final : public PhysMemory {
   // detach.
   void each_materialised_ram(FunctionRef<void(PhysRange)> visit) const;
   void each_materialised_bank(FunctionRef<void(const Bank&, PhysRange)> visit) const;
+  // Calls visit(phys) for every 64-byte line in the range that begins with this word. The range may be detached
+  // meanwhile; the visitor may use this object.
+  void find_lines(PhysRange range, u64 word, FunctionRef<void(u64 phys)> visit) const;
   // Overwrites 8-byte words; the range lies in RAM.
   void fill(PhysRange range, u64 word);
 

@@ -27,8 +27,8 @@ struct PoisonStats {
 };
 
 // Overwrites with kPoisonWord every materialised frame of RAM outside firmware's that is neither preserved, nor a node
-// of the tree, nor boot data, nor a segment; detaches banks without a preserved byte. An unreadable image preserves
-// nothing but itself cannot be trusted: then the stretches found before the damage are still left alone.
+// of the tree, nor boot data, nor a segment; detaches banks without a preserved byte. Of an image that breaks off, what
+// was found before the damage is left alone, so that people can look at it.
 PoisonStats poison(PhysicalMemory& memory, const HandoverRequest& request);
 
 }  // namespace perdure::board

@@ -41,11 +41,11 @@ struct PhaseResult {
   std::array<u64, kCauses> not_done{};
   // What the auditor found at the end of the phase, in slots.
   u64 slots_checked = 0;
-  u64 lost = 0;        // the last record is not there; an older one or nothing is
-  u64 corrupted = 0;   // something else is there
-  u64 duplicated = 0;  // it is there, and somewhere else, too
-  // Transfers that resolved to another place than intended, and records found where none was intended.
-  u64 misdirected = 0;
+  u64 lost = 0;            // the last record is not there; an older one or nothing is
+  u64 corrupted = 0;       // something else is there
+  u64 duplicated = 0;      // it is there, and somewhere else, too
+  u64 misdirected = 0;     // transfers that resolved to another place than intended, or wrote what was to be read only
+  u64 strays = 0;          // records found in memory where none was ever intended
   u64 superseded = 0;      // slots whose memory another ring wrote later: not an error, not checkable
   u64 undeclared = 0;      // transfers without a declared intent: only their own resolved address can be checked
   u64 read_errors = 0;     // records read by a read ring that were stale, foreign or damaged
@@ -61,8 +61,8 @@ struct PhaseResult {
     return n;
   }
   bool clean() const {
-    return refused() == 0 && lost == 0 && corrupted == 0 && duplicated == 0 && misdirected == 0 && read_errors == 0 &&
-           resets == 0;
+    return refused() == 0 && lost == 0 && corrupted == 0 && duplicated == 0 && misdirected == 0 && strays == 0 &&
+           read_errors == 0 && resets == 0;
   }
 };
 

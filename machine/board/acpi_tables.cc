@@ -1,0 +1,151 @@
+#include "machine/board/acpi_tables.h"
+
+#include <cstring>
+#include <numeric>
+#include <string_view>
+
+namespace perdure::board {
+namespace {
+
+class Bytes {
+ public:
+  void u8v(unsigned v) { bytes_.push_back(static_cast<std::byte>(v)); }
+  void u16v(unsigned v) { number(v, 2); }
+  void u32v(u32 v) { number(v, 4); }
+  void u64v(u64 v) { number(v, 8); }
+  void text(std::string_view s) {
+    for (char c : s) u8v(static_cast<unsigned char>(c));
+  }
+  void zeros(usize n) { bytes_.resize(bytes_.size() + n); }
+  void patch(usize at, u64 v, unsigned width) {
+    for (unsigned i = 0; i < width; ++i, v >>= 8) bytes_[at + i] = static_cast<std::byte>(v & 0xFF);
+  }
+  usize size() const { return bytes_.size(); }
+  // Makes [from, from + length) sum to 0 with the byte at `at`.
+  void checksum(usize at, usize from, usize length) {
+    bytes_[at] = std::byte{0};
+    unsigned sum = 0;
+    for (usize i = from; i < from + length; ++i) sum += static_cast<unsigned>(bytes_[i]);
+    bytes_[at] = static_cast<std::byte>(0x100 - (sum & 0xFF));
+  }
+  std::vector<std::byte> take() { return std::move(bytes_); }
+
+ private:
+  void number(u64 v, unsigned width) {
+    const usize at = bytes_.size();
+    zeros(width);
+    patch(at, v, width);
+  }
+  std::vector<std::byte> bytes_;
+};
+
+constexpr std::string_view kOem = "PERDUR";
+constexpr std::string_view kOemTable = "BOARD   ";
+constexpr usize kChecksumAt = 9;
+
+// The common header; length and checksum follow in finish().
+usize begin(Bytes& b, std::string_view signature, unsigned revision) {
+  b.zeros((16 - b.size() % 16) % 16);
+  const usize at = b.size();
+  b.text(signature);
+  b.u32v(0);
+  b.u8v(revision);
+  b.u8v(0);
+  b.text(kOem);
+  b.text(kOemTable);
+  b.u32v(1);
+  b.text("PRDR");
+  b.u32v(1);
+  return at;
+}
+
+void finish(Bytes& b, AcpiImage& image, usize at, std::string_view signature) {
+  const usize length = b.size() - at;
+  b.patch(at + 4, length, 4);
+  b.checksum(at + kChecksumAt, at, length);
+  AcpiImage::Table t;
+  std::memcpy(t.signature, signature.data(), 4);
+  t.offset = static_cast<u32>(at);
+  t.length = static_cast<u32>(length);
+  image.tables.push_back(t);
+}
+
+void drhd(Bytes& b, const DmarUnit& unit) {
+  const usize at = b.size();
+  b.u16v(0);
+  b.u16v(0);  // length, below
+  b.u8v(unit.include_all ? 1 : 0);
+  b.u8v(0);   // 2^0 pages of registers
+  b.u16v(0);  // segment
+  b.u64v(unit.base);
+  for (const DmarUnit::Scope& scope : unit.scopes) {
+    b.u8v(scope.bridge ? 2 : 1);
+    b.u8v(static_cast<unsigned>(6 + 2 * scope.path.size()));
+    b.u16v(0);  // flags, reserved
+    b.u8v(0);   // enumeration id: for I/O APICs and HPETs
+    b.u8v(0);   // start bus
+    for (Bdf hop : scope.path) {
+      b.u8v(hop.device());
+      b.u8v(hop.function());
+    }
+  }
+  b.patch(at + 2, b.size() - at, 2);
+}
+
+}  // namespace
+
+AcpiImage build_acpi(u64 at, unsigned host_address_width, const std::vector<DmarUnit>& units, u64 ecam_base,
+                     u8 last_bus) {
+  AcpiImage image;
+  Bytes b;
+  // RSDP, revision 2; addresses are filled in at the end.
+  b.text("RSD PTR ");
+  b.u8v(0);
+  b.text(kOem);
+  b.u8v(2);
+  b.u32v(0);   // RSDT
+  b.u32v(36);  // length
+  b.u64v(0);   // XSDT
+  b.zeros(4);  // extended checksum, reserved
+
+  const usize dmar = begin(b, "DMAR", 1);
+  b.u8v(host_address_width - 1);
+  b.u8v(0);  // no interrupt remapping, no opt-outs
+  b.zeros(10);
+  for (const DmarUnit& unit : units) {
+    if (!unit.include_all) drhd(b, unit);
+  }
+  // INCLUDE_PCI_ALL must be the last of its segment.
+  for (const DmarUnit& unit : units) {
+    if (unit.include_all) drhd(b, unit);
+  }
+  finish(b, image, dmar, "DMAR");
+
+  const usize mcfg = begin(b, "MCFG", 1);
+  b.zeros(8);
+  b.u64v(ecam_base);
+  b.u16v(0);  // segment
+  b.u8v(0);   // first bus
+  b.u8v(last_bus);
+  b.zeros(4);
+  finish(b, image, mcfg, "MCFG");
+
+  const usize rsdt = begin(b, "RSDT", 1);
+  b.u32v(static_cast<u32>(at + dmar));
+  b.u32v(static_cast<u32>(at + mcfg));
+  finish(b, image, rsdt, "RSDT");
+
+  const usize xsdt = begin(b, "XSDT", 1);
+  b.u64v(at + dmar);
+  b.u64v(at + mcfg);
+  finish(b, image, xsdt, "XSDT");
+
+  b.patch(16, at + rsdt, 4);
+  b.patch(24, at + xsdt, 8);
+  b.checksum(8, 0, 20);
+  b.checksum(32, 0, 36);
+  image.bytes = b.take();
+  return image;
+}
+
+}  // namespace perdure::board

@@ -1,0 +1,518 @@
+#include "machine/board/board.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <stdexcept>
+
+#include "core/base/scope_guard.h"
+#include "machine/board/acpi_tables.h"
+#include "machine/board/auditor.h"
+#include "machine/board/bridge.h"
+#include "machine/board/edu.h"
+#include "machine/board/streamer.h"
+
+namespace perdure::board {
+namespace {
+
+constexpr u64 kAcpiAt = 0xE'0000;
+constexpr u64 kMessageBase = 0xFEE0'0000;
+constexpr u64 kMessageBytes = 0x10'0000;
+// GCMD/GSTS (VT-d, 11.4.4): translation enable, and the one-shot commands that must not be repeated.
+constexpr u64 kGcmd = 0x18;
+constexpr u64 kGsts = 0x1C;
+constexpr u32 kTranslationEnable = u32{1} << 31;
+constexpr u32 kPersistent = 0x96FF'FFFF;
+
+// The board on whose behalf this thread calls a sink: messages that the sink's own accesses cause wait for it.
+thread_local const Board* delivering = nullptr;
+
+u64 steady_ns() {
+  return static_cast<u64>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+          .count());
+}
+
+u64 ones(Width width) {
+  return ~u64{0} >> (64 - 8 * static_cast<unsigned>(width));
+}
+
+bool is_message(u64 address) {
+  return address >= kMessageBase && address - kMessageBase < kMessageBytes;
+}
+
+// IOMMU units are built with the window's width, so that an address beyond it has reserved bits set.
+BoardConfig checked(BoardConfig config) {
+  const auto refuse = [](const std::string& what) { throw std::runtime_error("board: " + what); };
+  if (config.step_ns == 0) refuse("step_ns is 0; time would stand still");
+  unsigned all = 0;
+  for (UnitConfig& u : config.units) {
+    u.model.haw = static_cast<u8>(config.window_log2);
+    all += u.include_all ? 1 : 0;
+    const u64 base = u.model.base;
+    if (base % kPageSize != 0 || base < PciBus::kBarWindow.end() || base + kPageSize > PhysicalMemory::kHoleEnd ||
+        ranges_overlap(base, kPageSize, kMessageBase, kMessageBytes)) {
+      refuse("an IOMMU unit's registers must be a page in [0xfe000000, 4 GiB) outside the interrupt range");
+    }
+    for (const UnitConfig& other : config.units) {
+      if (&other != &u && other.model.base == base) refuse("two IOMMU units at one address");
+    }
+  }
+  if (all > 1) refuse("only one IOMMU unit may have include_all");
+  for (const DeviceConfig& d : config.devices) {
+    if (d.kind == DeviceKind::Streamer && (d.streamer.rings < 1 || d.streamer.rings > Streamer::kMaxRings ||
+                                           d.streamer.vectors < 1 || d.streamer.vectors > 64)) {
+      refuse("a streamer has 1 to 16 rings and 1 to 64 vectors");
+    }
+    if (d.kind == DeviceKind::Edu && !is_pow2(d.edu.dma_mask + 1) && d.edu.dma_mask != ~u64{0}) {
+      refuse("an edu's dma_mask must be a number of ones");
+    }
+  }
+  return config;
+}
+
+}  // namespace
+
+struct Board::Unit final : public IommuEnvironment {
+  Unit(Board& owner, const UnitConfig& config, WriteBackShadow* shadow)
+      : board(owner), model(std::make_unique<IommuModel>(config.model, owner.memory_, *this, shadow)) {}
+
+  u64 now_ns() override { return board.now_ns(); }
+  void msi(u64 address, u32 data) override { board.queue_message(address, data); }
+  void translation_enabled(bool, u64) override {}
+
+  Board& board;
+  std::unique_ptr<IommuModel> model;
+};
+
+Board::Board(BoardConfig config)
+    : config_(checked(std::move(config))),
+      memory_(config_.window_log2, config_.ram_bytes),
+      bus_(*this, config_.trace_limit),
+      random_(config_.seed) {
+  const bool needs_shadow = std::any_of(config_.units.begin(), config_.units.end(), [](const UnitConfig& u) {
+    return !u.model.coherent || (u.model.scalable && !u.model.scalable_coherent);
+  });
+  if (needs_shadow) shadow_ = std::make_unique<WriteBackShadow>(memory_);
+  for (const UnitConfig& u : config_.units) units_.push_back(std::make_unique<Unit>(*this, u, shadow_.get()));
+  build_devices();
+  write_tables();
+}
+
+Board::~Board() {
+  stop();
+}
+
+IommuModel& Board::unit(usize i) {
+  return *units_[i]->model;
+}
+
+void Board::build_devices() {
+  DeviceBus& bus = *this;
+  for (const DeviceConfig& d : config_.devices) {
+    std::unique_ptr<Device> device;
+    const auto name = [&](const char* kind) { return d.name.empty() ? kind + (" " + d.bdf.to_string()) : d.name; };
+    switch (d.kind) {
+      case DeviceKind::Edu: device = std::make_unique<Edu>(name("edu"), d.bdf, d.edu, bus); break;
+      case DeviceKind::Streamer: device = std::make_unique<Streamer>(name("streamer"), d.bdf, d.streamer, bus); break;
+      case DeviceKind::Bridge: device = std::make_unique<Bridge>(name("bridge"), d.bdf, d.bridge, bus); break;
+    }
+    bus_.add(std::move(device));
+  }
+  if (config_.firmware_assigns_bars) bus_.assign_addresses(memory_.bar_window());
+
+  // Which unit translates whom: named functions and those below named bridges first, then include_all.
+  Unit* rest = nullptr;
+  for (usize i = 0; i < units_.size(); ++i) {
+    const UnitConfig& u = config_.units[i];
+    if (u.include_all) rest = units_[i].get();
+    for (Bdf bdf : u.endpoints) {
+      Device* d = bus_.by_home(bdf);
+      if (d == nullptr) throw std::runtime_error("board: an IOMMU unit names " + bdf.to_string() + ", no device there");
+      routes_[d] = units_[i].get();
+    }
+    for (Bdf bdf : u.bridges) {
+      const Device* bridge = bus_.by_home(bdf);
+      if (dynamic_cast<const Bridge*>(bridge) == nullptr) {
+        throw std::runtime_error("board: an IOMMU unit names " + bdf.to_string() + " as a bridge, which it is not");
+      }
+      routes_[bridge] = units_[i].get();
+      for (usize k = 0; k < bus_.size(); ++k) {
+        for (const Device* above = bus_.at(k).parent(); above != nullptr; above = above->parent()) {
+          if (above == bridge) routes_.try_emplace(&bus_.at(k), units_[i].get());
+        }
+      }
+    }
+  }
+  for (usize i = 0; i < bus_.size(); ++i) routes_.try_emplace(&bus_.at(i), rest);
+}
+
+void Board::write_tables() {
+  const auto path = [this](Bdf home) {
+    std::vector<Bdf> hops;
+    for (const Device* d = bus_.by_home(home); d != nullptr; d = d->parent()) hops.insert(hops.begin(), d->home());
+    return hops;
+  };
+  std::vector<DmarUnit> units;
+  for (const UnitConfig& u : config_.units) {
+    DmarUnit unit{u.model.base, u.include_all, {}};
+    for (Bdf bdf : u.endpoints) unit.scopes.push_back({false, path(bdf)});
+    for (Bdf bdf : u.bridges) unit.scopes.push_back({true, path(bdf)});
+    units.push_back(std::move(unit));
+  }
+  const AcpiImage image = build_acpi(kAcpiAt, config_.window_log2, units, PciBus::kEcamBase, 0xFF);
+  if (kAcpiAt + image.bytes.size() > PhysicalMemory::kFirmware || !memory_.write(kAcpiAt, image.bytes)) {
+    throw std::runtime_error("board: the ACPI tables do not fit firmware's memory; name fewer scopes");
+  }
+  rsdp_ = Phys(kAcpiAt);
+}
+
+// --- registers
+// ----------------------------------------------------------------------------------------------------------
+
+u64 Board::mmio_read(Phys at, Width width) {
+  const auto bytes = static_cast<unsigned>(width);
+  u64 value = ones(width);
+  bool found = false;
+  for (const auto& u : units_) {
+    const u64 base = u->model->config().base;
+    if (at.value < base || at.value - base >= IommuModel::kWindow) continue;
+    value = u->model->read(at.value - base, bytes);
+    found = true;
+    break;
+  }
+  if (!found) value = bus_.mmio_read(at.value, bytes).value_or(value);
+  flush_messages();
+  return value & ones(width);
+}
+
+void Board::mmio_write(Phys at, Width width, u64 value) {
+  const auto bytes = static_cast<unsigned>(width);
+  value &= ones(width);
+  bool found = false;
+  for (const auto& u : units_) {
+    const u64 base = u->model->config().base;
+    if (at.value < base || at.value - base >= IommuModel::kWindow) continue;
+    u->model->write(at.value - base, bytes, value);
+    found = true;
+    break;
+  }
+  if (!found) bus_.mmio_write(at.value, bytes, value);
+  flush_messages();
+}
+
+void Board::write_back(Phys at, u64 bytes) {
+  if (shadow_) shadow_->write_back(at.value, bytes);
+}
+
+Result<void> Board::bank_detach(const Bank& bank) {
+  TRY(memory_.detach(bank.base.value));
+  if (shadow_) shadow_->forget(bank.base.value, bank.length);
+  return {};
+}
+
+// --- DMA
+// ----------------------------------------------------------------------------------------------------------------
+
+Board::Unit* Board::unit_of(const Device& device) const {
+  const auto it = routes_.find(&device);
+  return it == routes_.end() ? nullptr : it->second;
+}
+
+// `Bytes`: what moves, const for writes to memory.
+template <class Byte>
+DmaResult Board::dma(Device& device, u64 iova, std::span<Byte> data) {
+  constexpr bool kWrite = std::is_const_v<Byte>;
+  DmaResult result;
+  if (!device.may_master()) {
+    result.cause = Cause::BusMasterOff;
+    return result;
+  }
+  Unit* unit = unit_of(device);
+  std::vector<PhysRange> pieces;
+  for (usize at = 0; at < data.size();) {
+    const u64 length = data.size() - at;
+    Translation t;
+    if (unit != nullptr) {
+      t = unit->model->translate(device.bdf().value, iova + at, length, kWrite ? Access::Write : Access::Read);
+    } else {
+      t.verdict = kWrite && is_message(iova + at) ? Verdict::Interrupt : Verdict::Untranslated;
+      t.phys = iova + at;
+      t.length = length;
+    }
+    if (!t.ok() || t.length == 0) {
+      result.cause = t.fault != 0 ? Cause::Faulted : Cause::Blocked;
+      result.fault = t.fault;
+      return result;
+    }
+    // The interrupt range is no memory: data that goes there is lost.
+    if (t.verdict == Verdict::Interrupt) return result;
+    const u64 piece = std::min(length, t.length);
+    bool moved = false;
+    if constexpr (kWrite) {
+      moved = memory_.write(t.phys, data.subspan(at, piece));
+    } else {
+      moved = memory_.read(t.phys, data.subspan(at, piece));
+    }
+    if (!moved) {
+      result.cause = Cause::Unbacked;
+      return result;
+    }
+    if (at == 0) result.phys = t.phys;
+    pieces.push_back({t.phys, piece});
+    at += piece;
+  }
+  result.done = true;
+  judge(device, iova, pieces, kWrite);
+  return result;
+}
+
+DmaResult Board::dma_write(Device& device, u64 iova, std::span<const std::byte> data) {
+  return dma(device, iova, data);
+}
+
+DmaResult Board::dma_read(Device& device, u64 iova, std::span<std::byte> data) {
+  return dma(device, iova, data);
+}
+
+// Compares where a transfer went with where its program wanted it. The device's lock is held: it is the device that
+// calls.
+void Board::judge(Device& device, u64 iova, std::span<const PhysRange> pieces, bool write) NO_THREAD_SAFETY_ANALYSIS {
+  DeviceLedger& ledger = device.ledger();
+  for (const PhysRange& piece : pieces) {
+    for (u64 into = 0; into < piece.length;) {
+      const std::optional<Place> place = ledger.place_of(iova + into);
+      if (!place) {
+        ++ledger.now().undeclared;
+        return;
+      }
+      const bool allowed = write ? place->access != IntentAccess::Read : place->access != IntentAccess::Write;
+      if (!allowed || memory_.phys_of(place->host_id, place->offset) != piece.base + into) {
+        ++ledger.now().misdirected;
+        return;
+      }
+      // Banks are contiguous; an intent may cross from one bank into the next.
+      const std::optional<Bank> bank = memory_.bank_at(piece.base + into);
+      const u64 in_bank = bank ? bank->base.value + bank->length - (piece.base + into) : piece.length;
+      into += std::min({place->length, in_bank, piece.length - into});
+    }
+    iova += piece.length;
+  }
+}
+
+// --- interrupts
+// -----------------------------------------------------------------------------------------------------------
+
+void Board::send_message(Device& device, u64 address, u32 data) {
+  if (Unit* unit = unit_of(device)) {
+    const Translation t = unit->model->translate(device.bdf().value, address, sizeof(data), Access::Write);
+    if (t.verdict == Verdict::Interrupt) {
+      queue_message(address, data);
+    } else if (!t.ok() || !memory_.store32(t.phys, data)) {
+      dropped_messages_.fetch_add(1, std::memory_order_relaxed);
+    }
+    return;
+  }
+  if (is_message(address)) {
+    queue_message(address, data);
+  } else if (!memory_.store32(address, data)) {
+    dropped_messages_.fetch_add(1, std::memory_order_relaxed);
+  }
+}
+
+void Board::queue_message(u64 address, u32 data) {
+  const DeviceGuard guard(outbox_lock_);
+  outbox_.push_back({address, data});
+}
+
+void Board::flush_messages() {
+  if (delivering == this) return;
+  while (true) {
+    std::vector<Message> messages;
+    {
+      const DeviceGuard guard(outbox_lock_);
+      messages.swap(outbox_);
+    }
+    if (messages.empty()) return;
+    const ReadGuard guard(sink_lock_);
+    const Board* const outer = std::exchange(delivering, this);
+    const ScopeGuard restore([outer] { delivering = outer; });
+    for (const Message& m : messages) {
+      if (sink_) {
+        sink_(m.address, m.data);
+      } else {
+        dropped_messages_.fetch_add(1, std::memory_order_relaxed);
+      }
+    }
+  }
+}
+
+void Board::set_msi_sink(MsiSink sink) {
+  const WriteGuard guard(sink_lock_);
+  sink_ = std::move(sink);
+}
+
+// --- time
+// -----------------------------------------------------------------------------------------------------------------
+
+u64 Board::now_ns() {
+  const u64 frozen = frozen_ns_.load(std::memory_order_acquire);
+  return frozen != kRunning ? frozen : steady_ns() + offset_ns_.load(std::memory_order_relaxed);
+}
+
+void Board::step(u64 n) {
+  if (running() || stepping_.test_and_set(std::memory_order_acquire)) return;
+  const ScopeGuard done([this] { stepping_.clear(std::memory_order_release); });
+  for (; n > 0; --n) step_once();
+}
+
+void Board::step_for(u64 ns) {
+  if (running() || stepping_.test_and_set(std::memory_order_acquire)) return;
+  const ScopeGuard done([this] { stepping_.clear(std::memory_order_release); });
+  const u64 until = now_ns() + ns;
+  while (now_ns() < until) step_once();
+}
+
+void Board::step_once() {
+  const u64 now = now_ns() + 1 + random_.next() % (2 * config_.step_ns - 1);
+  frozen_ns_.store(now, std::memory_order_release);
+  for (const auto& u : units_) u->model->step();
+  const usize n = bus_.size();
+  if (n != 0) {
+    // Who goes first, in which direction, and who does not get its turn this time.
+    const u64 dice = random_.next();
+    const usize first = dice % n;
+    const bool forwards = (dice >> 32 & 1) != 0;
+    for (usize i = 0; i < n; ++i) {
+      Device& d = bus_.at((first + (forwards ? i : n - i)) % n);
+      const DeviceGuard guard(d.lock());
+      if (d.next_due_ns() <= now && random_.next() % 8 != 0) d.advance(now);
+    }
+  }
+  flush_messages();
+}
+
+void Board::start() {
+  if (running()) return;
+  offset_ns_.store(now_ns() - steady_ns(), std::memory_order_relaxed);
+  frozen_ns_.store(kRunning, std::memory_order_release);
+  const usize threads = std::clamp<usize>(config_.threads, 1, std::max<usize>(bus_.size(), 1));
+  for (usize i = 0; i < threads; ++i) {
+    threads_.emplace_back([this, i, threads](const std::stop_token& stop) { serve(stop, i, threads); });
+  }
+}
+
+void Board::stop() {
+  if (!running()) return;
+  threads_.clear();  // asks each to stop, and joins
+  frozen_ns_.store(now_ns(), std::memory_order_release);
+}
+
+void Board::serve(const std::stop_token& stop, usize first, usize stride) {
+  constexpr u64 kShortest = 20'000;
+  constexpr u64 kLongest = 1'000'000;
+  while (!stop.stop_requested()) {
+    u64 next = ~u64{0};
+    for (usize i = first; i < bus_.size(); i += stride) {
+      Device& d = bus_.at(i);
+      const DeviceGuard guard(d.lock());
+      const u64 now = now_ns();
+      if (d.next_due_ns() <= now) d.advance(now);
+      next = std::min(next, d.next_due_ns());
+    }
+    if (first == 0) {
+      for (const auto& u : units_) u->model->step();
+    }
+    flush_messages();
+    const u64 now = now_ns();
+    const u64 wait = std::clamp(next > now ? next - now : 0, kShortest, kLongest);
+    std::this_thread::sleep_for(std::chrono::nanoseconds(wait));
+  }
+}
+
+// --- the jump
+// -------------------------------------------------------------------------------------------------------------
+
+PoisonStats Board::kernel_gone(const HandoverRequest& request) {
+  set_msi_sink({});
+  const std::vector<Bank> before = memory_.banks();
+  const PoisonStats stats = poison(memory_, request);
+  if (shadow_) {
+    // CPU caches outlive a kernel; only frames that left the machine are forgotten.
+    for (const Bank& b : before) {
+      if (!memory_.bank_at(b.base.value)) shadow_->forget(b.base.value, b.length);
+    }
+  }
+  return stats;
+}
+
+void Board::break_translation_for(u64 ns) {
+  std::vector<Unit*> broken;
+  for (const auto& u : units_) {
+    const u32 status = static_cast<u32>(u->model->read(kGsts, 4));
+    if ((status & kTranslationEnable) == 0) continue;
+    u->model->write(kGcmd, 4, status & kPersistent & ~kTranslationEnable);
+    broken.push_back(u.get());
+  }
+  if (running()) {
+    std::this_thread::sleep_for(std::chrono::nanoseconds(ns));
+  } else {
+    step_for(ns);
+  }
+  for (Unit* u : broken) {
+    u->model->write(kGcmd, 4, (static_cast<u32>(u->model->read(kGsts, 4)) & kPersistent) | kTranslationEnable);
+  }
+  flush_messages();
+}
+
+// --- the oracle
+// -------------------------------------------------------------------------------------------------------------
+
+Result<void> Board::declare(Bdf device, const Intent& intent) {
+  Device* d = bus_.by_home(device);
+  if (d == nullptr) return fail(Errno::Enodev);
+  const DeviceGuard guard(d->lock());
+  if (!d->ledger().declare(intent)) return fail(Errno::Einval);
+  return {};
+}
+
+Result<void> Board::withdraw(Bdf device, u64 iova, u64 length) {
+  Device* d = bus_.by_home(device);
+  if (d == nullptr) return fail(Errno::Enodev);
+  const DeviceGuard guard(d->lock());
+  d->ledger().withdraw(iova, length);
+  return {};
+}
+
+AuditReport Board::audit() {
+  return Auditor(memory_, bus_, now_ns()).run();
+}
+
+AuditReport Board::enter_phase(Phase next) {
+  AuditReport report = audit();
+  for (usize i = 0; i < bus_.size(); ++i) {
+    Device& d = bus_.at(i);
+    const DeviceGuard guard(d.lock());
+    d.ledger().enter_phase(next, now_ns());
+  }
+  phase_.store(next, std::memory_order_release);
+  return report;
+}
+
+std::vector<std::string> Board::violations() const {
+  std::vector<std::string> all;
+  for (usize i = 0; i < units_.size(); ++i) {
+    for (const Violation& v : units_[i]->model->violations()) {
+      all.push_back("IOMMU unit " + std::to_string(i) + ": " + v.to_string());
+    }
+  }
+  return all;
+}
+
+u64 Board::violation_count() const {
+  u64 n = 0;
+  for (const auto& u : units_) n += u->model->violation_count();
+  return n;
+}
+
+}  // namespace perdure::board
