@@ -169,6 +169,7 @@ struct IommuDomainRecord {
   u32 in_use = 0;
   u32 checksum = 0;
   u64 generation = 0;
+  u64 owner_generation = 0;
   u64 top = 0;
   u64 first_descriptor = 0;
   u64 leaf_sizes = 0;
@@ -182,12 +183,13 @@ struct IommuDomainRecord {
   u64 mapped_bytes = 0;
   u64 table_pages = 0;
 };
-static_assert(sizeof(IommuDomainRecord) == 80);
+static_assert(sizeof(IommuDomainRecord) == 88);
 
 #define PERDURE_IOMMU_DOMAIN_V1_FIELDS                                                                               \
   PERDURE_FIELD(IommuDomainRecord, in_use, Number, 1, 1, "0: the slot is unused and all zero"),                      \
       PERDURE_FIELD(IommuDomainRecord, checksum, Checksum, 0, ~u64{0}, ""),                                          \
       PERDURE_FIELD(IommuDomainRecord, generation, Number, 1, ~u64{0}, "equal to the header's"),                     \
+      PERDURE_FIELD(IommuDomainRecord, owner_generation, Number, 1, ~u64{0}, "of the session of its iommufd"),       \
       PERDURE_FIELD(IommuDomainRecord, top, Physical, kPageSize, ~u64{0}, "top table page"),                         \
       PERDURE_FIELD(IommuDomainRecord, first_descriptor, Physical, 0, ~u64{0}, "table arena, 0: only the top page"), \
       PERDURE_FIELD(IommuDomainRecord, leaf_sizes, Flags, 0x1000, 0x40201000, "leaf sizes in use, as a mask"),       \
@@ -201,10 +203,11 @@ static_assert(sizeof(IommuDomainRecord) == 80);
 inline constexpr FieldDef kIommuDomainFieldsV1[] = {PERDURE_IOMMU_DOMAIN_V1_FIELDS};
 inline constexpr FieldDef kIommuDomainFieldsV2[] = {
     PERDURE_IOMMU_DOMAIN_V1_FIELDS,
-    PERDURE_FIELD(IommuDomainRecord, mapped_bytes, Number, 0, ~u64{0}, "bytes that leaves map"),
+    PERDURE_FIELD(IommuDomainRecord, mapped_bytes, Number, 0, ~u64{0}, "bytes that leaves map, ~0: not known"),
     PERDURE_FIELD(IommuDomainRecord, table_pages, Number, 0, ~u64{0}, "arena pages in use"),
 };
 #undef PERDURE_IOMMU_DOMAIN_V1_FIELDS
+inline constexpr u64 kIommuMappedUnknown = ~u64{0};
 inline constexpr Schema kIommuDomainSchemaV1{"iommu.domain", 1, offsetof(IommuDomainRecord, mapped_bytes),
                                              kIommuDomainFieldsV1};
 inline constexpr Schema kIommuDomainSchemaV2{"iommu.domain", 2, sizeof(IommuDomainRecord), kIommuDomainFieldsV2};
@@ -263,7 +266,7 @@ inline constexpr FieldDef kIommuDeviceFields[] = {
     PERDURE_FIELD(IommuDeviceRecord, unit, Index, 0, kIommuMaxRecords - 1, "unit record"),
     PERDURE_FIELD(IommuDeviceRecord, domain, Index, 0, kIommuMaxRecords - 1, "domain record"),
     PERDURE_FIELD(IommuDeviceRecord, did, Number, 2, 0xffff, "equal to the attachment's"),
-    PERDURE_FIELD(IommuDeviceRecord, owner_generation, Number, 0, ~u64{0}, "of the session of the owner's iommufd"),
+    PERDURE_FIELD(IommuDeviceRecord, owner_generation, Number, 1, ~u64{0}, "of the session of the owner's iommufd"),
     PERDURE_FIELD(IommuDeviceRecord, owner_token, Number, 0, ~u64{0}, "of the owner's iommufd in that session"),
     PERDURE_FIELD(IommuDeviceRecord, flags, Flags, 0, kIommuDeviceBusMaster, "bit 0: bus mastering was on"),
     PERDURE_FIELD(IommuDeviceRecord, alias_count, Count, 0, kIommuMaxAliases, "further requester ids"),

@@ -1,0 +1,78 @@
+// The records of one update while the former kernel still runs: which object has which slot.
+#pragma once
+#include "core/iommu/iommu.h"
+#include "core/iommu/leaf_check.h"
+#include "core/iommu/record_chain.h"
+
+namespace perdure {
+
+class OutgoingRecords : public HeapObject {
+ public:
+  struct Unit {
+    IommuUnit* unit = nullptr;
+    u32 devices = 0;
+  };
+  struct Domain {
+    Ref<PagingDomain> domain;
+    LeafCheck* check = nullptr;
+    u64 owner_generation = 0;
+    u32 devices = 0;
+  };
+  struct Attachment {
+    u32 domain = 0;
+    u32 unit = 0;
+    u32 devices = 0;
+  };
+  struct Device {
+    IommuDevice* device = nullptr;
+    u32 unit = 0;
+    u32 domain = 0;
+    u32 attachment = 0;
+    u64 owner_generation = 0;
+    u64 owner_token = 0;
+  };
+
+  OutgoingRecords(Kho& kho, u32 version);
+  ~OutgoingRecords() override;
+
+  // A slot of the chain and its entry here. Enomem, E2big.
+  template <class Entry>
+  static Result<u32> add(RecordChain& chain, Vec<Entry>& entries) {
+    TRY(entries.reserve(chain.slots() + 1));
+    const u32 index = TRY(chain.reserve());
+    while (entries.size() < chain.slots()) static_cast<void>(entries.push_back(Entry{}));
+    return index;
+  }
+  template <class Entry>
+  static void remove(RecordChain& chain, Vec<Entry>& entries, u32 index) {
+    entries[index] = Entry{};
+    chain.release(index);
+  }
+
+  // Writes every record, its checksum, the block headers and the header; allocates nothing. Eio: a domain or device is
+  // not what it was when it was preserved; the log names it.
+  Result<void> seal(BusMasterSwitch* bus_master);
+  // The unit records and what depends on them once more, after the units came to rest.
+  void seal_units();
+
+  Kho& kho;
+  const u32 version;
+  u64 generation = 0;
+  Phys header;
+  RecordChain unit_chain;
+  RecordChain domain_chain;
+  RecordChain attachment_chain;
+  RecordChain device_chain;
+  Vec<Unit> units;
+  Vec<Domain> domains;
+  Vec<Attachment> attachments;
+  Vec<Device> devices;
+
+ private:
+  Result<void> write_domain(u32 index);
+  Result<void> write_attachment(u32 index);
+  Result<void> write_device(u32 index, const BusMasterSwitch* bus_master);
+  void write_header();
+};
+
+}  // namespace perdure

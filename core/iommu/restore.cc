@@ -1,0 +1,116 @@
+// The new kernel's side of IommuLiveUpdate.
+#include "core/base/log.h"
+#include "core/iommu/incoming_model.h"
+#include "core/iommu/live_update.h"
+#include "core/iommu/outgoing_records.h"
+#include "core/iommu/record_reader.h"
+#include "core/iommu/restorer.h"
+
+namespace perdure {
+
+Result<void> IommuLiveUpdate::load(u64 data) {
+  MutexGuard guard(lock_);
+  if (incoming_) return incoming_->data == data ? Result<void>() : fail(Errno::Einval);
+  incoming_ = TRY(read_iommu_records(kho_, data));
+  return {};
+}
+
+const abi::IommuUnitRecord* IommuLiveUpdate::unit_record(Phys base) const {
+  MutexGuard guard(lock_);
+  if (!incoming_) return nullptr;
+  for (const IncomingUnit& unit : incoming_->units) {
+    const bool good = unit.state == RecordState::Valid || unit.state == RecordState::Restored;
+    if (good && unit.record.base == base.value) return &unit.record;
+  }
+  return nullptr;
+}
+
+bool IommuLiveUpdate::has_device_record(const IommuDevice& device) const {
+  MutexGuard guard(lock_);
+  if (!incoming_) return false;
+  const IncomingDevice* entry = incoming_->device_of(device.source());
+  return entry && entry->state == RecordState::Valid && entry->source() == device.source();
+}
+
+void IommuLiveUpdate::note_unknown_entry(const EntryState& state) {
+  MutexGuard guard(lock_);
+  if (incoming_ && state.present) incoming_->taint(state.top);
+}
+
+void IommuLiveUpdate::commit() {
+  MutexGuard guard(lock_);
+  report_ = {};
+  if (incoming_) Restorer(iommu_, kho_, *incoming_, report_).run();
+
+  // Both ways: what is live and was not attached by now has nobody to answer for it.
+  for (Group* group = iommu_.next_group(nullptr); group; group = iommu_.next_group(group)) {
+    MutexGuard group_guard(group->lock_);
+    if (group->awaiting_restore_) group->quarantine_locked("its entry is live, and its record was refused");
+  }
+  iommu_.each_unit([&](IommuUnit& unit) {
+    report_.quarantined += iommu_.quarantine_unknown_entries(unit, "its entry is live, and no valid record says why");
+  });
+  iommu_.isolate_failed_units();
+  if (incoming_) Restorer(iommu_, kho_, *incoming_, report_).free_unused_dids();
+  for (Group* group = iommu_.next_group(nullptr); group; group = iommu_.next_group(group)) {
+    MutexGuard group_guard(group->lock_);
+    if (group->ownership_ == Ownership::Quarantined) report_.quarantined += group->device_total_;
+  }
+  log(iommu_.machine(), report_.quarantined != 0 ? LogLevel::Warn : LogLevel::Info,
+      Line() << "iommu: " << report_.units << " units taken over, " << report_.domains << " domains restored, "
+             << report_.devices << " devices held, " << report_.quarantined << " quarantined, " << report_.not_held
+             << " not held");
+}
+
+Result<Ref<PagingDomain>> IommuLiveUpdate::restored_domain_locked(u32 index, u64 generation) {
+  if (!incoming_ || index >= incoming_->domains.size()) return fail(Errno::Enoent);
+  const IncomingDomain& entry = incoming_->domains[index];
+  if (entry.state == RecordState::Unused) return fail(Errno::Enoent);
+  if (entry.state != RecordState::Restored) return fail(Errno::Eio);
+  if (entry.record.owner_generation != generation) return fail(Errno::Enoent);
+  return entry.domain;
+}
+
+Result<Ref<PagingDomain>> IommuLiveUpdate::held_domain(u32 index, u64 generation) {
+  MutexGuard guard(lock_);
+  return restored_domain_locked(index, generation);
+}
+
+Result<Ref<PagingDomain>> IommuLiveUpdate::reclaim_domain(u32 index, u64 generation) {
+  MutexGuard guard(lock_);
+  Ref<PagingDomain> domain = TRY(restored_domain_locked(index, generation));
+  if (incoming_->domains[index].reclaimed) return fail(Errno::Ebusy);
+  incoming_->domains[index].reclaimed = true;
+  return domain;
+}
+
+void IommuLiveUpdate::unreclaim_domain(PagingDomain& domain) {
+  MutexGuard guard(lock_);
+  if (!incoming_) return;
+  for (IncomingDomain& entry : incoming_->domains) {
+    if (entry.domain.get() == &domain) entry.reclaimed = false;
+  }
+}
+
+Result<void> IommuLiveUpdate::retrieve(u64 data) {
+  return load(data);
+}
+
+void IommuLiveUpdate::finish(u64 data) {
+  Owned<IncomingModel> done;
+  {
+    MutexGuard guard(lock_);
+    if (!incoming_ || incoming_->data != data) return;
+    done = std::move(incoming_);
+  }
+  for (Phys block : done->blocks) {
+    if (const Result<void> restored = kho_.restore(block, 0); !restored) {
+      log(iommu_.machine(), LogLevel::Error,
+          Line() << "iommu: record page " << block << " cannot be given back: " << restored.error());
+      continue;
+    }
+    kho_.frames().free(block, 0);
+  }
+}
+
+}  // namespace perdure
