@@ -513,14 +513,16 @@ class PageTable final : public IoPageTable {
     const u64* table = below(entry);
     if (!table) [[unlikely]]
       return;
+    const Phys page = Format::address(entry);
     for (unsigned i = 0; level > 1 && i < kEntries; ++i) {
       const u64 inner = memory_.load(table + i);
-      if (Format::parked(inner) || (Format::present(inner) && !Format::is_leaf(inner, level))) {
-        free_subtree(inner, level - 1);
-      }
+      if (!Format::parked(inner) && (!Format::present(inner) || Format::is_leaf(inner, level))) continue;
+      free_subtree(inner, level - 1);
+      // In a table that is not sound the page may have been in a subtree of its own.
+      if (!trusted_ && !arena_.owns(page)) [[unlikely]]
+        return;
     }
-    // In a table that is not sound the page may have gone with a subtree of its own.
-    if (trusted_ || arena_.owns(Format::address(entry))) arena_.free_page(Format::address(entry));
+    arena_.free_page(page);
   }
 
   // --- visits ----------------------------------------------------------------------------------------------

@@ -157,7 +157,6 @@ TEST(PageTableHistory, FailedMap) {
   Watched<VtdSecondStage> w(vtd(4, kPageSize));
   w.map(k1G - 4 * k4, k1G, 3 * k4);
   w.map(k1G + 4 * k2M, k1G, k4);
-  stock(*w.table, 8);
   // An edge in a table that is there, and four new tables.
   const u64 needed = 4;
   for (u64 room = 0; room < needed; ++room) {

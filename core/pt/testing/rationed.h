@@ -9,12 +9,17 @@ namespace perdure::pt::testing {
 class Rationed {
  public:
   Rationed(TableWorld& w, IoPageTable& t, u64 pages) : machine_(w.machine), arena_(t.arena()), steps_(machine_.steps) {
+    while (taken_.size() < 2 * pages) {
+      Result<Phys> page = arena_.alloc_page();
+      if (!page) throw std::runtime_error("out of memory");
+      taken_.push_back(*page);
+    }
     machine_.steps = &none_;
     while (Result<Phys> page = arena_.alloc_page()) taken_.push_back(*page);
-    for (; pages != 0; --pages) {
-      if (taken_.empty()) throw std::runtime_error("not that many pages in the arena");
-      arena_.free_page(taken_.back());
-      taken_.pop_back();
+    // Every second one, so that no chunk gets empty and goes.
+    for (u64 i = 0; i < pages; ++i) {
+      arena_.free_page(taken_[i]);
+      taken_.erase(taken_.begin() + static_cast<std::ptrdiff_t>(i));
     }
   }
   Rationed(const Rationed&) = delete;
@@ -35,16 +40,5 @@ class Rationed {
   StepHook* steps_;
   std::vector<Phys> taken_;
 };
-
-// Grows the arena, so that it can be rationed.
-inline void stock(IoPageTable& t, u64 pages) {
-  std::vector<Phys> taken;
-  for (u64 i = 0; i < pages; ++i) {
-    Result<Phys> page = t.arena().alloc_page();
-    if (!page) throw std::runtime_error("out of memory");
-    taken.push_back(*page);
-  }
-  for (Phys page : taken) t.arena().free_page(page);
-}
 
 }  // namespace perdure::pt::testing
