@@ -1,0 +1,181 @@
+#include "core/pci/function.h"
+
+namespace perdure::pci {
+namespace {
+
+constexpr u64 kMillisecond = 1'000'000;
+// More entries than either list can have.
+constexpr unsigned kMaxCapabilities = 48;
+constexpr unsigned kMaxExtendedCapabilities = 960;
+constexpr u16 kFirstExtended = 0x100;
+
+void wait_ns(Machine& machine, u64 ns) {
+  const u64 start = machine.now_ns();
+  while (machine.now_ns() - start < ns) machine.relax();
+}
+
+}  // namespace
+
+Function::Function(ConfigSpace& config, SourceId source, Function* parent)
+    : config_(config), source_(source), parent_(parent) {
+  vendor_ = read16(reg::kVendor);
+  device_ = read16(reg::kDevice);
+  const u32 classes = read32(reg::kClass);
+  class_code_ = classes >> 8;
+  revision_ = static_cast<u8>(classes);
+  layout_ = read8(reg::kHeaderType) & HeaderType::kLayout;
+  if (is_bridge()) {
+    secondary_ = read8(reg::kSecondaryBus);
+    subordinate_ = read8(reg::kSubordinateBus);
+  }
+  read_bars();
+}
+
+bool Function::is_downstream_port() const {
+  const u16 express = find(CapabilityId::PciExpress);
+  if (!is_bridge() || express == 0) return false;
+  const u16 type = PciExpress::PortType::get(read16(static_cast<u16>(express + PciExpress::kFlags)));
+  return type == PciExpress::kRootPort || type == PciExpress::kDownstreamPort;
+}
+
+bool Function::below(const Function& bridge) const {
+  for (const Function* f = parent_; f; f = f->parent_) {
+    if (f == &bridge) return true;
+  }
+  return false;
+}
+
+// --- BARs -----------------------------------------------------------------------------------------------------
+
+void Function::read_bars() {
+  const unsigned count = layout_ == 0 ? 6 : is_bridge() ? 2 : 0;
+  for (unsigned i = 0; i < count; ++i) {
+    Bar& bar = bars_[i];
+    const u32 low = read32(static_cast<u16>(reg::kBars + 4 * i));
+    if ((low & BarBits::kIo) != 0) {
+      bar.kind = Bar::Kind::Io;
+      bar.base = Phys(low & ~BarBits::kIoFlags);
+      continue;
+    }
+    bar.prefetchable = (low & BarBits::kPrefetchable) != 0;
+    bar.base = Phys(low & ~BarBits::kMemoryFlags);
+    // An all-zero register may be a BAR that is not assigned or none at all: only sizing tells.
+    if (low != 0) bar.kind = Bar::Kind::Memory;
+    if ((low & BarBits::kWideMask) == BarBits::kWide && i + 1 < count) {
+      bar.wide = true;
+      bar.base = bar.base + (u64{read32(static_cast<u16>(reg::kBars + 4 * (i + 1)))} << 32);
+      ++i;
+    }
+  }
+}
+
+// Writes all ones and looks what sticks; with decoding off, since the BARs point anywhere meanwhile.
+void Function::size_bars() {
+  const u16 command = read16(reg::kCommand);
+  constexpr u16 kDecoding = Command::kIo | Command::kMemory;
+  if ((command & kDecoding) != 0) write16(reg::kCommand, static_cast<u16>(command & ~kDecoding));
+  const unsigned count = layout_ == 0 ? 6 : is_bridge() ? 2 : 0;
+  for (unsigned i = 0; i < count; ++i) {
+    Bar& bar = bars_[i];
+    const u16 at = static_cast<u16>(reg::kBars + 4 * i);
+    const u32 low = read32(at);
+    const u32 flags = bar.kind == Bar::Kind::Io ? BarBits::kIoFlags : BarBits::kMemoryFlags;
+    write32(at, ~u32{0});
+    u64 mask = read32(at) & ~flags;
+    write32(at, low);
+    if (bar.wide) {
+      const u16 high_at = static_cast<u16>(at + 4);
+      const u32 high = read32(high_at);
+      write32(high_at, ~u32{0});
+      mask |= u64{read32(high_at)} << 32;
+      write32(high_at, high);
+      ++i;
+    }
+    // The lowest address bit that can be set; anything else a device makes up does not change it.
+    bar.size = mask & (~mask + 1);
+    if (bar.size != 0 && bar.kind == Bar::Kind::None) bar.kind = Bar::Kind::Memory;
+  }
+  if ((command & kDecoding) != 0) write16(reg::kCommand, command);
+}
+
+// --- capabilities ---------------------------------------------------------------------------------------------
+
+u16 Function::find(CapabilityId id) const {
+  if ((read16(reg::kStatus) & Status::kCapabilities) == 0) return 0;
+  u16 at = read8(reg::kCapabilities) & 0xfc;
+  for (unsigned n = 0; n < kMaxCapabilities && at >= 0x40; ++n) {
+    const u16 header = read16(at);
+    if ((header & 0xff) == static_cast<u16>(id)) return at;
+    at = (header >> 8) & 0xfc;
+  }
+  return 0;
+}
+
+u16 Function::find(ExtendedCapabilityId id) const {
+  u16 at = kFirstExtended;
+  for (unsigned n = 0; n < kMaxExtendedCapabilities && at >= kFirstExtended; ++n) {
+    const u32 header = read32(at);
+    if (header == 0 || header == ~u32{0}) return 0;
+    if ((header & 0xffff) == static_cast<u32>(id)) return at;
+    at = static_cast<u16>(header >> 20 & 0xffc);
+  }
+  return 0;
+}
+
+// --- COMMAND, reset -------------------------------------------------------------------------------------------
+
+bool Function::set_command(u16 bits, bool on) {
+  const u16 after = config_.update16(source_, reg::kCommand, on ? 0 : bits, on ? bits : 0);
+  return (after & bits) == (on ? bits : 0);
+}
+
+bool Function::transactions_pending() const {
+  if (const u16 express = find(CapabilityId::PciExpress); express != 0) {
+    const u16 status = read16(static_cast<u16>(express + PciExpress::kDeviceStatus));
+    return status != 0xffff && (status & PciExpress::kTransactionsPending) != 0;
+  }
+  if (const u16 af = find(CapabilityId::AdvancedFeatures); af != 0) {
+    if ((read8(static_cast<u16>(af + AdvancedFeatures::kCapabilities)) & AdvancedFeatures::kCanTellPending) == 0) {
+      return false;
+    }
+    const u8 status = read8(static_cast<u16>(af + AdvancedFeatures::kStatus));
+    return status != 0xff && (status & 1) != 0;
+  }
+  return false;
+}
+
+bool Function::can_reset() const {
+  if (const u16 express = find(CapabilityId::PciExpress); express != 0) {
+    return PciExpress::FunctionReset::test(read32(static_cast<u16>(express + PciExpress::kDeviceCapabilities)));
+  }
+  const u16 af = find(CapabilityId::AdvancedFeatures);
+  return af != 0 && (read8(static_cast<u16>(af + AdvancedFeatures::kCapabilities)) & AdvancedFeatures::kCanReset) != 0;
+}
+
+Result<void> Function::reset() {
+  if (!can_reset()) return fail(Errno::Eopnotsupp);
+  Machine& machine = config_.machine();
+  const u16 command = read16(reg::kCommand);
+  u32 bars[kBars];
+  for (unsigned i = 0; i < kBars; ++i) bars[i] = read32(static_cast<u16>(reg::kBars + 4 * i));
+
+  set_bus_master(false);
+  for (unsigned ms = 0; ms < 100 && transactions_pending(); ++ms) wait_ns(machine, kMillisecond);
+  // A reset with requests under way is allowed to end badly for those; nothing waits for them any more.
+  if (const u16 express = find(CapabilityId::PciExpress); express != 0) {
+    config_.update16(source_, static_cast<u16>(express + PciExpress::kDeviceControl), 0, PciExpress::kStartReset);
+  } else {
+    write8(static_cast<u16>(find(CapabilityId::AdvancedFeatures) + AdvancedFeatures::kControl), 1);
+  }
+  wait_ns(machine, 100 * kMillisecond);
+  for (unsigned ms = 0; !present(); ++ms) {
+    if (ms == 1000) return fail(Errno::Etimedout);
+    wait_ns(machine, kMillisecond);
+  }
+  const unsigned count = is_bridge() ? 2 : kBars;
+  for (unsigned i = 0; i < count; ++i) write32(static_cast<u16>(reg::kBars + 4 * i), bars[i]);
+  write16(reg::kCommand, static_cast<u16>(command & ~Command::kBusMaster));
+  return {};
+}
+
+}  // namespace perdure::pci

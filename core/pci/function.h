@@ -1,0 +1,106 @@
+// One PCI function. The constructor reads identity and capabilities; nothing is written before somebody asks for it, so
+// that a function whose device is at work (design §7) is only looked at.
+#pragma once
+#include <span>
+
+#include "core/base/function_ref.h"
+#include "core/pci/config_space.h"
+#include "core/pci/registers.h"
+
+namespace perdure::pci {
+
+struct Bar {
+  enum class Kind : u8 { None, Memory, Io };
+  Kind kind = Kind::None;
+  bool wide = false;  // 64-bit: the next one is its upper half and of no kind
+  bool prefetchable = false;
+  Phys base;     // 0: not assigned
+  u64 size = 0;  // 0: not known
+};
+
+class Function : public HeapObject {
+ public:
+  static constexpr unsigned kBars = 6;
+
+  Function(ConfigSpace& config, SourceId source, Function* parent);
+
+  SourceId source() const { return source_; }
+  u16 vendor() const { return vendor_; }
+  u16 device() const { return device_; }
+  u32 class_code() const { return class_code_; }  // base class, sub-class, interface
+  u8 revision() const { return revision_; }
+  // The bridge above, null on a root bus.
+  Function* parent() const { return parent_; }
+  // Its device worked for the former kernel's user when this kernel booted: see Bus::enumerate().
+  bool preserved() const { return preserved_; }
+
+  bool is_bridge() const { return layout_ == HeaderType::kBridge; }
+  u8 secondary() const { return secondary_; }
+  u8 subordinate() const { return subordinate_; }
+  // A link with room for one device.
+  bool is_downstream_port() const;
+  bool below(const Function& bridge) const;
+
+  std::span<const Bar, kBars> bars() const { return bars_; }
+
+  // --- configuration registers ---------------------------------------------------------------------------
+  u8 read8(u16 offset) const { return config_.read8(source_, offset); }
+  u16 read16(u16 offset) const { return config_.read16(source_, offset); }
+  u32 read32(u16 offset) const { return config_.read32(source_, offset); }
+  void write8(u16 offset, u8 value) { config_.write8(source_, offset, value); }
+  void write16(u16 offset, u16 value) { config_.write16(source_, offset, value); }
+  void write32(u16 offset, u32 value) { config_.write32(source_, offset, value); }
+  bool present() const { return read16(reg::kVendor) != 0xffff; }
+
+  // Offset of a capability, 0: none. Walked anew each time, with a bound: the list is the device's to make up.
+  u16 find(CapabilityId id) const;
+  u16 find(ExtendedCapabilityId id) const;
+
+  // --- COMMAND; each reads back, false when the device does not take it ----------------------------------------
+  bool set_bus_master(bool on) { return set_command(Command::kBusMaster, on); }
+  bool set_decoding(bool on) { return set_command(Command::kMemory | Command::kIo, on); }
+  bool bus_master() const { return (read16(reg::kCommand) & Command::kBusMaster) != 0; }
+
+  // Requests issued and not completed. False also when the function has no way to tell.
+  bool transactions_pending() const;
+  // Function level reset, then BARs and decoding as before, bus mastering and interrupts off. Waits for pending
+  // transactions first. Eopnotsupp: it has none; Etimedout: it does not come back (100 ms by specification, 1 s here).
+  Result<void> reset();
+  bool can_reset() const;
+
+  // --- interrupts ----------------------------------------------------------------------------------------
+  unsigned msi_vectors() const;   // 0: no MSI
+  unsigned msix_vectors() const;  // 0: no MSI-X, or its table does not lie in a BAR
+  // `vectors` is a power of two up to msi_vectors(); vector i sends data + i. Einval.
+  Result<void> msi_enable(const MsiTarget& first, unsigned vectors);
+  void msi_disable();
+  // Enabled with every vector masked. Eopnotsupp.
+  Result<void> msix_enable();
+  void msix_disable();
+  // Programs and unmasks one vector, or masks it. Einval beyond msix_vectors().
+  Result<void> msix_set(unsigned vector, const MsiTarget& target);
+  Result<void> msix_mask(unsigned vector);
+  bool interrupts_enabled() const;  // MSI or MSI-X
+
+ private:
+  friend class Bus;
+  bool set_command(u16 bits, bool on);
+  void read_bars();
+  void size_bars();
+  Phys msix_entry(unsigned vector) const;  // null address: none
+
+  ConfigSpace& config_;
+  const SourceId source_;
+  Function* const parent_;
+  u16 vendor_;
+  u16 device_;
+  u32 class_code_;
+  u8 revision_;
+  u8 layout_;
+  bool preserved_ = false;
+  u8 secondary_ = 0;
+  u8 subordinate_ = 0;
+  Bar bars_[kBars];
+};
+
+}  // namespace perdure::pci

@@ -1,0 +1,96 @@
+// Configuration registers (PCI Express Base 6.0, §7.5 and §7.7; PCI Local Bus 3.0).
+#pragma once
+#include "core/base/bits.h"
+
+namespace perdure::pci {
+
+namespace reg {
+inline constexpr u16 kVendor = 0x00;
+inline constexpr u16 kDevice = 0x02;
+inline constexpr u16 kCommand = 0x04;
+inline constexpr u16 kStatus = 0x06;
+inline constexpr u16 kClass = 0x08;  // revision in the low byte
+inline constexpr u16 kHeaderType = 0x0e;
+inline constexpr u16 kBars = 0x10;
+inline constexpr u16 kPrimaryBus = 0x18;
+inline constexpr u16 kSecondaryBus = 0x19;
+inline constexpr u16 kSubordinateBus = 0x1a;
+inline constexpr u16 kCapabilities = 0x34;
+}  // namespace reg
+
+struct Command {
+  static constexpr u16 kIo = 1 << 0;
+  static constexpr u16 kMemory = 1 << 1;
+  static constexpr u16 kBusMaster = 1 << 2;
+  static constexpr u16 kInterruptDisable = 1 << 10;
+};
+struct Status {
+  static constexpr u16 kCapabilities = 1 << 4;
+};
+struct HeaderType {
+  static constexpr u8 kMultiFunction = 0x80;
+  static constexpr u8 kLayout = 0x7f;
+  static constexpr u8 kBridge = 1;
+};
+
+struct BarBits {
+  static constexpr u32 kIo = 1;
+  static constexpr u32 kWideMask = 6;
+  static constexpr u32 kWide = 4;
+  static constexpr u32 kPrefetchable = 8;
+  static constexpr u32 kMemoryFlags = 15;
+  static constexpr u32 kIoFlags = 3;
+};
+
+enum class CapabilityId : u8 {
+  PowerManagement = 0x01,
+  Msi = 0x05,
+  PciExpress = 0x10,
+  Msix = 0x11,
+  AdvancedFeatures = 0x13
+};
+enum class ExtendedCapabilityId : u16 { Ats = 0x0f, SrIov = 0x10, Pri = 0x13, Pasid = 0x1b };
+
+struct Msi {
+  static constexpr u16 kControl = 2;
+  static constexpr u16 kAddress = 4;
+  static constexpr u16 kUpperAddress = 8;  // 64-bit form
+  static constexpr u16 kData32 = 8;
+  static constexpr u16 kData64 = 12;
+  using Enable = Bit<0, u16>;
+  using Capable = Field<3, 1, u16>;  // log2 of vectors
+  using Enabled = Field<6, 4, u16>;
+  using Wide = Bit<7, u16>;
+};
+struct Msix {
+  static constexpr u16 kControl = 2;
+  static constexpr u16 kTable = 4;
+  using LastEntry = Field<10, 0, u16>;
+  using FunctionMask = Bit<14, u16>;
+  using Enable = Bit<15, u16>;
+  using TableBar = Field<2, 0, u32>;
+  static constexpr u64 kEntryBytes = 16;
+  static constexpr u32 kVectorMasked = 1;
+};
+
+struct PciExpress {
+  static constexpr u16 kFlags = 2;
+  static constexpr u16 kDeviceCapabilities = 4;
+  static constexpr u16 kDeviceControl = 8;
+  static constexpr u16 kDeviceStatus = 10;
+  using PortType = Field<7, 4, u16>;
+  static constexpr u16 kRootPort = 4;
+  static constexpr u16 kDownstreamPort = 6;
+  using FunctionReset = Bit<28, u32>;                  // of the device capabilities
+  static constexpr u16 kStartReset = 1 << 15;          // of the device control
+  static constexpr u16 kTransactionsPending = 1 << 5;  // of the device status
+};
+struct AdvancedFeatures {
+  static constexpr u16 kCapabilities = 3;
+  static constexpr u16 kControl = 4;
+  static constexpr u16 kStatus = 5;
+  static constexpr u8 kCanTellPending = 1 << 0;
+  static constexpr u8 kCanReset = 1 << 1;
+};
+
+}  // namespace perdure::pci
