@@ -112,7 +112,8 @@ struct IommufdAreaRecord {
   u64 offset = 0;
   u32 access = 0;
   u32 checksum = 0;
-  // Version 2: which memory it was, so that a token that leads to another one is noticed.
+  // Version 2: which memory it was, so that a token that leads to another one is noticed. Unknown after version 1 was
+  // handed on.
   u64 host_id = 0;
 };
 static_assert(sizeof(IommufdAreaRecord) == 48);
@@ -128,7 +129,8 @@ static_assert(sizeof(IommufdAreaRecord) == 48);
 inline constexpr FieldDef kIommufdAreaFieldsV1[] = {PERDURE_IOMMUFD_AREA_V1_FIELDS};
 inline constexpr FieldDef kIommufdAreaFieldsV2[] = {
     PERDURE_IOMMUFD_AREA_V1_FIELDS,
-    PERDURE_FIELD(IommufdAreaRecord, host_id, Number, 0, ~u64{0}, "identity of the memory behind the memfd"),
+    PERDURE_FIELD(IommufdAreaRecord, host_id, Number, 0, ~u64{0},
+                  "identity of the memory behind the memfd; 0: unknown"),
 };
 #undef PERDURE_IOMMUFD_AREA_V1_FIELDS
 inline constexpr Schema kIommufdAreaSchemaV1{"iommufd.area", 1, offsetof(IommufdAreaRecord, host_id),

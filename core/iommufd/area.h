@@ -72,6 +72,7 @@ class AreaMap {
   Area* first() const { return lower_bound(Iova(0)); }
   static Area* next(const Area& area);
   bool empty() const { return root_ == nullptr; }
+  unsigned depth() const { return height(root_); }
 
  private:
   static unsigned height(const Area* area) { return area ? area->height_ : 0; }

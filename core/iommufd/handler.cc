@@ -1,5 +1,7 @@
 #include "core/iommufd/handler.h"
 
+#include "core/base/scope_guard.h"
+
 namespace perdure::iommufd {
 
 Result<void> IommufdHandler::preserve(luo::FileState& state) {
@@ -7,21 +9,15 @@ Result<void> IommufdHandler::preserve(luo::FileState& state) {
   if (!file) return fail(Errno::Einval);
   state.data = TRY(file->preserve(state.session))
   .value;
-  MutexGuard guard(lock_);
-  preserved_.push_back(*file);
   return {};
 }
 
 void IommufdHandler::unpreserve(luo::FileState& state) {
-  IommufdFile* const file = file_cast<IommufdFile>(state.file);
-  {
-    MutexGuard guard(lock_);
-    preserved_.remove(*file);
-  }
-  file->unpreserve(Phys(state.data));
+  file_cast<IommufdFile>(state.file)->unpreserve(Phys(state.data));
 }
 
 Result<void> IommufdHandler::freeze(luo::FileState& state) {
+  TRY(file_cast<IommufdFile>(state.file)->check_audit());
   RecordWriter::seal(module_.machine(), Phys(state.data));
   return {};
 }
@@ -30,26 +26,13 @@ void IommufdHandler::unfreeze(luo::FileState& state) {
   RecordWriter::unseal(module_.machine(), Phys(state.data));
 }
 
-Result<void> IommufdHandler::audit() {
-  for (usize at = 0;; ++at) {
-    // LUO holds each of these files until after unpreserve().
-    Ref<IommufdFile> file;
-    {
-      MutexGuard guard(lock_);
-      usize i = 0;
-      for (IommufdFile& candidate : preserved_) {
-        if (i++ == at) file = Ref<IommufdFile>(&candidate);
-      }
-    }
-    if (!file) return {};
-    TRY(file->audit());
-  }
+Result<IncomingRecord> IommufdHandler::read(const luo::FileState& state) const {
+  return IncomingRecord::read(module_.kho, Phys(state.data), state.session.generation());
 }
 
 Result<Ref<File>> IommufdHandler::retrieve(luo::FileState& state) {
-  IncomingRecord record = TRY(IncomingRecord::read(module_.kho, Phys(state.data), state.session.generation()));
-  Ref<IommufdFile> file = TRY(module_.open());
-  TRY(file->take_record(state.session, state.token, std::move(record)));
+  IncomingRecord record = TRY(read(state));
+  Ref<IommufdFile> file = TRY(IommufdFile::retrieve(module_, state.session, state.token, std::move(record)));
   return Ref<File>(std::move(file));
 }
 
@@ -64,8 +47,44 @@ void IommufdHandler::finish(luo::FileState& state) {
     return;
   }
   // Never retrieved: the record goes; what it names belongs to the IOMMU core. If it cannot be read, it stays.
-  Result<IncomingRecord> record = IncomingRecord::read(module_.kho, Phys(state.data), state.session.generation());
+  Result<IncomingRecord> record = read(state);
   if (record) record->discard(module_.kho);
+}
+
+void IommufdHandler::unpreserve_held(const IncomingRecord& record, u64 generation) {
+  for (const abi::IommufdHwptRecord& hwpt : record.hwpts()) {
+    const Result<Ref<PagingDomain>> domain = module_.live_update.held_domain(hwpt.domain, generation);
+    if (domain && (*domain)->preserved()) module_.live_update.unpreserve_domain(**domain);
+  }
+}
+
+Result<u64> IommufdHandler::forward(luo::FileState& state) {
+  const IncomingRecord record = TRY(read(state));
+  const u64 generation = state.session.generation();
+  const u64 next = state.session.next_generation();
+  RecordWriter writer(module_.kho, module_.config.write_version, next);
+  for (const abi::IommufdAreaRecord& area : record.areas()) TRY(writer.add_area(area));
+  ScopeGuard undo([&] { unpreserve_held(record, generation); });
+  for (abi::IommufdHwptRecord hwpt : record.hwpts()) {
+    const Result<Ref<PagingDomain>> domain = module_.live_update.held_domain(hwpt.domain, generation);
+    // Its devices are quarantined: there is nothing to hand on.
+    if (!domain && (domain.error() == Errno::Enoent || domain.error() == Errno::Eio)) continue;
+    if (!domain) return fail(domain.error());
+    hwpt.domain = TRY(module_.live_update.preserve_domain(**domain, next));
+    TRY(writer.add_hwpt(hwpt));
+  }
+  const Phys outgoing = TRY(writer.release());
+  RecordWriter::seal(module_.machine(), outgoing);
+  undo.dismiss();
+  return outgoing.value;
+}
+
+void IommufdHandler::unforward(luo::FileState& state, u64 outgoing) {
+  // It was readable when it was handed on, and is never written to.
+  const Result<IncomingRecord> record = read(state);
+  PERDURE_ASSERT(record.has_value());
+  unpreserve_held(*record, state.session.generation());
+  RecordWriter::give_back(module_.kho, Phys(outgoing));
 }
 
 }  // namespace perdure::iommufd

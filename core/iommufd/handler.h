@@ -14,7 +14,7 @@ class IommufdHandler final : public luo::FileHandler {
   std::string_view compatible() const override { return abi::kIommufdCompatible; }
   bool can_preserve(File& file) const override { return file_cast<IommufdFile>(&file) != nullptr; }
 
-  // The record is complete after preserve; freeze makes it valid.
+  // The record is complete after preserve; freeze makes it valid, unless the audit found less than it promises.
   Result<void> preserve(luo::FileState& state) override;
   void unpreserve(luo::FileState& state) override;
   Result<void> freeze(luo::FileState& state) override;
@@ -26,13 +26,15 @@ class IommufdHandler final : public luo::FileHandler {
   bool can_finish(luo::FileState& state) override;
   void finish(luo::FileState& state) override;
 
-  // Of every preserved context: see IommufdFile::audit(). Before the update is frozen.
-  Result<void> audit();
+  // The same record again, for the next update: domains that are still held are preserved as they are, those that were
+  // lost are left out.
+  Result<u64> forward(luo::FileState& state) override;
+  void unforward(luo::FileState& state, u64 outgoing) override;
 
  private:
+  Result<IncomingRecord> read(const luo::FileState& state) const;
+  void unpreserve_held(const IncomingRecord& record, u64 generation);
   Iommufd& module_;
-  Mutex lock_{LockRank::Leaf};
-  List<IommufdFile, &IommufdFile::preserved_node> preserved_ GUARDED_BY(lock_);
 };
 
 }  // namespace perdure::iommufd

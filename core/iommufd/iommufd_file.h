@@ -2,9 +2,10 @@
 #pragma once
 #include "core/file/ioctl_copy.h"
 #include "core/iommufd/device.h"
+#include "core/iommufd/hwpt_audit.h"
 #include "core/iommufd/ioas.h"
 #include "core/iommufd/record.h"
-#include "core/luo/luo.h"
+#include "core/luo/session.h"
 #include "core/uapi/iommufd.h"
 
 namespace perdure::iommufd {
@@ -55,22 +56,20 @@ class IommufdFile final : public File {
   // preserved (iommu-liveupdate §3.1). Everything is undone on failure.
   Result<Phys> preserve(const luo::Session& session) EXCLUDES(lock_);
   void unpreserve(Phys record) EXCLUDES(lock_);
-  // Every leaf of every preserved HWPT leads where its area's file says. Between preserve and freeze; Efault, with
-  // the first difference logged.
-  Result<void> audit() const EXCLUDES(lock_);
+  // After IommuLiveUpdate::audit(), if that ran: every page of every area had a leaf. Efault, with the HWPT logged.
+  Result<void> check_audit() const EXCLUDES(lock_);
   // The device must be attached (Enoent) to a HWPT that is preserved (Einval), this context in the session (Enoent).
   // Returns this context's token there.
   Result<u64> preserve_device(Device& device, const luo::Session& session) EXCLUDES(lock_);
   void unpreserve_device(Device& device) EXCLUDES(lock_);
 
   // --- live update, new kernel -------------------------------------------------------------------------------------
-  // The record, and under which session. The memory that its areas lead to is found through the session and pinned.
-  Result<void> take_record(luo::Session& session, u64 token, IncomingRecord record) EXCLUDES(lock_);
+  // A context with the record that was preserved under `token` of `session`. The memory that its areas lead to is found
+  // through the session and pinned.
+  static Result<Ref<IommufdFile>> retrieve(Iommufd& module, luo::Session& session, u64 token, IncomingRecord record);
   // Every HWPT of the record was reclaimed, or its domain is lost anyway.
   bool can_finish() EXCLUDES(lock_);
   void finish() EXCLUDES(lock_);
-
-  ListNode preserved_node;  // the handler's
 
  protected:
   void last_close() override;
@@ -92,6 +91,11 @@ class IommufdFile final : public File {
     IncomingRecord record;
     Vec<Memory> memories;  // each pinned
     Vec<bool> reclaimed;   // by HWPT
+  };
+
+  struct PreservedHwpt {
+    Ref<HwptPaging> hwpt;
+    Owned<HwptAudit> audit;  // stays where it is: the IOMMU core calls it
   };
 
   // --- ioctls -----------------------------------------------------------------------------------------------------
@@ -129,9 +133,11 @@ class IommufdFile final : public File {
   // A device whose DMA goes through `hwpt` already is attached to it as an object, too.
   Result<void> link_attached_locked(Device& device, HwptPaging& hwpt) REQUIRES(lock_);
 
-  void release_marked(Vec<Ref<HwptPaging>>& marked) EXCLUDES(lock_);
-  Result<void> write_areas(const luo::Session& session, const HwptPaging& hwpt, RecordWriter& writer,
+  void release_marked(Vec<PreservedHwpt>& marked) EXCLUDES(lock_);
+  Result<void> collect_areas(const HwptPaging& hwpt, Vec<RecordedArea>& areas) const;
+  Result<void> write_areas(const luo::Session& session, std::span<const RecordedArea> areas, RecordWriter& writer,
                            Vec<Memory>& tokens) const;
+  static Result<Owned<Incoming>> find_memory(Heap& heap, luo::Session& session, u64 token, IncomingRecord record);
   void log_line(LogLevel level, std::string_view text) const;
 
   Iommufd& module_;
@@ -141,7 +147,7 @@ class IommufdFile final : public File {
   ObjectTable objects_ GUARDED_BY(lock_);
   List<HwptPaging, &HwptPaging::automatic_node> automatic_ GUARDED_BY(lock_);  // in order of creation
   bool preserved_ GUARDED_BY(lock_) = false;
-  Vec<Ref<HwptPaging>> preserved_hwpts_ GUARDED_BY(lock_);
+  Vec<PreservedHwpt> preserved_hwpts_ GUARDED_BY(lock_);
   Owned<Incoming> incoming_ GUARDED_BY(lock_);
 };
 

@@ -24,35 +24,36 @@ Result<void> IommufdFile::hwpt_mark_preserve(Call<uapi::IommuHwptMarkPreserve>& 
   return {};
 }
 
-void IommufdFile::release_marked(Vec<Ref<HwptPaging>>& marked) {
-  Ref<Object> drop;
+void IommufdFile::release_marked(Vec<PreservedHwpt>& marked) {
   {
     MutexGuard guard(lock_);
     preserved_ = false;
-    preserved_hwpts_.clear();
-    for (Ref<HwptPaging>& hwpt : marked) {
-      hwpt->preserved = false;
+    for (PreservedHwpt& m : marked) {
+      m.hwpt->preserved = false;
       // The vector keeps the object itself until no lock is held.
-      static_cast<void>(drop_use_locked(*hwpt));
+      static_cast<void>(drop_use_locked(*m.hwpt));
     }
   }
   marked.clear();
 }
 
-// The areas that `hwpt` translates, by ascending address, their memory named by its token in the session. With no lock
-// held: the IOAS is immutable.
-Result<void> IommufdFile::write_areas(const luo::Session& session, const HwptPaging& hwpt, RecordWriter& writer,
-                                      Vec<Memory>& tokens) const {
-  Vec<RecordedArea> areas(heap_);
+// What `hwpt` translates, by ascending address. Of an IOAS: only what can be preserved.
+Result<void> IommufdFile::collect_areas(const HwptPaging& hwpt, Vec<RecordedArea>& areas) const {
   if (Ioas* ioas = hwpt.ioas()) {
     TRY(ioas->check_preservable());
-    TRY(ioas->each_area([&](const Area& area) -> Result<void> {
+    const auto take = [&](const Area& area) {
       const Piece& piece = area.source.pieces[0];
       return areas.push_back({area.iova, area.length, area.access, piece.memory, piece.offset});
-    }));
-  } else {
-    for (const RecordedArea& area : hwpt.recorded_areas()) TRY(areas.push_back(area));
+    };
+    return ioas->each_area(take);
   }
+  for (const RecordedArea& area : hwpt.recorded_areas()) TRY(areas.push_back(area));
+  return {};
+}
+
+// With no lock held: the IOAS is immutable.
+Result<void> IommufdFile::write_areas(const luo::Session& session, std::span<const RecordedArea> areas,
+                                      RecordWriter& writer, Vec<Memory>& tokens) const {
   for (const RecordedArea& area : areas) {
     const Memory* found = nullptr;
     for (const Memory& known : tokens) {
@@ -77,20 +78,19 @@ Result<void> IommufdFile::write_areas(const luo::Session& session, const HwptPag
 
 Result<Phys> IommufdFile::preserve(const luo::Session& session) {
   // The set of HWPTs is fixed in one go: marked ones cannot be destroyed, and no more can be marked (R41).
-  Vec<Ref<HwptPaging>> marked(heap_);
+  Vec<PreservedHwpt> marked(heap_);
   {
     MutexGuard guard(lock_);
     if (preserved_) return fail(Errno::Ebusy);
     for (Object* object = objects_.next(0); object; object = objects_.next(object->id())) {
       HwptPaging* const hwpt = object_cast<HwptPaging>(object);
       if (!hwpt || !hwpt->marked) continue;
-      TRY(marked.push_back(Ref<HwptPaging>(hwpt)));
+      Owned<HwptAudit> audit = TRY(heap_.make<HwptAudit>(heap_));
+      TRY(marked.push_back({Ref<HwptPaging>(hwpt), std::move(audit)}));
     }
-    TRY(preserved_hwpts_.reserve(marked.size()));
-    for (Ref<HwptPaging>& hwpt : marked) {
-      ++hwpt->users;
-      hwpt->preserved = true;
-      static_cast<void>(preserved_hwpts_.push_back(hwpt));
+    for (PreservedHwpt& m : marked) {
+      ++m.hwpt->users;
+      m.hwpt->preserved = true;
     }
     preserved_ = true;
   }
@@ -101,6 +101,7 @@ Result<Phys> IommufdFile::preserve(const luo::Session& session) {
   // Areas are checked and written once an IOAS, not once a HWPT (R42).
   struct Written {
     Ioas* ioas;
+    usize first_hwpt;
     u32 first_area;
     u32 area_count;
   };
@@ -108,28 +109,35 @@ Result<Phys> IommufdFile::preserve(const luo::Session& session) {
   usize held = 0;
   usize domains = 0;
   ScopeGuard undo([&] {
-    while (domains > 0) module_.live_update.unpreserve_domain(marked[--domains]->domain());
+    while (domains > 0) module_.live_update.unpreserve_domain(marked[--domains].hwpt->domain());
     while (held > 0) {
-      if (Ioas* ioas = marked[--held]->ioas()) ioas->release_immutable();
+      if (Ioas* ioas = marked[--held].hwpt->ioas()) ioas->release_immutable();
     }
   });
-  for (Ref<HwptPaging>& hwpt : marked) {
+  for (usize i = 0; i < marked.size(); ++i) {
+    HwptPaging& hwpt = *marked[i].hwpt;
     // First of all: what is checked below must not change any more.
-    if (hwpt->ioas()) hwpt->ioas()->hold_immutable();
+    if (hwpt.ioas()) hwpt.ioas()->hold_immutable();
     ++held;
     const Written* areas = nullptr;
     for (const Written& known : written) {
-      if (hwpt->ioas() && known.ioas == hwpt->ioas()) areas = &known;
+      if (hwpt.ioas() && known.ioas == hwpt.ioas()) areas = &known;
     }
-    if (!areas) {
+    if (areas) {
+      TRY(marked[i].audit->expect_same(*marked[areas->first_hwpt].audit));
+    } else {
+      Vec<RecordedArea> collected(heap_);
+      TRY(collect_areas(hwpt, collected));
       const u32 first = writer.area_count();
-      TRY(write_areas(session, *hwpt, writer, tokens));
-      TRY(written.push_back({hwpt->ioas(), first, writer.area_count() - first}));
+      TRY(write_areas(session, collected.span(), writer, tokens));
+      TRY(marked[i].audit->expect(collected.span()));
+      TRY(written.push_back({hwpt.ioas(), i, first, writer.area_count() - first}));
       areas = &written.back();
     }
-    const u32 domain = TRY(module_.live_update.preserve_domain(hwpt->domain()));
+    const u32 domain =
+        TRY(module_.live_update.preserve_domain(hwpt.domain(), session.generation(), marked[i].audit.get()));
     ++domains;
-    TRY(writer.add_hwpt({.token = hwpt->token,
+    TRY(writer.add_hwpt({.token = hwpt.token,
                          .domain = domain,
                          .checksum = 0,
                          .first_area = areas->first_area,
@@ -138,65 +146,35 @@ Result<Phys> IommufdFile::preserve(const luo::Session& session) {
   const Phys record = TRY(writer.release());
   undo.dismiss();
   release.dismiss();
+  MutexGuard guard(lock_);
+  preserved_hwpts_ = std::move(marked);
   return record;
 }
 
 void IommufdFile::unpreserve(Phys record) {
-  Vec<Ref<HwptPaging>> marked(heap_);
+  Vec<PreservedHwpt> marked(heap_);
   {
     MutexGuard guard(lock_);
     PERDURE_ASSERT(preserved_);
     std::swap(marked, preserved_hwpts_);
   }
-  for (Ref<HwptPaging>& hwpt : marked) {
-    module_.live_update.unpreserve_domain(hwpt->domain());
-    if (Ioas* ioas = hwpt->ioas()) ioas->release_immutable();
+  for (PreservedHwpt& m : marked) {
+    module_.live_update.unpreserve_domain(m.hwpt->domain());
+    if (Ioas* ioas = m.hwpt->ioas()) ioas->release_immutable();
   }
   release_marked(marked);
   RecordWriter::give_back(module_.kho, record);
 }
 
-Result<void> IommufdFile::audit() const {
+// Every leaf was compared by then; what is left is whether there was one for every page.
+Result<void> IommufdFile::check_audit() const {
   MutexGuard guard(lock_);
-  for (const Ref<HwptPaging>& hwpt : preserved_hwpts_) {
-    const pt::IoPageTable& table = hwpt->domain().table();
-    const auto check = [&](Iova iova, u64 length, Access access, SharedMemory& memory, u64 offset) -> Result<void> {
-      Iova at = iova;
-      const auto differs = [&](Iova where, std::string_view what) -> std::unexpected<Errno> {
-        log(heap_.machine(), LogLevel::Error,
-            Line() << "audit: HWPT " << hwpt->id() << " at I/O address " << where << ": " << what
-                   << "; the update is refused");
-        return fail(Errno::Efault);
-      };
-      const auto check_extent = [&](const FileExtent& extent) -> Result<void> {
-        const Iova start = at;
-        const Iova end = at + extent.length;
-        const auto check_leaf = [&](const pt::Leaf& leaf) -> Result<void> {
-          if (leaf.iova > at) return differs(at, "nothing is mapped");
-          if (leaf.phys + (at - leaf.iova) != extent.base + (at - start)) {
-            return differs(at, "leads elsewhere than its file");
-          }
-          if (leaf.access != access) return differs(at, "other access than was mapped");
-          at = leaf.iova + leaf.length < end ? leaf.iova + leaf.length : end;
-          return {};
-        };
-        TRY(table.each_leaf(at, extent.length, check_leaf));
-        if (at != end) return differs(at, "nothing is mapped");
-        return {};
-      };
-      TRY(memory.extents(offset, length, check_extent));
-      if (at != iova + length) return differs(at, "the file has no memory there");
-      return {};
-    };
-    if (const Ioas* ioas = hwpt->ioas()) {
-      TRY(ioas->each_area([&](const Area& area) {
-        return check(area.iova, area.length, area.access, *area.source.pieces[0].memory, area.source.pieces[0].offset);
-      }));
-    } else {
-      for (const RecordedArea& area : hwpt->recorded_areas()) {
-        TRY(check(area.iova, area.length, area.access, *area.memory, area.offset));
-      }
-    }
+  for (const PreservedHwpt& preserved : preserved_hwpts_) {
+    if (preserved.audit->complete()) continue;
+    log(heap_.machine(), LogLevel::Error,
+        Line() << "iommufd: HWPT " << preserved.hwpt->id() << " (token " << preserved.hwpt->token
+               << ") does not map all of its areas; the update is refused");
+    return fail(Errno::Efault);
   }
   return {};
 }
@@ -235,10 +213,11 @@ SharedMemory* IommufdFile::Incoming::memory(u64 memory_token) const {
   return nullptr;
 }
 
-Result<void> IommufdFile::take_record(luo::Session& session, u64 token, IncomingRecord record) {
-  Owned<Incoming> incoming = TRY(heap_.make<Incoming>(heap_, session.generation(), token, std::move(record)));
+Result<Owned<IommufdFile::Incoming>> IommufdFile::find_memory(Heap& heap, luo::Session& session, u64 token,
+                                                              IncomingRecord record) {
+  Owned<Incoming> incoming = TRY(heap.make<Incoming>(heap, session.generation(), token, std::move(record)));
   const auto refuse = [&](u64 memory_token, std::string_view what) -> std::unexpected<Errno> {
-    log(heap_.machine(), LogLevel::Error,
+    log(heap.machine(), LogLevel::Error,
         Line() << "iommufd " << token << " of session '" << session.name() << "': memfd " << memory_token << " " << what
                << "; its devices stay held");
     return fail(Errno::Eproto);
@@ -257,15 +236,21 @@ Result<void> IommufdFile::take_record(luo::Session& session, u64 token, Incoming
       found->pin();
       memory = found;
     }
-    if (incoming->record.version() >= 2 && memory->id() != area.host_id) {
+    if (area.host_id != 0 && memory->id() != area.host_id) {
       return refuse(area.memory_token, "is not the memory that was mapped");
     }
   }
   for (usize i = 0; i < incoming->record.hwpts().size(); ++i) TRY(incoming->reclaimed.push_back(false));
-  MutexGuard guard(lock_);
-  PERDURE_ASSERT(!incoming_);
-  incoming_ = std::move(incoming);
-  return {};
+  return incoming;
+}
+
+Result<Ref<IommufdFile>> IommufdFile::retrieve(Iommufd& module, luo::Session& session, u64 token,
+                                               IncomingRecord record) {
+  Owned<Incoming> incoming = TRY(find_memory(module.heap(), session, token, std::move(record)));
+  Ref<IommufdFile> file = TRY(module.open());
+  MutexGuard guard(file->lock_);
+  file->incoming_ = std::move(incoming);
+  return file;
 }
 
 Result<void> IommufdFile::hwpt_restore(Call<uapi::IommuHwptRestore>& call) {
@@ -323,7 +308,7 @@ bool IommufdFile::can_finish() {
     // A domain that was not restored has its devices quarantined: nothing is left to take over (design §8).
     const Result<Ref<PagingDomain>> domain =
         module_.live_update.reclaim_domain(records[i].domain, incoming_->generation);
-    if (!domain && domain.error() == Errno::Enoent) continue;
+    if (!domain && (domain.error() == Errno::Enoent || domain.error() == Errno::Eio)) continue;
     if (domain) module_.live_update.unreclaim_domain(**domain);
     return false;
   }

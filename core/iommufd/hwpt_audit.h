@@ -1,0 +1,35 @@
+// What a preserved HWPT should translate, by its areas, for the audit of its domain's leaves.
+#pragma once
+#include "core/iommu/leaf_check.h"
+#include "core/iommufd/hwpt.h"
+
+namespace perdure::iommufd {
+
+class HwptAudit final : public LeafCheck {
+ public:
+  explicit HwptAudit(Heap& heap) : runs_(heap) {}
+
+  // Ascending areas, whose memory gets its addresses looked up now: pinned, they do not change. Einval, Enomem.
+  Result<void> expect(std::span<const RecordedArea> areas);
+  Result<void> expect_same(const HwptAudit& other);
+
+  bool expected(const PagingDomain& domain, const pt::Leaf& leaf) override;
+  // False: an audit ran, and saw less than the areas hold.
+  bool complete() const { return !ran_ || seen_ == total_; }
+
+ private:
+  struct ExpectedRun {
+    Iova iova;
+    Phys phys;
+    u64 length = 0;
+    Access access = Access::ReadWrite;
+  };
+  Vec<ExpectedRun> runs_;
+  u64 total_ = 0;
+  u64 seen_ = 0;
+  usize at_ = 0;  // the run that the last leaf lay in
+  Iova end_;      // of the last leaf
+  bool ran_ = false;
+};
+
+}  // namespace perdure::iommufd
