@@ -92,7 +92,8 @@ void Timeline::load(Kho& kho) {
   const bool readable = blob->size == sizeof stored && kho.incoming_covers(blob->at, blob->size);
   if (readable) std::memcpy(&stored, machine.virt(blob->at), sizeof stored);
   if (!readable || stored.version != 1 || stored.count > kMost || stored.checksum != checksum_of(stored)) {
-    log(machine, LogLevel::Warn, Line() << "timeline of the former kernel at " << blob->at << " is unreadable; ignored");
+    log(machine, LogLevel::Warn,
+        Line() << "timeline of the former kernel at " << blob->at << " is unreadable; ignored");
     return;
   }
   for (u32 i = 0; i < stored.count; ++i) {

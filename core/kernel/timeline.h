@@ -11,18 +11,18 @@ namespace perdure {
 
 enum class UpdatePhase : u32 {
   // former kernel
-  Load = 1,   // the next kernel is opened, checked and pinned
-  Audit,      // every leaf of every preserved table
-  Freeze,     // sessions serialized
-  Quiesce,    // units: unpreserved entries cleared, events masked, queues drained
-  Jump,       // from the last instruction of the old kernel to the first of the new one
+  Load = 1,  // the next kernel is opened, checked and pinned
+  Audit,     // every leaf of every preserved table
+  Freeze,    // sessions serialized
+  Quiesce,   // units: unpreserved entries cleared, events masked, queues drained
+  Jump,      // from the last instruction of the old kernel to the first of the new one
   // new kernel
-  Carve,      // handover read, preserved memory set aside
-  Records,    // sessions and IOMMU records read and validated
-  Adopt,      // units taken over
-  Scan,       // PCI
-  Reattach,   // domains restored, groups held, entries reconciled
-  Ready,      // files can be opened: begin = end
+  Carve,     // handover read, preserved memory set aside
+  Records,   // sessions and IOMMU records read and validated
+  Adopt,     // units taken over
+  Scan,      // PCI
+  Reattach,  // domains restored, groups held, entries reconciled
+  Ready,     // files can be opened: begin = end
 };
 std::string_view phase_name(UpdatePhase phase);
 
@@ -38,6 +38,10 @@ class Timeline {
   void add(UpdatePhase phase, u64 begin_ns, u64 end_ns);
   std::span<const PhaseTime> phases() const { return {phases_, count_}; }
   void clear() { count_ = 0; }
+  // Forgets all but the first `n`.
+  void cut(usize n) {
+    if (n < count_) count_ = n;
+  }
 
   // Old kernel: makes room for the blob while allocation may still fail; Enomem. Then writes it, which cannot fail.
   Result<void> reserve(Kho& kho);

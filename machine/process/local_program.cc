@@ -34,7 +34,7 @@ Result<void> LocalProgram::enter() {
 Result<s32> LocalProgram::open(std::string_view path) {
   TRY(enter());
   FdSlot slot = TRY(FdSlot::reserve(*this));
-  Ref<File> file = TRY(kernel_.open(*this, path));
+  Ref<File> file = TRY(kernel_.open(path));
   const s32 number = slot.number();
   slot.install(std::move(file));
   return number;

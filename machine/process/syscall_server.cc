@@ -83,7 +83,7 @@ class Connection {
     switch (static_cast<Call>(call.head.op)) {
       case Call::Open: {
         FdSlot slot = TRY(FdSlot::reserve(task_));
-        Ref<File> file = TRY(kernel_.open(task_, text(call)));
+        Ref<File> file = TRY(kernel_.open(text(call)));
         const s32 number = slot.number();
         slot.install(std::move(file));
         return static_cast<u64>(number);

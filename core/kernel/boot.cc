@@ -1,0 +1,232 @@
+// Kernel::boot(): from boot information to programs being served, cold or after a jump.
+#include "core/acpi/mcfg.h"
+#include "core/kernel/kernel.h"
+#include "core/pci/scope.h"
+#include "core/vtd/vtd_unit.h"
+
+namespace perdure {
+
+namespace {
+
+// Stretches of one kind; a memory map has no more than this many beside its banks.
+constexpr usize kMostExtents = 64;
+
+struct Extents {
+  Extent list[kMostExtents];
+  usize count = 0;
+  Result<void> add(Phys base, u64 length) {
+    if (count == kMostExtents) return fail(Errno::E2big);
+    list[count++] = {base, length};
+    return {};
+  }
+  std::span<const Extent> span() const { return {list, count}; }
+};
+
+}  // namespace
+
+template <class Step>
+Result<void> Kernel::timed(UpdatePhase phase, Step step) {
+  const u64 begin = machine_.now_ns();
+  Result<void> result = step();
+  timeline_.add(phase, begin, machine_.now_ns());
+  return result;
+}
+
+Result<void> Kernel::boot() {
+  const u64 begin = machine_.now_ns();
+  boot_ = machine_.boot();
+  std::string_view why;
+  if (auto sound = abi::check(boot_, machine_.window, &why); !sound) {
+    report(LogLevel::Error, Line() << "boot information is damaged: " << why << "; nothing is known of this machine");
+    return sound;
+  }
+  TRY(boot_memory());
+  if (kho_.is_handover()) {
+    timeline_.load(kho_);
+    timeline_.add(UpdatePhase::Jump, boot_.jump_ns, begin);
+    timeline_.add(UpdatePhase::Carve, begin, machine_.now_ns());
+  }
+  TRY(timed(UpdatePhase::Records, [this] { return boot_records(); }));
+  TRY(timed(UpdatePhase::Adopt, [this] { return boot_units(); }));
+  TRY(timed(UpdatePhase::Scan, [this] { return boot_bus(); }));
+  TRY(timed(UpdatePhase::Reattach, [this] { return boot_devices(); }));
+  TRY(boot_services());
+  const u64 now = machine_.now_ns();
+  timeline_.add(UpdatePhase::Ready, now, now);
+  report(LogLevel::Info, Line() << config_.release << " is up, hop " << boot_.hop);
+  return {};
+}
+
+// Scratch only, until everything that was preserved is set aside (kho-luo §1.7).
+Result<void> Kernel::boot_memory() {
+  const std::span<const abi::MemoryMapEntry> map(machine_.virt<const abi::MemoryMapEntry>(Phys(boot_.memory_map)),
+                                                 boot_.memory_map_count);
+  std::string_view why;
+  if (auto sound = abi::check_memory_map(map, machine_.window, &why); !sound) {
+    report(LogLevel::Error, Line() << "memory map at " << Phys(boot_.memory_map) << " is damaged: " << why);
+    return sound;
+  }
+  Extents ram;
+  Extents reserved;
+  Extents scratch;
+  for (const abi::MemoryMapEntry& e : map) {
+    if (e.type == static_cast<u32>(abi::MemoryType::Ram)) TRY(ram.add(Phys(e.base), e.length));
+    if (e.type == static_cast<u32>(abi::MemoryType::Reserved)) TRY(reserved.add(Phys(e.base), e.length));
+  }
+  // What this kernel was started with lies in scratch memory and is read until the boot is over.
+  TRY(reserved.add(Phys(boot_.memory_map), map.size_bytes()));
+  if (boot_.kho_scratch != 0) {
+    TRY(reserved.add(Phys(boot_.kho_scratch), boot_.kho_scratch_length));
+    const auto* areas = machine_.virt<const abi::KhoScratch>(Phys(boot_.kho_scratch));
+    for (u64 i = 0; i < boot_.kho_scratch_length / sizeof(abi::KhoScratch); ++i) {
+      if (areas[i].size != 0) TRY(scratch.add(Phys(areas[i].address), areas[i].size));
+    }
+  }
+  TRY(frames_.init(ram.span(), reserved.span(), scratch.span()));
+  if (boot_.kho_fdt == 0) {
+    if (scratch.count == 0) TRY(frames_.carve_scratch(config_.scratch_bytes));
+  } else if (auto carved = Kho::carve(frames_, Phys(boot_.kho_fdt)); !carved) {
+    // What must not be touched is not known, so no memory is opened.
+    block_everything();
+    report(LogLevel::Error, Line() << "the handover at " << Phys(boot_.kho_fdt)
+                                   << " is unreadable: all DMA is blocked, no memory was touched; reset the machine");
+    return carved;
+  }
+  frames_.open();
+  return kho_.init(Phys(boot_.kho_fdt), config_.kho_max_order);
+}
+
+// What the former kernel says: sessions, then the records of units, domains and devices.
+Result<void> Kernel::boot_records() {
+  luo_ = TRY(heap_.make<luo::Luo>(kho_));
+  iommu_ = TRY(heap_.make<Iommu>(heap_, kho_));
+  live_update_ = TRY(heap_.make<IommuLiveUpdate>(*iommu_, kho_, config_.write_version));
+  if (!kho_.is_handover()) return luo_->init();
+  if (auto loaded = luo_->load_incoming(); !loaded && loaded.error() != Errno::Eproto) return loaded;
+  if (const auto data = luo_->incoming_flb_data(live_update_->compatible()); data) {
+    // Unreadable: commit() quarantines every device that is still translated; the log says why.
+    if (auto loaded = live_update_->load(*data); !loaded && loaded.error() != Errno::Eproto) return loaded;
+  }
+  return luo_->init();
+}
+
+Result<void> Kernel::boot_units() {
+  auto dmar = acpi::read_dmar(heap_, Phys(boot_.rsdp));
+  if (!dmar && dmar.error() == Errno::Enoent) {
+    report(LogLevel::Warn, Line() << "no DMAR table: this machine has no IOMMU, no device can be used");
+    return {};
+  }
+  if (!dmar) return fail(dmar.error());
+  dmar_ = TRY(heap_.make<acpi::Dmar>(std::move(*dmar)));
+  for (const acpi::DmarUnit& found : dmar_->units) {
+    const vtd::UnitConfig config{.register_bytes = found.register_bytes, .host_address_bits = dmar_->host_address_bits};
+    if (const abi::IommuUnitRecord* record = live_update_->unit_record(found.base)) {
+      if (auto unit = vtd::VtdUnit::adopt(heap_, kho_, *record, config); unit) {
+        TRY(iommu_->add_unit(std::move(*unit)));
+        continue;
+      }
+      report(LogLevel::Error, Line() << "unit at " << found.base << " cannot be taken over; its devices are blocked");
+      TRY(block_unit(found.base, config));
+      continue;
+    }
+    auto unit = vtd::VtdUnit::create(heap_, found.base, found.segment, config);
+    if (unit) {
+      TRY(iommu_->add_unit(std::move(*unit)));
+    } else if (unit.error() == Errno::Ebusy) {
+      report(LogLevel::Error,
+             Line() << "unit at " << found.base << " translates and no record says what; its devices are blocked");
+      TRY(block_unit(found.base, config));
+    } else {
+      report(LogLevel::Error, Line() << "unit at " << found.base << " does not work: " << unit.error()
+                                     << "; its devices cannot be used");
+    }
+  }
+  return {};
+}
+
+// Bus masters off at the source, then an all-blocking root; translation is never off. The page is never given back.
+Result<void> Kernel::block_unit(Phys base, const vtd::UnitConfig& config) {
+  if (bus_) {
+    for (usize i = 0; i < bus_->size(); ++i) bus_->at(i).set_bus_master(false);
+  }
+  const Phys root = TRY(frames_.alloc_zeroed(0));
+  if (auto blocked = vtd::VtdUnit::block_all(machine_, base, root, config); !blocked) {
+    report(LogLevel::Error,
+           Line() << "unit at " << base << " could not be blocked: " << blocked.error() << "; reset the machine");
+  }
+  return {};
+}
+
+// Without any image to believe: from ACPI alone, with scratch memory.
+void Kernel::block_everything() {
+  auto windows = acpi::read_mcfg(heap_, Phys(boot_.rsdp));
+  if (windows) {
+    pci::ConfigSpace config(machine_, std::move(*windows));
+    for (const acpi::EcamWindow& w : config.windows()) {
+      for (u32 bdf = u32{w.first_bus} << 8; bdf <= (u32{w.last_bus} << 8 | 0xFF); ++bdf) {
+        const SourceId source{.segment = w.segment, .bdf = static_cast<u16>(bdf)};
+        if (config.read16(source, pci::reg::kVendor) == 0xFFFF) continue;
+        config.update16(source, pci::reg::kCommand, pci::Command::kBusMaster, 0);
+      }
+    }
+  }
+  const auto dmar = acpi::read_dmar(heap_, Phys(boot_.rsdp));
+  if (!dmar) return;
+  for (const acpi::DmarUnit& unit : dmar->units) {
+    if (!block_unit(unit.base, {.register_bytes = unit.register_bytes, .host_address_bits = dmar->host_address_bits})) {
+      report(LogLevel::Error, Line() << "no memory to block the unit at " << unit.base << "; reset the machine");
+    }
+  }
+}
+
+Result<void> Kernel::boot_bus() {
+  auto windows = acpi::read_mcfg(heap_, Phys(boot_.rsdp));
+  if (!windows) {
+    report(LogLevel::Error, Line() << "no usable MCFG table: " << windows.error() << "; no device can be found");
+    return {};
+  }
+  bus_ = TRY(heap_.make<pci::Bus>(heap_, std::move(*windows)));
+  const Preserved preserved(*live_update_);
+  TRY(bus_->enumerate(&preserved));
+  iommu_->set_bus_master_switch(*bus_);
+  return {};
+}
+
+// Devices to groups, then what the records say of them.
+Result<void> Kernel::boot_devices() {
+  iommufd_ =
+      TRY(heap_.make<iommufd::Iommufd>(kho_, *iommu_, *live_update_,
+                                       iommufd::Iommufd::Config{.write_version = config_.write_version,
+                                                                .mark_preserve = config_.ioctl_hwpt_mark_preserve,
+                                                                .restore = config_.ioctl_hwpt_restore}));
+  vfio_ = TRY(heap_.make<vfio::Vfio>(*iommufd_, vfio::Vfio::Config{.write_version = config_.write_version}));
+  Vec<SourceId> ids(heap_);
+  for (usize i = 0; bus_ && i < bus_->size(); ++i) {
+    pci::Function& function = bus_->at(i);
+    if (function.is_bridge() || !dmar_) continue;
+    const auto unit_index = pci::unit_of(*bus_, *dmar_, function);
+    if (!unit_index) continue;
+    IommuUnit* unit = iommu_->find_unit(dmar_->units[*unit_index].base);
+    if (!unit) continue;
+    ids.clear();
+    TRY(pci::requester_ids(function, ids));
+    IommuDevice* device = TRY(iommu_->add_device(function.source(), *unit, ids.span()));
+    TRY(vfio_->add_device(function, *device));
+  }
+  live_update_->commit();
+  return {};
+}
+
+Result<void> Kernel::boot_services() {
+  luo_device_ = TRY(heap_.make<luo::Device>(*luo_));
+  memfd_handler_ = TRY(heap_.make<luo::MemfdHandler>(kho_, host_files_));
+  iommufd_handler_ = TRY(heap_.make<iommufd::IommufdHandler>(*iommufd_));
+  vfio_handler_ = TRY(heap_.make<vfio::VfioHandler>(*vfio_));
+  TRY(luo_->register_handler(*memfd_handler_));
+  TRY(luo_->register_handler(*iommufd_handler_));
+  TRY(luo_->register_handler(*vfio_handler_));
+  TRY(luo_->link_flb(*iommufd_handler_, *live_update_));
+  return luo_->link_flb(*vfio_handler_, *live_update_);
+}
+
+}  // namespace perdure

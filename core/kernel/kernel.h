@@ -1,0 +1,118 @@
+// The kernel: everything hangs off one object. boot() composes it on a machine, cold or after a jump; open() is what
+// front ends reach it by; kexec_load() and kexec() replace it.
+//
+// The object itself is the machine's to place; everything it allocates lies in the machine's memory. After a
+// successful jump no destructor runs: the object is abandoned.
+#pragma once
+#include "core/abi/boot_info.h"
+#include "core/acpi/dmar.h"
+#include "core/file/host_files.h"
+#include "core/iommu/live_update.h"
+#include "core/iommufd/handler.h"
+#include "core/iommufd/iommufd.h"
+#include "core/kernel/config.h"
+#include "core/kernel/timeline.h"
+#include "core/kho/kho.h"
+#include "core/luo/device.h"
+#include "core/luo/memfd_handler.h"
+#include "core/pci/bus.h"
+#include "core/vfio/handler.h"
+#include "core/vfio/vfio.h"
+#include "core/vtd/vtd_unit.h"
+
+namespace perdure {
+
+class Kernel {
+ public:
+  Kernel(Machine& machine, const Config& config);
+  // An orderly end: everything is given back, units are turned off.
+  ~Kernel();
+  Kernel(const Kernel&) = delete;
+  Kernel& operator=(const Kernel&) = delete;
+
+  // Once. What cannot be used of a handover is quarantined or blocked and logged, and the boot goes on; an error means
+  // that this kernel cannot run here (docs/architecture.md, "Failure policy"), with DMA blocked as far as it could be.
+  Result<void> boot();
+
+  // /dev/liveupdate, /dev/iommu, /dev/vfio/devices/vfioN. Enoent; the file's own errors.
+  Result<Ref<File>> open(std::string_view path);
+
+  // Opens, pins and checks the next kernel before anything is frozen. Enoent, Eacces, Enoexec: no kernel; Eproto: it
+  // cannot read what this one writes (the log says which format).
+  Result<void> kexec_load(std::string_view name);
+  // Audits, freezes, quiesces and jumps. On failure everything is as before and devices have not noticed: Enoexec when
+  // nothing is loaded, what a session's files say, Efault from the audit.
+  Result<void> kexec();
+
+  const Config& config() const { return config_; }
+  const abi::BootInfo& boot_info() const { return boot_; }
+  const Timeline& timeline() const { return timeline_; }
+  HostFiles& host_files() { return host_files_; }
+  Heap& heap() { return heap_; }
+  FrameAllocator& frames() { return frames_; }
+  Kho& kho() { return kho_; }
+  luo::Luo& luo() { return *luo_; }
+  Iommu& iommu() { return *iommu_; }
+  IommuLiveUpdate& live_update() { return *live_update_; }
+  pci::Bus& bus() { return *bus_; }
+
+ private:
+  // Who the former kernel says was at work; enumeration leaves those alone.
+  class Preserved final : public pci::PreservedFunctions {
+   public:
+    explicit Preserved(const IommuLiveUpdate& records) : records_(records) {}
+    bool preserved(SourceId source) const override { return records_.records(source); }
+    u64 bar_size(SourceId, unsigned) const override { return 0; }
+
+   private:
+    const IommuLiveUpdate& records_;
+  };
+
+  // boot(), in order.
+  Result<void> boot_memory();
+  Result<void> boot_records();
+  Result<void> boot_units();
+  Result<void> boot_bus();
+  Result<void> boot_devices();
+  Result<void> boot_services();
+  // Translation is on and nobody can say what it translates: every bus master off, everything blocked.
+  void block_everything();
+  Result<void> block_unit(Phys base, const vtd::UnitConfig& config);
+
+  void unload();
+  Result<void> jump();
+  template <class Step>
+  Result<void> timed(UpdatePhase phase, Step step);
+  void report(LogLevel level, const Line& line) const { log(machine_, level, line); }
+
+  Machine& machine_;
+  const Config config_;
+  abi::BootInfo boot_;
+  Timeline timeline_;           // of the update that led here
+  Timeline outgoing_timeline_;  // of the one that leads away
+  FrameAllocator frames_;
+  Heap heap_;
+  Kho kho_;
+  HostFiles host_files_;
+
+  // In the order of construction; taken down in reverse.
+  Owned<luo::Luo> luo_;
+  Owned<Iommu> iommu_;
+  Owned<IommuLiveUpdate> live_update_;
+  Owned<acpi::Dmar> dmar_;
+  Owned<pci::Bus> bus_;
+  Owned<luo::Device> luo_device_;
+  Owned<luo::MemfdHandler> memfd_handler_;
+  Owned<iommufd::Iommufd> iommufd_;
+  Owned<iommufd::IommufdHandler> iommufd_handler_;
+  Owned<vfio::Vfio> vfio_;
+  Owned<vfio::VfioHandler> vfio_handler_;
+
+  // The next kernel, and where its boot data goes: three blocks of scratch memory.
+  Ref<KernelImage> next_;
+  Phys next_boot_info_;
+  Phys next_memory_map_;
+  Phys next_scratch_table_;
+};
+
+}  // namespace perdure

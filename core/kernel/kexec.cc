@@ -1,0 +1,103 @@
+// Kernel::kexec_load() and Kernel::kexec(): from this kernel to the next.
+#include <cstring>
+
+#include "core/abi/kernel_note.h"
+#include "core/base/scope_guard.h"
+#include "core/kernel/kernel.h"
+
+namespace perdure {
+
+namespace {
+constexpr unsigned kMemoryMapOrder = 4;  // 64 KiB
+constexpr u32 kMemoryMapEntries = static_cast<u32>((kPageSize << kMemoryMapOrder) / sizeof(abi::MemoryMapEntry));
+}  // namespace
+
+Result<void> Kernel::kexec_load(std::string_view name) {
+  const u64 begin = machine_.now_ns();
+  Ref<KernelImage> image = TRY(machine_.image_open(name));
+  // Before anything is frozen: will that kernel understand what this one writes?
+  const auto note = abi::parse_kernel_note(std::as_bytes(std::span(image->note())));
+  if (!note) {
+    report(LogLevel::Error, Line() << name << " carries no Perdure kernel note: not a kernel that can take over");
+    return fail(Errno::Enoexec);
+  }
+  std::string_view format;
+  if (auto fits = abi::check_compatible(*note, abi::kernel_note(config_.release, config_.write_version), &format);
+      !fits) {
+    report(LogLevel::Error, Line() << name << " (" << note->release_name() << ") cannot read what " << config_.release
+                                   << " writes: " << format << "; nothing was frozen, load another kernel");
+    return fits;
+  }
+  unload();
+  ScopeGuard undo([this] { unload(); });
+  next_boot_info_ = TRY(frames_.alloc_scratch(0));
+  next_memory_map_ = TRY(frames_.alloc_scratch(kMemoryMapOrder));
+  next_scratch_table_ = TRY(frames_.alloc_scratch(0));
+  TRY(outgoing_timeline_.reserve(kho_));
+  next_ = std::move(image);
+  undo.dismiss();
+  outgoing_timeline_.clear();
+  outgoing_timeline_.add(UpdatePhase::Load, begin, machine_.now_ns());
+  return {};
+}
+
+void Kernel::unload() {
+  next_ = nullptr;
+  outgoing_timeline_.unreserve(kho_);
+  if (next_boot_info_) frames_.free(std::exchange(next_boot_info_, Phys()), 0);
+  if (next_memory_map_) frames_.free(std::exchange(next_memory_map_, Phys()), kMemoryMapOrder);
+  if (next_scratch_table_) frames_.free(std::exchange(next_scratch_table_, Phys()), 0);
+}
+
+Result<void> Kernel::kexec() {
+  if (!next_) return fail(Errno::Enoexec);
+  const usize loaded = outgoing_timeline_.phases().size();
+  ScopeGuard forget([&] { outgoing_timeline_.cut(loaded); });
+  u64 begin = machine_.now_ns();
+  const auto phase = [&](UpdatePhase p) {
+    const u64 now = machine_.now_ns();
+    outgoing_timeline_.add(p, begin, now);
+    begin = now;
+  };
+
+  // Tables are immutable from preserve on, so the whole audit is made before anybody waits for it.
+  TRY(live_update_->audit());
+  TRY(iommufd_handler_->audit());
+  phase(UpdatePhase::Audit);
+
+  TRY(luo_->serialize());
+  ScopeGuard thaw([this] { luo_->unfreeze_all(); });
+  phase(UpdatePhase::Freeze);
+
+  TRY(live_update_->quiesce());
+  ScopeGuard resume([this] { live_update_->resume(); });
+  phase(UpdatePhase::Quiesce);
+  outgoing_timeline_.store(machine_);
+
+  TRY(jump());
+  // Gone. Where control comes back (in process) nothing of this kernel may be touched any more.
+  resume.dismiss();
+  thaw.dismiss();
+  forget.dismiss();
+  return {};
+}
+
+Result<void> Kernel::jump() {
+  const std::span<const Extent> scratch = frames_.scratch();
+  PERDURE_ASSERT(scratch.size() * sizeof(abi::KhoScratch) <= kPageSize);
+  auto* table = machine_.virt<abi::KhoScratch>(next_scratch_table_);
+  for (usize i = 0; i < scratch.size(); ++i) table[i] = {scratch[i].base.value, scratch[i].length};
+
+  abi::BootInfo next;
+  next.memory_map = next_memory_map_.value;
+  next.memory_map_count = kMemoryMapEntries;
+  next.hop = boot_.hop + 1;
+  next.kho_fdt = kho_.outgoing_fdt().value;
+  next.kho_scratch = next_scratch_table_.value;
+  next.kho_scratch_length = scratch.size() * sizeof(abi::KhoScratch);
+  std::memcpy(next.command_line, boot_.command_line, sizeof next.command_line);
+  next.jump_ns = machine_.now_ns();
+  return machine_.jump(*next_, next, next_boot_info_);
+}
+
+}  // namespace perdure
