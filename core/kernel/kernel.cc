@@ -3,7 +3,13 @@
 namespace perdure {
 
 Kernel::Kernel(Machine& machine, const Config& config)
-    : machine_(machine), config_(config), frames_(machine), heap_(frames_), kho_(heap_), host_files_(heap_) {}
+    : machine_(machine),
+      config_(config),
+      frames_(machine),
+      heap_(frames_),
+      kho_(heap_),
+      host_files_(heap_),
+      stopped_(heap_) {}
 
 Kernel::~Kernel() {
   unload();

@@ -80,6 +80,10 @@ class Kernel {
   Result<void> block_unit(Phys base, const vtd::UnitConfig& config);
 
   void unload();
+  // Every function that is not preserved stops mastering the bus, as devices are shut down before a kexec; and starts
+  // again where it did when the jump fails.
+  void stop_functions();
+  void restart_functions();
   Result<void> jump();
   template <class Step>
   Result<void> timed(UpdatePhase phase, Step step);
@@ -110,6 +114,7 @@ class Kernel {
 
   // The next kernel, and where its boot data goes: three blocks of scratch memory.
   Ref<KernelImage> next_;
+  Vec<pci::Function*> stopped_;
   Phys next_boot_info_;
   Phys next_memory_map_;
   Phys next_scratch_table_;

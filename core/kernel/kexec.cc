@@ -34,6 +34,7 @@ Result<void> Kernel::kexec_load(std::string_view name) {
   next_memory_map_ = TRY(frames_.alloc_scratch(kMemoryMapOrder));
   next_scratch_table_ = TRY(frames_.alloc_scratch(0));
   TRY(outgoing_timeline_.reserve(kho_));
+  if (bus_) TRY(stopped_.reserve(bus_->size()));
   next_ = std::move(image);
   undo.dismiss();
   outgoing_timeline_.clear();
@@ -69,6 +70,8 @@ Result<void> Kernel::kexec() {
   ScopeGuard thaw([this] { luo_->unfreeze_all(); });
   phase(UpdatePhase::Freeze);
 
+  stop_functions();
+  ScopeGuard restart([this] { restart_functions(); });
   TRY(live_update_->quiesce());
   ScopeGuard resume([this] { live_update_->resume(); });
   phase(UpdatePhase::Quiesce);
@@ -77,9 +80,26 @@ Result<void> Kernel::kexec() {
   TRY(jump());
   // Gone. Where control comes back (in process) nothing of this kernel may be touched any more.
   resume.dismiss();
+  restart.dismiss();
   thaw.dismiss();
   forget.dismiss();
   return {};
+}
+
+void Kernel::stop_functions() {
+  for (usize i = 0; bus_ && i < bus_->size(); ++i) {
+    pci::Function& function = bus_->at(i);
+    const IommuDevice* device = iommu_->find(function.source());
+    // Bridges carry the requests of preserved functions below them.
+    if (function.is_bridge() || (device && device->preserved()) || !function.bus_master()) continue;
+    function.set_bus_master(false);
+    if (!stopped_.push_back(&function)) return;  // reserved when the next kernel was loaded
+  }
+}
+
+void Kernel::restart_functions() {
+  for (pci::Function* function : stopped_) function->set_bus_master(true);
+  stopped_.clear();
 }
 
 Result<void> Kernel::jump() {

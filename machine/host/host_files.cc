@@ -18,7 +18,7 @@ Result<u64> file_id(int fd) {
   struct stat st = {};
   if (fstat(fd, &st) != 0) return fail(last_error());
   // All memfds live on one kernel-internal file system, all eventfds share one inode: see kind_of().
-  return static_cast<u64>(st.st_dev) << 48 ^ static_cast<u64>(st.st_ino);
+  return static_cast<u64>(st.st_dev) << 40 | static_cast<u64>(st.st_ino);
 }
 
 u64 Memfd::size() const {
