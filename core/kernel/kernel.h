@@ -37,8 +37,8 @@ class Kernel {
   // /dev/liveupdate, /dev/iommu, /dev/vfio/devices/vfioN. Enoent; the file's own errors.
   Result<Ref<File>> open(std::string_view path);
 
-  // Opens, pins and checks the next kernel before anything is frozen. Enoent, Eacces, Enoexec: no kernel; Eproto: it
-  // cannot read what this one writes (the log says which format).
+  // Opens, pins and checks the next kernel before anything is frozen. Enoent, Eacces, Enoexec: no kernel, or one
+  // that cannot read what this one writes (the log says which format).
   Result<void> kexec_load(std::string_view name);
   // Audits, freezes, quiesces and jumps. On failure everything is as before and devices have not noticed: Enoexec when
   // nothing is loaded, what a session's files say, Efault from the audit.

@@ -16,16 +16,19 @@ Result<void> Kernel::kexec_load(std::string_view name) {
   const u64 begin = machine_.now_ns();
   Ref<KernelImage> image = TRY(machine_.image_open(name));
   // Before anything is frozen: will that kernel understand what this one writes?
-  const auto note = abi::parse_kernel_note(std::as_bytes(std::span(image->note())));
+  std::string_view why = "there is no note";
+  const auto note = abi::parse_kernel_note(image->note(), &why);
   if (!note) {
-    report(LogLevel::Error, Line() << name << " carries no Perdure kernel note: not a kernel that can take over");
+    report(LogLevel::Error, Line() << name << " is not a kernel that can take over: its note \"Perdure\": " << why
+                                   << "; nothing was frozen");
     return fail(Errno::Enoexec);
   }
-  std::string_view format;
-  if (auto fits = abi::check_compatible(*note, abi::kernel_note(config_.release, config_.write_version), &format);
-      !fits) {
+  const abi::KernelNote current = abi::kernel_note(config_.release, config_.write_version);
+  const abi::FormatVersions* misfit = nullptr;
+  if (auto fits = abi::check_compatible(*note, current, &misfit); !fits) {
     report(LogLevel::Error, Line() << name << " (" << note->release_name() << ") cannot read what " << config_.release
-                                   << " writes: " << format << "; nothing was frozen, load another kernel");
+                                   << " writes: format " << (misfit ? std::string_view(misfit->name) : "?")
+                                   << "; nothing was frozen, load another kernel");
     return fits;
   }
   unload();

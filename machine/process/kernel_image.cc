@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/abi/kernel_note.h"
 #include "machine/host/host_files.h"
 
 namespace perdure::process {
@@ -18,25 +19,6 @@ constexpr u64 kMostNotes = u64{1} << 20;
 
 bool read_at(int fd, u64 offset, void* to, usize bytes) {
   return pread(fd, to, bytes, static_cast<off_t>(offset)) == static_cast<ssize_t>(bytes);
-}
-
-// The descriptor of the first note named "Perdure" in a PT_NOTE segment's bytes.
-std::string find_note(const std::vector<char>& notes) {
-  constexpr std::string_view kName{"Perdure\0", 8};
-  usize at = 0;
-  while (notes.size() - at >= sizeof(Elf64_Nhdr)) {
-    Elf64_Nhdr head;
-    std::memcpy(&head, notes.data() + at, sizeof head);
-    at += sizeof head;
-    const u64 name_bytes = align_up(head.n_namesz, 4);
-    const u64 data_bytes = align_up(head.n_descsz, 4);
-    if (name_bytes + data_bytes > notes.size() - at) return {};
-    if (std::string_view(notes.data() + at, head.n_namesz) == kName) {
-      return {notes.data() + at + name_bytes, head.n_descsz};
-    }
-    at += name_bytes + data_bytes;
-  }
-  return {};
 }
 
 }  // namespace
@@ -60,7 +42,7 @@ Result<Ref<FileImage>> FileImage::open(const std::filesystem::path& path) {
     if (segment.p_type != PT_NOTE || segment.p_filesz > kMostNotes) continue;
     std::vector<char> notes(segment.p_filesz);
     if (!read_at(fd.get(), segment.p_offset, notes.data(), notes.size())) return fail(Errno::Enoexec);
-    note = find_note(notes);
+    note = abi::find_kernel_note({notes.data(), notes.size()});
   }
   return Ref<FileImage>::adopt(new FileImage(path.filename().string(), std::move(note), std::move(fd)));
 }

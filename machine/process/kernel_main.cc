@@ -6,10 +6,13 @@
 #include <new>
 #include <thread>
 
+#include "core/abi/kernel_note.h"
 #include "machine/process/board_protocol.h"
 #include "machine/process/kernel_config.h"
 #include "machine/process/kernel_machine.h"
 #include "machine/process/syscall_server.h"
+
+PERDURE_KERNEL_NOTE(perdure_kernel_note, PERDURE_KERNEL_RELEASE, PERDURE_KERNEL_WRITES);
 
 namespace {
 
