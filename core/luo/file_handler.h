@@ -17,10 +17,12 @@ struct FileState {
   void* private_data = nullptr;  // the handler's, from one callback to the next
   // 0 never tried, 1 retrieved; minus the Errno if retrieving failed.
   int retrieve_status = 0;
+  // A reference that a failing retrieve() gives up and that may be the last one: dropped when no lock is held.
+  Ref<File> discard = nullptr;
 };
 
 // Callbacks run under the session's lock and must not enter LUO for the same session, except through `session`. A file
-// reference that a callback drops must not be the last one: last closes run without locks.
+// reference that a callback drops must not be the last one, since last closes run without locks: see discard.
 class FileHandler {
  public:
   // Unique, at most 47 characters; written to the image.

@@ -13,8 +13,9 @@ struct FileRecord {
   HashLink<FileRecord> by_id;     // in LUO, while the file is somebody's
   u64 token;
   HandlerEntry* handler = nullptr;  // incoming: once somebody needed it
-  Ref<File> file;
-  u64 id = 0;  // the handler's, valid while in the index
+  Ref<File> file;                   // incoming: set when retrieve_status is 1
+  Ref<File> discard;                // of a failed retrieve
+  u64 id = 0;                       // the handler's, valid while in the index
   bool indexed = false;
   u64 data = 0;
   void* private_data = nullptr;
@@ -24,11 +25,14 @@ struct FileRecord {
   bool retrieving = false;  // a file that needs itself is told so
   u64 forwarded_data = 0;
 
-  FileState state(Session& session) { return {session, token, file.get(), data, private_data, retrieve_status}; }
+  FileState state(Session& session) {
+    return {session, token, file.get(), data, private_data, retrieve_status, nullptr};
+  }
   // What a callback may have changed.
-  void take(const FileState& s) {
+  void take(FileState& s) {
     data = s.data;
     private_data = s.private_data;
+    if (s.discard) discard = std::move(s.discard);
   }
 };
 

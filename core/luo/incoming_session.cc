@@ -138,14 +138,14 @@ Result<Ref<File>> IncomingSession::retrieve_locked(u64 token) {
   record->take(state);
   Errno error = file ? Errno::Eio : file.error();
   if (file) {
-    // Kept even if refused below: dropping it has to wait until finish.
-    record->file = std::move(*file);
-    const auto added = luo_.objects().add(*record, handler->handler.id(*record->file));
+    const auto added = luo_.objects().add(*record, handler->handler.id(**file));
     if (added) {
+      record->file = std::move(*file);
       record->retrieve_status = 1;
       return record->file;
     }
     error = added.error();
+    record->discard = std::move(*file);
   }
   record->retrieve_status = -static_cast<int>(error);
   log(luo_.machine(), LogLevel::Error,

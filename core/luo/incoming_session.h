@@ -55,7 +55,6 @@ class IncomingSession final : public RefCounted, public Session {
   u64 next_generation() const override { return next_generation_; }
 
   ListNode node;
-  HashLink<IncomingSession> by_name;
 
  private:
   Result<void> load_file(const FileSer& entry) REQUIRES(lock_);

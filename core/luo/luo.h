@@ -83,11 +83,12 @@ class Luo {
  private:
   Result<void> load_sessions(Phys head);
   Result<void> load_flbs(Phys page);
-  Result<void> serialize_shut(Finished& finished);
-  Result<void> check_incoming_locked(Finished& finished) REQUIRES(lock_);
+  Result<void> serialize_shut(Finished& finished, List<IncomingSession, &IncomingSession::node>& settled);
+  Result<void> check_incoming_locked(Finished& finished, List<IncomingSession, &IncomingSession::node>& settled)
+      REQUIRES(lock_);
   Result<void> write_locked() REQUIRES(lock_);
   void undo_locked() REQUIRES(lock_);
-  void drop_incoming_locked(IncomingSession& session) REQUIRES(lock_);
+  void drop_all_incoming();
   LuoSer& ser() const { return *machine().virt<LuoSer>(ser_); }
 
   Kho& kho_;
@@ -103,7 +104,6 @@ class Luo {
   List<OutgoingSession, &OutgoingSession::node> outgoing_ GUARDED_BY(lock_);
   List<IncomingSession, &IncomingSession::node> incoming_ GUARDED_BY(lock_);
   HashIndex<OutgoingSession, &OutgoingSession::by_name> outgoing_names_ GUARDED_BY(lock_);
-  HashIndex<IncomingSession, &IncomingSession::by_name> incoming_names_ GUARDED_BY(lock_);
   u64 outgoing_count_ GUARDED_BY(lock_) = 0;
   kho::BlockSet sessions_ GUARDED_BY(lock_);
 };

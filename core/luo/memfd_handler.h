@@ -11,6 +11,8 @@
 
 namespace perdure::luo {
 
+class MemfdRecord;
+
 class MemfdHandler final : public FileHandler {
  public:
   MemfdHandler(Kho& kho, HostFiles& files) : kho_(kho), files_(files) {}
@@ -19,10 +21,12 @@ class MemfdHandler final : public FileHandler {
   bool can_preserve(File& file) const override;
   u64 id(File& file) const override;
 
-  // Eopnotsupp: unknown seals; Efbig: more than 2^32 - 1 pages; Ebusy: not all of it can be given an address; Enomem.
+  // Eopnotsupp: unknown seals; Efbig: more than 2^32 - 1 pages; Enomem; the machine's error when it cannot attach a
+  // bank (a file that is sealed against writing already, and that no device has ever reached, cannot be mapped
+  // writable).
   Result<void> preserve(FileState& state) override;
   void unpreserve(FileState& state) override;
-  // Ebusy: the size is not what it was.
+  // Ebusy: the size is not what it was; Eopnotsupp: unknown seals were added.
   Result<void> freeze(FileState& state) override;
 
   // Eproto: the record or what it names is not what it should be; Enoent: the host memory is gone; Enomem.
@@ -33,6 +37,7 @@ class MemfdHandler final : public FileHandler {
 
  private:
   struct Preserved;
+  Result<Ref<HostMemory>> copy_to_host(const MemfdRecord& record);
   Kho& kho_;
   HostFiles& files_;
 };
