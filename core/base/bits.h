@@ -26,4 +26,12 @@ struct Bit : Field<Position, Position, Word> {
   static constexpr Word value() { return Bit::kMask; }
 };
 
+// Bits that are set. Without the processor's instruction std::popcount calls the compiler's library, which a
+// freestanding image has not.
+constexpr unsigned popcount(u64 v) {
+  v -= (v >> 1) & 0x5555555555555555;
+  v = (v & 0x3333333333333333) + ((v >> 2) & 0x3333333333333333);
+  return static_cast<unsigned>((((v + (v >> 4)) & 0x0f0f0f0f0f0f0f0f) * 0x0101010101010101) >> 56);
+}
+
 }  // namespace perdure

@@ -52,11 +52,6 @@ struct FrameBits {
     return result;
   }
   static bool test(const u64* bits, unsigned at) { return ((bits[at / 64] >> (at % 64)) & 1) != 0; }
-  static unsigned popcount(const u64* bits) {
-    unsigned n = 0;
-    for (unsigned w = 0; w < kWords; ++w) n += static_cast<unsigned>(__builtin_popcountll(bits[w]));
-    return n;
-  }
 
   // Every frame reserved.
   void fill() {

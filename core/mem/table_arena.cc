@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "core/base/bits.h"
 #include "core/base/log.h"
 #include "core/base/scope_guard.h"
 #include "core/base/sort.h"
@@ -308,7 +309,7 @@ Result<void> TableArena::read_page(Lists& lists, const TableArenaPage& page) con
       const u32 pages = c.pages();
       const u64 valid = pages >= (w + 1) * 64 ? ~u64{0} : pages <= w * 64 ? 0 : (u64{1} << (pages - w * 64)) - 1;
       if ((e.used[w] & ~valid) != 0) return refuse(heap_.machine(), self, "pages in use beyond the end of a chunk");
-      used += static_cast<u32>(__builtin_popcountll(e.used[w]));
+      used += popcount(e.used[w]);
     }
     c.free = static_cast<u16>(c.pages() - used);
     used_pages += used;
