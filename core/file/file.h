@@ -30,16 +30,29 @@ struct MapTarget {
   u64 length = 0;
 };
 
+// All of it is inline: code built with run-time types (tests, front ends) may derive from it, and an out-of-line
+// function would put the class's type information where there is none.
 class File : public RefCounted {
  public:
   virtual const FileType& type() const = 0;
 
   // `cmd` and `arg` as the program passed them. Returns the ioctl's non-negative result.
-  virtual Result<u64> ioctl(Task& task, u32 cmd, UserAddr arg);
+  virtual Result<u64> ioctl(Task&, [[maybe_unused]] u32 cmd, [[maybe_unused]] UserAddr arg) {
+    return fail(Errno::Enotty);
+  }
   // `pos` is the absolute position (pread/pwrite). Einval where Linux's file has no such operation.
-  virtual Result<usize> read(Task& task, UserAddr to, usize bytes, u64 pos);
-  virtual Result<usize> write(Task& task, UserAddr from, usize bytes, u64 pos);
-  virtual Result<MapTarget> mmap(Task& task, u64 offset, u64 length, Access access);
+  virtual Result<usize> read(Task&, [[maybe_unused]] UserAddr to, [[maybe_unused]] usize bytes,
+                             [[maybe_unused]] u64 pos) {
+    return fail(Errno::Einval);
+  }
+  virtual Result<usize> write(Task&, [[maybe_unused]] UserAddr from, [[maybe_unused]] usize bytes,
+                              [[maybe_unused]] u64 pos) {
+    return fail(Errno::Einval);
+  }
+  virtual Result<MapTarget> mmap(Task&, [[maybe_unused]] u64 offset, [[maybe_unused]] u64 length,
+                                 [[maybe_unused]] Access access) {
+    return fail(Errno::Enodev);
+  }
   // Poll events pending now (POLLIN 1, POLLOUT 4).
   virtual u32 poll() { return 0; }
 
