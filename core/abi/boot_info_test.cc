@@ -81,7 +81,9 @@ constexpr u32 kRam = 1, kReserved = 2, kBank = 3;
 std::string map_fault(const std::vector<MemoryMapEntry>& map) {
   std::string_view why = "none";
   const auto r = check_memory_map(map, kWindow, &why);
-  if (!r) EXPECT_EQ(r.error(), Errno::Einval);
+  if (!r) {
+    EXPECT_EQ(r.error(), Errno::Einval);
+  }
   EXPECT_EQ(static_cast<bool>(r), why == "none");
   return std::string(why.starts_with("memory map: ") ? why.substr(12) : why);
 }
