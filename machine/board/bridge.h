@@ -21,8 +21,7 @@ class Bridge final : public Device {
   void set_numbers(u8 primary, u8 secondary, u8 subordinate) REQUIRES(lock_);
   // Both MiB-aligned; an empty window for base > limit. By firmware.
   void set_window(u64 base, u64 limit) REQUIRES(lock_);
-  // Secondary bus reset was asked for; the bus resets what is below and calls it off.
-  bool take_reset_request() REQUIRES(lock_);
+  bool take_reset_request() override REQUIRES(lock_);
 
  private:
   void config_changed(u16 offset, unsigned width) override REQUIRES(lock_);

@@ -84,6 +84,9 @@ class Device {
   // Function-level reset: everything as at power-on, the ledger untouched.
   void function_reset() REQUIRES(lock_);
 
+  // True once after software asked to reset what is below (bridges); the bus does it.
+  virtual bool take_reset_request() REQUIRES(lock_) { return false; }
+
   DeviceLedger& ledger() REQUIRES(lock_) { return ledger_; }
 
   void save(StateWriter& out) const REQUIRES(lock_);
@@ -121,10 +124,10 @@ class Device {
     u32 control = 1;  // masked
   };
   void mirror();
-  bool send_msix(unsigned vector);
-  void send_pending();
+  bool send_msix(unsigned vector) REQUIRES(lock_);
+  void send_pending() REQUIRES(lock_);
   u64 msix_read(u64 offset, unsigned width) const;
-  void msix_write(u64 offset, unsigned width, u64 value);
+  void msix_write(u64 offset, unsigned width, u64 value) REQUIRES(lock_);
 
   std::string name_;
   Bdf home_;

@@ -48,10 +48,10 @@ u8 PciBus::assign_bus(const Bridge* above, u64& low, u64& high) {
       const u8 subordinate = assign_bus(bridge, low, high);
       low = align_up(low, kBridgeGranule);
       highest = std::max(highest, subordinate);
-      const DeviceGuard guard(d->lock());
+      const DeviceGuard guard(bridge->lock());
       bridge->set_numbers(above == nullptr ? u8{0} : above->home_secondary(), bridge->home_secondary(), subordinate);
       if (low > base) bridge->set_window(base, low - 1);
-      d->config_write(pci_reg::kCommand, 2, pci_reg::kCommandMemory | pci_reg::kCommandBusMaster);
+      bridge->config_write(pci_reg::kCommand, 2, pci_reg::kCommandMemory | pci_reg::kCommandBusMaster);
       continue;
     }
     const DeviceGuard guard(d->lock());
@@ -138,14 +138,13 @@ bool PciBus::mmio_write(u64 phys, unsigned width, u64 value) {
 
 void PciBus::config_write(Device& d, u16 offset, unsigned width, u32 value) {
   ConfigWrite entry{bus_.now_ns(), d.home(), offset, static_cast<u8>(width), value, 0, 0};
-  auto* bridge = dynamic_cast<Bridge*>(&d);
   bool reset_below = false;
   {
     const DeviceGuard guard(d.lock());
     entry.before = d.config_read(offset, width);
     d.config_write(offset, width, value);
     entry.after = d.config_read(offset, width);
-    if (bridge != nullptr) reset_below = bridge->take_reset_request();
+    reset_below = d.take_reset_request();
   }
   {
     const DeviceGuard guard(trace_lock_);
@@ -157,8 +156,8 @@ void PciBus::config_write(Device& d, u16 offset, unsigned width, u32 value) {
   }
   if (!reset_below) return;
   for (const auto& below : devices_) {
-    for (const Bridge* b = below->parent(); b != nullptr; b = b->parent()) {
-      if (b != bridge) continue;
+    for (const Device* above = below->parent(); above != nullptr; above = above->parent()) {
+      if (above != &d) continue;
       const DeviceGuard guard(below->lock());
       below->function_reset();
       break;
