@@ -12,7 +12,7 @@
 
 namespace perdure::test {
 
-// An object that may be forgotten instead of destroyed.
+// An object that is forgotten unless it is destroyed on purpose.
 template <class T>
 class Forgettable {
  public:
@@ -26,7 +26,6 @@ class Forgettable {
   void forget() { object_ = nullptr; }
   T& operator*() { return *object_; }
   T* operator->() { return object_; }
-  ~Forgettable() { destroy(); }
 
  private:
   alignas(T) std::byte storage_[sizeof(T)];
