@@ -80,7 +80,7 @@ class Iommu {
   // A flush was not answered. Only notes it, so it may be called under any lock; whoever noted it calls
   // isolate_failed_units() when it holds no lock of rank IommuGroup or above.
   void note_failure(IommuUnit& unit);
-  void isolate_failed_units();
+  void isolate_failed_units();  // and those whose queue died
   // A present entry that no group stands for, by what hardware says (design §8).
   void quarantine_entry(IommuUnit& unit, SourceId source, std::string_view why);
   // Every present entry that no group attached; returns how many.

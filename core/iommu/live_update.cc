@@ -57,8 +57,20 @@ IommuLiveUpdate::IommuLiveUpdate(Iommu& iommu, Kho& kho, u32 write_version)
   iommu_.live_update_ = this;
 }
 
+// The machine goes off: what is still preserved is given back, devices before domains.
 IommuLiveUpdate::~IommuLiveUpdate() {
+  iommu_.each_device([&](IommuDevice& device) { unpreserve_device(device); });
+  while (Ref<PagingDomain> domain = any_preserved_domain()) unpreserve_domain(*domain);
   iommu_.live_update_ = nullptr;
+}
+
+Ref<PagingDomain> IommuLiveUpdate::any_preserved_domain() const {
+  MutexGuard guard(lock_);
+  if (!outgoing_) return nullptr;
+  for (const OutgoingRecords::Domain& slot : outgoing_->domains) {
+    if (slot.domain) return slot.domain;
+  }
+  return nullptr;
 }
 
 std::string_view IommuLiveUpdate::compatible() const {

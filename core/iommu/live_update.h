@@ -87,7 +87,7 @@ class IommuLiveUpdate final : public luo::Flb {
 
   Result<u32> preserve_in_group_locked(IommuDevice& device, Group& group, u64 generation, u64 token)
       REQUIRES(lock_, group.lock_);
-  void forget_attachment_locked(u32 attachment, u32 unit) REQUIRES(lock_);
+  Ref<PagingDomain> any_preserved_domain() const;
   Result<void> audit_domain_locked(u32 index) REQUIRES(lock_);
   Result<Ref<PagingDomain>> restored_domain_locked(u32 index, u64 generation) REQUIRES(lock_);
   // A function without a valid record walks this table, or did: nobody is given it.

@@ -25,7 +25,8 @@ void Iommu::note_failure(IommuUnit& unit) {
 void Iommu::isolate_failed_units() {
   each_unit([&](IommuUnit& unit) {
     const UnitSlot* slot = slot_of(unit);
-    if (slot->failed.load() && !slot->quarantined.load()) quarantine_unit(unit, "its unit does not answer");
+    const bool failed = slot->failed.load() || !unit.alive();
+    if (failed && !slot->quarantined.load()) quarantine_unit(unit, "its unit does not answer");
   });
 }
 

@@ -1,0 +1,249 @@
+// Units and functions as tests drive them: what hardware knows outlives the kernels, what a driver knows does not.
+// Everything that happens is one line of one log, so that order can be checked.
+#pragma once
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/iommu/iommu.h"
+
+namespace perdure::testing {
+
+struct FakeHardware {
+  struct Entry {
+    u32 did = 0;
+    u8 levels = 0;
+    u64 top = 0;
+    bool pass_through = false;
+    bool operator==(const Entry&) const = default;
+  };
+  Phys base;
+  u16 segment = 0;
+  u64 cap = 0xc0de;
+  u64 ecap = 0xecab;
+  u32 did_limit = 256;
+  pt::Geometry geometry{pt::FormatId::VtdSecondStage, 4, 48, 46, kPageSize | kHugePageSize | kGiantPageSize, true};
+  std::map<SourceId, Entry> entries;
+  std::vector<std::string>* log = nullptr;
+  u64 entry_writes = 0;
+
+  // Driver state of the kernel that runs now.
+  std::set<u64> dids;
+  u32 next_did = kFirstDynamicDid;
+  Phys root, queue, status;
+  std::map<SourceId, Entry> saved;  // by quiesce and disable
+  bool preserved = false;
+  bool dead = false;
+  std::map<std::string, int> fail_after;  // calls of that name that still succeed; then Eio (set_entry: Enomem)
+  std::function<void(const std::string&)> on_call;
+
+  void note(const std::string& what) {
+    if (log) log->push_back(what);
+    if (on_call) on_call(what);
+  }
+  bool fails(const std::string& name) {
+    const auto at = fail_after.find(name);
+    return at != fail_after.end() && at->second-- <= 0;
+  }
+};
+
+inline std::string text(SourceId s) {
+  return std::to_string(s.bus()) + ":" + std::to_string(s.device()) + "." + std::to_string(s.function());
+}
+
+class FakeUnit final : public IommuUnit {
+ public:
+  FakeUnit(FakeHardware& hardware, Heap& heap, Kho& kho) : hw_(hardware), heap_(heap), kho_(kho) {
+    info_.base = hw_.base;
+    info_.segment = hw_.segment;
+    info_.cap = hw_.cap;
+    info_.ecap = hw_.ecap;
+    info_.did_limit = hw_.did_limit;
+    info_.geometry = hw_.geometry;
+    hw_.dids.clear();
+    hw_.next_did = kFirstDynamicDid;
+    hw_.saved.clear();
+    hw_.preserved = hw_.dead = false;
+    hw_.fail_after.clear();
+    hw_.root = hw_.queue = hw_.status = {};
+  }
+  ~FakeUnit() override {
+    for (Phys page : {hw_.root, hw_.queue, hw_.status}) {
+      if (page) heap_.frames().free(page, 0);
+    }
+  }
+  // Its pages: fresh ones, or those of the record.
+  Result<void> start(const abi::IommuUnitRecord* record) {
+    Phys* const pages[] = {&hw_.root, &hw_.queue, &hw_.status};
+    if (!record) {
+      for (Phys* page : pages) *page = TRY(heap_.frames().alloc_zeroed(0));
+      return {};
+    }
+    const u64 at[] = {record->root, record->iqa, record->status_page};
+    for (unsigned i = 0; i < 3; ++i) {
+      TRY(kho_.restore(Phys(at[i]), 0));
+      *pages[i] = Phys(at[i]);
+    }
+    return {};
+  }
+
+  const UnitInfo& info() const override { return info_; }
+  Result<u32> did_alloc() override {
+    if (hw_.fails("did_alloc")) return fail(Errno::Enospc);
+    for (u32 did = kFirstDynamicDid; did < hw_.did_limit; ++did) {
+      if (hw_.dids.insert(did).second) return did;
+    }
+    return fail(Errno::Enospc);
+  }
+  Result<void> did_reserve(u64 did) override {
+    hw_.note("did_reserve " + std::to_string(did));
+    if (did < kFirstDynamicDid || did >= hw_.did_limit) return fail(Errno::Erange);
+    if (!hw_.dids.insert(did).second) return fail(Errno::Eexist);
+    return {};
+  }
+  void did_free(u32 did) override {
+    hw_.note("did_free " + std::to_string(did));
+    EXPECT_EQ(hw_.dids.erase(did), 1u);
+  }
+  bool did_taken(u64 did) const override { return hw_.dids.contains(did); }
+
+  Result<void> set_entry(SourceId source, u32 did, const pt::IoPageTable& table) override {
+    hw_.note("set " + text(source) + " did " + std::to_string(did));
+    if (hw_.dead) return fail(Errno::Eio);
+    if (hw_.fails("set_entry")) return fail(Errno::Enomem);
+    if (hw_.entries.contains(source)) return fail(Errno::Eexist);
+    EXPECT_TRUE(hw_.dids.contains(did));
+    hw_.entries[source] = {did, table.geometry().levels, table.top().value, false};
+    ++hw_.entry_writes;
+    return {};
+  }
+  Result<void> clear_entry(SourceId source) override {
+    hw_.note("clear " + text(source));
+    if (hw_.entries.erase(source) != 0) ++hw_.entry_writes;
+    if (hw_.dead || hw_.fails("clear_entry")) return fail(Errno::Eio);
+    return {};
+  }
+  EntryState read_entry(SourceId source) const override {
+    const auto at = hw_.entries.find(source);
+    return at == hw_.entries.end() ? EntryState() : state_of(at->second);
+  }
+  void each_present_entry(FunctionRef<void(SourceId source, const EntryState& state)> visit) const override {
+    for (const auto& [source, entry] : hw_.entries) visit(source, state_of(entry));
+  }
+
+  Result<void> flush_pages(u32 did, Iova iova, u64 length, bool leaves_only) override {
+    return flush("flush_pages", "flush_pages did " + std::to_string(did) + " " + std::to_string(iova.value) + "+" +
+                                    std::to_string(length) + (leaves_only ? " IH" : ""));
+  }
+  Result<void> flush_domain(u32 did) override { return flush("flush_domain", "flush_domain did " + std::to_string(did)); }
+  Result<void> flush_all() override { return flush("flush_all", "flush_all"); }
+  Result<void> mapped_pages(u32 did, Iova iova, u64 length) override {
+    return flush("mapped_pages", "mapped_pages did " + std::to_string(did) + " " + std::to_string(iova.value) + "+" +
+                                     std::to_string(length));
+  }
+
+  Result<void> preserve(Kho& kho) override {
+    EXPECT_FALSE(hw_.preserved);
+    TRY(kho.preserve(hw_.root, 0));
+    Result<void> rest = kho.preserve(hw_.queue, 0);
+    if (rest) {
+      rest = kho.preserve(hw_.status, 0);
+      if (!rest) kho.unpreserve(hw_.queue, 0);
+    }
+    if (!rest) {
+      kho.unpreserve(hw_.root, 0);
+      return rest;
+    }
+    hw_.preserved = true;
+    return {};
+  }
+  void unpreserve(Kho& kho) override {
+    EXPECT_TRUE(hw_.preserved);
+    for (Phys page : {hw_.root, hw_.queue, hw_.status}) kho.unpreserve(page, 0);
+    hw_.preserved = false;
+  }
+  bool preserved() const override { return hw_.preserved; }
+  Result<void> quiesce(FunctionRef<bool(SourceId)> keep) override {
+    hw_.note("quiesce");
+    EXPECT_TRUE(hw_.preserved);
+    if (hw_.fails("quiesce")) return fail(Errno::Eio);
+    hw_.saved.clear();
+    for (auto at = hw_.entries.begin(); at != hw_.entries.end();) {
+      if (keep(at->first)) {
+        ++at;
+        continue;
+      }
+      hw_.saved.insert(*at);
+      at = hw_.entries.erase(at);
+    }
+    return {};
+  }
+  void resume() override {
+    hw_.note("resume");
+    hw_.entries.merge(hw_.saved);
+    hw_.saved.clear();
+  }
+  void disable() override {
+    hw_.note("disable");
+    EXPECT_FALSE(hw_.preserved);
+    hw_.saved = std::move(hw_.entries);
+    hw_.entries.clear();
+  }
+  void fill_record(abi::IommuUnitRecord& record) const override {
+    record.base = hw_.base.value;
+    record.type = static_cast<u32>(abi::IommuUnitType::VtD);
+    record.segment = hw_.segment;
+    record.translation_mode = static_cast<u32>(abi::IommuTranslationMode::Legacy);
+    record.did_limit = hw_.did_limit;
+    record.cap = hw_.cap;
+    record.ecap = hw_.ecap;
+    record.rtaddr = record.root = hw_.root.value;
+    record.iqa = hw_.queue.value;
+    record.status_page = hw_.status.value;
+    record.queue_descriptor_bytes = 16;
+  }
+  bool alive() const override { return !hw_.dead; }
+
+ private:
+  static EntryState state_of(const FakeHardware::Entry& e) {
+    EntryState state;
+    state.present = true;
+    state.pass_through = e.pass_through;
+    state.did = e.did;
+    state.levels = e.levels;
+    state.top = Phys(e.top);
+    return state;
+  }
+  Result<void> flush(const std::string& name, const std::string& what) {
+    hw_.note(what);
+    if (hw_.dead || hw_.fails(name)) return fail(Errno::Eio);
+    return {};
+  }
+
+  FakeHardware& hw_;
+  Heap& heap_;
+  Kho& kho_;
+  UnitInfo info_;
+};
+
+// Functions on the bus. One that is not there counts as off.
+class FakeBus final : public BusMasterSwitch {
+ public:
+  bool off_and_verify(SourceId source) override {
+    if (log) log->push_back("bus master off " + text(source));
+    if (stuck.contains(source)) return false;
+    on.erase(source);
+    return true;
+  }
+  bool is_on(SourceId source) const override { return on.contains(source); }
+  bool transactions_pending(SourceId source) const override {
+    if (log) log->push_back("pending? " + text(source));
+    return busy.contains(source);
+  }
+  std::set<SourceId> on, stuck, busy;
+  std::vector<std::string>* log = nullptr;
+};
+
+}  // namespace perdure::testing
