@@ -28,10 +28,12 @@ constexpr void take(std::expected<void, Errno>&&) {}
 }  // namespace perdure
 
 // `auto page = TRY(allocate());` g++ 12's expected has no monadic members; a statement expression has
-// the same effect as the ? operator elsewhere.
-#define TRY(expression)                                          \
-  __extension__({                                                \
-    auto try_result = (expression);                              \
-    if (!try_result) return ::perdure::fail(try_result.error()); \
-    ::perdure::detail::take(std::move(try_result));              \
+// the same effect as the ? operator elsewhere. Each use has a name of its own, so that uses may nest.
+#define TRY(expression) PERDURE_TRY_NAMED(expression, __COUNTER__)
+#define PERDURE_TRY_NAMED(expression, id) PERDURE_TRY_AS(expression, id)
+#define PERDURE_TRY_AS(expression, id)                                     \
+  __extension__({                                                          \
+    auto try_result_##id = (expression);                                   \
+    if (!try_result_##id) return ::perdure::fail(try_result_##id.error()); \
+    ::perdure::detail::take(std::move(try_result_##id));                   \
   })

@@ -6,6 +6,7 @@
 #pragma once
 #include "core/abi/boot_info.h"
 #include "core/acpi/dmar.h"
+#include "core/base/log.h"
 #include "core/file/host_files.h"
 #include "core/iommu/live_update.h"
 #include "core/iommufd/handler.h"
