@@ -206,7 +206,7 @@ Result<void> Iommu::remove_device(IommuDevice& device) {
 
 // An entry that is live before anything was attached: the former kernel's, and rightful only with a record.
 void Iommu::reconcile_device(IommuDevice& device) {
-  const bool recorded = live_update_ && live_update_->has_device_record(device);
+  const bool recorded = live_update_ && live_update_->records(device.source());
   Group& group = device.group();
   {
     MutexGuard guard(group.lock_);

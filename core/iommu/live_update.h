@@ -59,6 +59,9 @@ class IommuLiveUpdate final : public luo::Flb {
   Result<void> load(u64 data);
   // The validated record of the unit with these registers, or null. Good until finish().
   const abi::IommuUnitRecord* unit_record(Phys base) const;
+  // Whether a valid record names the function: it went on working, and until commit() compares them its entry is
+  // rightful. Nobody may write to it meanwhile.
+  bool records(SourceId source) const;
   // After all units and devices are there, and before anybody may claim a group: reserves DIDs, restores domains, holds
   // groups, and reconciles hardware's entries with the records both ways. Also to be called when there are no records
   // or load() failed: every entry that nobody attached is quarantined then. What fails is quarantined, so this
@@ -92,8 +95,6 @@ class IommuLiveUpdate final : public luo::Flb {
   Result<Ref<PagingDomain>> restored_domain_locked(u32 index, u64 generation) REQUIRES(lock_);
   // A function without a valid record walks this table, or did: nobody is given it.
   void note_unknown_entry(const EntryState& state);
-  // Whether a valid record names the device; its entry is rightful until commit() compares them.
-  bool has_device_record(const IommuDevice& device) const;
 
   Iommu& iommu_;
   Kho& kho_;

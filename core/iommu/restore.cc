@@ -25,11 +25,10 @@ const abi::IommuUnitRecord* IommuLiveUpdate::unit_record(Phys base) const {
   return nullptr;
 }
 
-bool IommuLiveUpdate::has_device_record(const IommuDevice& device) const {
+bool IommuLiveUpdate::records(SourceId source) const {
   MutexGuard guard(lock_);
-  if (!incoming_) return false;
-  const IncomingDevice* entry = incoming_->device_of(device.source());
-  return entry && entry->state == RecordState::Valid && entry->source() == device.source();
+  const IncomingDevice* entry = incoming_ ? incoming_->device_of(source) : nullptr;
+  return entry && entry->source() == source;
 }
 
 void IommuLiveUpdate::note_unknown_entry(const EntryState& state) {
