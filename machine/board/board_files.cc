@@ -120,6 +120,16 @@ BoardConfig load_config(StateReader& in) {
   return c;
 }
 
+u64 checksum(std::span<const std::byte> bytes) {
+  u64 h = bytes.size();
+  for (usize i = 0; i < bytes.size(); i += 8) {
+    u64 word = 0;
+    std::memcpy(&word, &bytes[i], std::min<usize>(8, bytes.size() - i));
+    h = mix64(h ^ word);
+  }
+  return h;
+}
+
 fs::path bank_file(const fs::path& directory, usize index) {
   return directory / ("bank-" + std::to_string(index) + ".img");
 }
@@ -176,6 +186,8 @@ void Board::save(const fs::path& directory) {
     copy_stretches(file.get(), b.offset, image.get(), 0, b.length, path);
   }
 
+  const u64 sum = checksum(out.bytes());
+  out.put(sum);
   std::ofstream file(directory / "machine.state", std::ios::binary | std::ios::trunc);
   file.write(reinterpret_cast<const char*>(out.bytes().data()), static_cast<std::streamsize>(out.bytes().size()));
   file.close();
@@ -186,7 +198,13 @@ std::unique_ptr<Board> Board::load(const fs::path& directory) {
   std::ifstream file(directory / "machine.state", std::ios::binary);
   if (!file) refuse("cannot read", directory / "machine.state");
   const std::string raw((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  StateReader in(std::as_bytes(std::span(raw)));
+  std::span<const std::byte> bytes = std::as_bytes(std::span(raw));
+  u64 sum = 0;
+  if (bytes.size() < sizeof(sum)) throw StateError("saved machine: the file ends too early");
+  std::memcpy(&sum, bytes.last(sizeof(sum)).data(), sizeof(sum));
+  bytes = bytes.first(bytes.size() - sizeof(sum));
+  if (sum != checksum(bytes)) throw StateError("saved machine: the file is damaged (checksum)");
+  StateReader in(bytes);
   in.section("perdure machine");
   if (in.get<u32>() != kVersion) throw StateError("saved machine: of another version");
   auto board = std::make_unique<Board>(load_config(in));
