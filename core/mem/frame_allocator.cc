@@ -438,12 +438,17 @@ void FrameAllocator::give_back(const Bank& bank, u32 block, unsigned first, unsi
   bits.set_free(first, count);
   b.free = static_cast<u16>(b.free + count);
   if (first / 64 < b.hint) b.hint = static_cast<u8>(first / 64);
-  const unsigned run = bits.merged(first, order);
   if (b.bucket == kUnlinked) {
-    link(pool, block, run);
-  } else if (run > b.bucket) {
-    unlink(pool, block);
-    link(pool, block, run);
+    link(pool, block, order);  // nothing else is free
+  } else {
+    unsigned run = b.bucket;
+    while (run < kMaxOrder && (run + 1 == kMaxOrder ? b.free == FrameBits::kFrames : bits.is_free(first, run + 1))) {
+      ++run;
+    }
+    if (run > b.bucket) {
+      unlink(pool, block);
+      link(pool, block, run);
+    }
   }
   totals_.free += count;
   if (bank.scratch) totals_.scratch_free += count;
@@ -452,23 +457,15 @@ void FrameAllocator::give_back(const Bank& bank, u32 block, unsigned first, unsi
 // True when exactly one block of this order, kept or allocated, starts at `base`.
 bool FrameAllocator::is_block_locked(const Bank& bank, u64 base, unsigned order, bool kept) const {
   const u64 end = base + (kPageSize << order);
-  unsigned first = static_cast<unsigned>(base >> kPageShift) % FrameBits::kFrames;
-  const unsigned count = order < kMaxOrder ? 1u << order : FrameBits::kFrames;
-  for (u64 at = base; at != end; at += u64{count} << kPageShift) {
+  const unsigned first = static_cast<unsigned>(base >> kPageShift) % FrameBits::kFrames;
+  const unsigned part = order < kMaxOrder ? order : kMaxOrder;
+  for (u64 at = base; at != end; at += kPageSize << part) {
     const u32 block = block_of(bank, at);
-    if (!touched(block)) return false;
-    const FrameBits& bits = bits_[block];
-    const unsigned tail = at == base ? 1 : 0;
-    if (tail == 1 && !FrameBits::test(bits.head, first)) return false;
-    if (!FrameBits::all(bits.busy, first, count) || !FrameBits::none(bits.head, first + tail, count - tail) ||
-        !(kept ? FrameBits::all(bits.kept, first, count) : FrameBits::none(bits.kept, first, count))) {
-      return false;
-    }
+    if (!touched(block) || !bits_[block].is_block(first, part, at == base, kept)) return false;
   }
   if (end == bank.end) return true;
   const u32 after = block_of(bank, end);
-  first = static_cast<unsigned>(end >> kPageShift) % FrameBits::kFrames;
-  return !touched(after) || !bits_[after].continues(first);
+  return !touched(after) || !bits_[after].continues(static_cast<unsigned>(end >> kPageShift) % FrameBits::kFrames);
 }
 
 // --- the former kernel's blocks -----------------------------------------------------------------------------

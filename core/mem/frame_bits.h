@@ -23,6 +23,8 @@ struct FrameBits {
   u64 head[kWords];
   u64 kept[kWords];
 
+  // The bits of an aligned run within one word, order < 6.
+  static u64 run_mask(unsigned first, unsigned order) { return ((u64{1} << (1u << order)) - 1) << (first % 64); }
   // Calls visit(word index, mask) for each word that holds frames of [first, first + count).
   template <class Visit>
   static void each_word(unsigned first, unsigned count, Visit visit) {
@@ -86,15 +88,31 @@ struct FrameBits {
     return kNotFound;
   }
 
-  // Order of the largest free, aligned run that the free run of 2^order frames at `first` is part of.
-  unsigned merged(unsigned first, unsigned order) const {
-    while (order < kOrder) {
-      const unsigned buddy = first ^ (1u << order);
-      if (!none(busy, buddy, 1u << order)) break;
-      first &= ~(1u << order);
-      ++order;
+  // True when the aligned run of 2^order frames that `at` lies in is free.
+  bool is_free(unsigned at, unsigned order) const {
+    if (order < 6) return (busy[at / 64] & run_mask(at & ~((1u << order) - 1), order)) == 0;
+    const unsigned words = 1u << (order - 6);
+    const unsigned first = at / 64 & ~(words - 1);
+    for (unsigned w = first; w < first + words; ++w) {
+      if (busy[w] != 0) return false;
     }
-    return order;
+    return true;
+  }
+
+  // True when the 2^order frames at `first` belong to one block, which starts there if `starts`. All of them are kept,
+  // or none is. Where the block ends is the caller's to check.
+  bool is_block(unsigned first, unsigned order, bool starts, bool is_kept) const {
+    if (order < 6) {
+      const unsigned w = first / 64;
+      const u64 mask = run_mask(first, order);
+      return (busy[w] & mask) == mask && (head[w] & mask) == (starts ? mask & -mask : 0) &&
+             (kept[w] & mask) == (is_kept ? mask : 0);
+    }
+    for (unsigned w = first / 64; w < first / 64 + (1u << (order - 6)); ++w) {
+      const bool here = starts && w == first / 64;
+      if (busy[w] != ~u64{0} || head[w] != (here ? 1 : 0) || kept[w] != (is_kept ? ~u64{0} : 0)) return false;
+    }
+    return true;
   }
 
   // True when `at` is a frame of a block that began before it.

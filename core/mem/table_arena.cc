@@ -31,13 +31,12 @@ TableArenaChunk& TableArena::entry(u32 chunk) const {
   return page(chunk / kTableArenaEntries).chunks[chunk % kTableArenaEntries];
 }
 
-// Place in `sorted` of the first chunk that ends above `at`.
+// How many chunks start at or below `at`: the last of them, if any, is the only one that can contain it.
 usize TableArena::place_of(const Lists& lists, u64 at) {
   usize low = 0, high = lists.sorted.size();
   while (low < high) {
     const usize middle = (low + high) / 2;
-    const Chunk& c = lists.chunks[lists.sorted[middle]];
-    if (c.base + (c.bytes() - 1) < at) {
+    if (lists.sorted[middle].base <= at) {
       low = middle + 1;
     } else {
       high = middle;
@@ -48,9 +47,9 @@ usize TableArena::place_of(const Lists& lists, u64 at) {
 
 u32 TableArena::chunk_of(const Lists& lists, Phys page) {
   const usize place = place_of(lists, page.value);
-  if (place == lists.sorted.size()) return kNone;
-  const u32 chunk = lists.sorted[place];
-  return lists.chunks[chunk].base <= page.value ? chunk : kNone;
+  if (place == 0) return kNone;
+  const u32 chunk = lists.sorted[place - 1].chunk;
+  return page.value - lists.chunks[chunk].base < lists.chunks[chunk].bytes() ? chunk : kNone;
 }
 
 void TableArena::link(u32 chunk) {
@@ -112,7 +111,7 @@ Result<void> TableArena::add_chunk() {
   const Chunk chunk{base->value, kNone, kNone, static_cast<u16>(1u << order), static_cast<u8>(order), 0};
   // Cannot fail: reserved above.
   const usize place = place_of(lists_, base->value);
-  PERDURE_ASSERT(lists_.chunks.push_back(chunk) && lists_.sorted.insert_at(place, number));
+  PERDURE_ASSERT(lists_.chunks.push_back(chunk) && lists_.sorted.insert_at(place, {base->value, number}));
   total_ += chunk.pages();
   link(number);
   return {};
@@ -121,7 +120,7 @@ Result<void> TableArena::add_chunk() {
 // Renumbers a chunk, into a number that is free.
 void TableArena::move_chunk(u32 from, u32 to) {
   const Chunk& c = lists_.chunks[from];
-  lists_.sorted[place_of(lists_, c.base)] = to;
+  lists_.sorted[place_of(lists_, c.base) - 1].chunk = to;
   if (spare_ == from) {
     spare_ = to;
   } else if (c.free != 0) {
@@ -135,7 +134,7 @@ void TableArena::move_chunk(u32 from, u32 to) {
 // The chunk is empty and in no list. The last one takes its number.
 void TableArena::remove_chunk(u32 chunk) {
   const Chunk c = lists_.chunks[chunk];
-  lists_.sorted.erase_at(place_of(lists_, c.base));
+  lists_.sorted.erase_at(place_of(lists_, c.base) - 1);
   const u32 last = static_cast<u32>(lists_.chunks.size()) - 1;
   if (chunk != last) move_chunk(last, chunk);
   lists_.chunks.pop_back();
@@ -313,7 +312,7 @@ Result<void> TableArena::read_page(Lists& lists, const TableArenaPage& page) con
     }
     c.free = static_cast<u16>(c.pages() - used);
     used_pages += used;
-    TRY(lists.sorted.push_back(static_cast<u32>(lists.chunks.size())));
+    TRY(lists.sorted.push_back({c.base, static_cast<u32>(lists.chunks.size())}));
     TRY(lists.chunks.push_back(c));
   }
   if (used_pages != page.used_pages) return refuse(heap_.machine(), self, "number of pages in use is wrong");
@@ -348,11 +347,10 @@ Result<void> TableArena::read_chain(Lists& lists, Phys first, FunctionRef<bool(P
 }
 
 Result<void> TableArena::check_overlap(Lists& lists) const {
-  const Vec<Chunk>& chunks = lists.chunks;
-  sort(lists.sorted.span(), [&chunks](u32 a, u32 b) { return chunks[a].base < chunks[b].base; });
+  sort(lists.sorted.span(), [](const Place& a, const Place& b) { return a.base < b.base; });
   for (usize i = 1; i < lists.sorted.size(); ++i) {
-    const Chunk& before = chunks[lists.sorted[i - 1]];
-    if (before.base + before.bytes() > chunks[lists.sorted[i]].base) {
+    const Chunk& before = lists.chunks[lists.sorted[i - 1].chunk];
+    if (lists.sorted[i].base - before.base < before.bytes()) {
       return refuse(heap_.machine(), Phys(before.base), "chunk overlaps another");
     }
   }

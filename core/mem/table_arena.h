@@ -62,11 +62,15 @@ class TableArena {
     u16 pages() const { return static_cast<u16>(1u << order); }
     u64 bytes() const { return kPageSize << order; }
   };
+  struct Place {
+    u64 base;
+    u32 chunk;
+  };
   struct Lists {
     explicit Lists(Heap& heap) : pages(heap), chunks(heap), sorted(heap) {}
     Vec<Phys> pages;  // descriptor pages
     Vec<Chunk> chunks;
-    Vec<u32> sorted;  // numbers of the chunks, by address
+    Vec<Place> sorted;  // the chunks, by address
   };
 
   static usize place_of(const Lists& lists, u64 at);
