@@ -82,6 +82,20 @@ TEST_P(SharedDid, ReuseAfterTearDownIsFine) {
   expect_clean();
 }
 
+// The unit found the entry gone by itself: nothing of it is cached any more.
+TEST_F(Check, ReuseAfterTheUnitSawItGone) {
+  IommuModelConfig c;
+  c.policy = CachePolicy::EvictAlways;
+  begin(c);
+  set_context(kDevice, one, 5);
+  read(kDevice, 0x1000);
+  put(context_at(kDevice), 0);
+  read(kDevice, 0x1000);
+  set_context(kOtherBus, two, 5);
+  read(kOtherBus, 0x1000);
+  expect_clean();
+}
+
 INSTANTIATE_TEST_SUITE_P(Policy, SharedDid, ::testing::Values(CachePolicy::Sticky, CachePolicy::EvictAlways));
 
 TEST_F(Check, ReuseWithoutIotlbFlushIsFound) {
@@ -341,6 +355,9 @@ TEST(WriteBackShadow, WorksByLines) {
   EXPECT_EQ(shadow.load64(0, value), Seen::NeverWritten);
   shadow.write_back(0xF'FFC0, 0x80);  // half of it outside RAM
   EXPECT_EQ(shadow.load64(0xF'FFF8, value), Seen::Visible);
+  const std::vector<std::byte> before = shadow.save();
+  shadow.write_back(0x4000'0000, 0x1000);
+  EXPECT_EQ(shadow.save(), before);  // nothing is kept of what is not RAM
 }
 
 TEST(WriteBackShadow, ForgetsAndSurvives) {

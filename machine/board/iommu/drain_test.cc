@@ -99,9 +99,17 @@ TEST_F(Drain, NotWithoutCapability) {
   IommuModelConfig c;
   c.dwd = false;
   begin(c);
-  Translation t = write(kDevice, 0x1000);
+  Translation w = write(kDevice, 0x1000);
   flush(kDw | kDr);
   EXPECT_TRUE(done());
+  c.dwd = true;
+  c.drd = false;
+  w = {};
+  begin(c);
+  Translation r = read(kDevice, 0x1000);
+  flush(kDw | kDr);
+  EXPECT_TRUE(done());
+  r = {};
 }
 
 TEST_F(Drain, WaitsStayInOrderAndFencesHoldTheRest) {
@@ -116,6 +124,36 @@ TEST_F(Drain, WaitsStayInOrderAndFencesHoldTheRest) {
   for (u64 i = 0; i < 3; ++i) EXPECT_EQ(memory.word32(kStatus + 4 * i), 0u);
   t = {};
   for (u64 i = 0; i < 3; ++i) EXPECT_EQ(memory.word32(kStatus + 4 * i), i + 1);
+}
+
+TEST_F(Drain, AWaitCoversAllFlushesBeforeIt) {
+  begin();
+  for (u64 drain : {kDr, kDw}) {
+    memory.set(kStatus, 0);
+    Translation t = drain == kDr ? read(kDevice, 0x1000) : write(kDevice, 0x1000);
+    push(0x22 | 5 << 16 | drain, 0);
+    push(0x22 | 6 << 16, 0);  // without drain
+    push(0x100000025, kStatus);
+    ring();
+    EXPECT_FALSE(done());
+    t = {};
+    EXPECT_TRUE(done());
+  }
+}
+
+TEST_F(Drain, DeviceTlbTimeoutAbortsEarlierWaits) {
+  IommuModelConfig c;
+  c.device_tlb = true;
+  begin(c);
+  model->inject_device_tlb_timeout(kDevice);
+  Translation t = write(kDevice, 0x1000);
+  flush(kDw);
+  push(3 | u64{kDevice} << 32, 0x1000);
+  push(0x200000025, kStatus);
+  ring();
+  EXPECT_TRUE(fsts() & 0x40);
+  t = {};
+  EXPECT_EQ(memory.word32(kStatus), 0u);
 }
 
 TEST_F(Drain, RegisterBased) {

@@ -83,6 +83,8 @@ TEST_F(ContextCache, RegisterBased) {
   EXPECT_EQ(refreshed(), (std::vector<u16>{0x10, 0x14}));
   EXPECT_EQ(ccmd(u64{2} << 61 | 6) >> 59, 2u << 2 | 2u);
   EXPECT_EQ(refreshed(), (std::vector<u16>{0x10, 0x14, 0x0300}));
+  model->write(0x28, 8, u64{1} << 59);  // CAIG is the unit's
+  EXPECT_EQ((model->read(0x28, 8) >> 59) & 3, 2u);
   EXPECT_EQ(ccmd(u64{1} << 61) >> 59, 1u << 2 | 1u);
   EXPECT_EQ(refreshed(), sources);
 }
@@ -239,6 +241,8 @@ TEST_F(Iotlb, RegisterBased) {
   EXPECT_EQ((after >> 57) & 3, 2u);
   EXPECT_EQ(refreshed(), range(0, 14));
   place(3);
+  model->write(config.iro + 8, 8, u64{3} << 57);  // IAIG is the unit's
+  EXPECT_EQ((model->read(config.iro + 8, 8) >> 57) & 3, 2u);
   after = invalidate(u64{1} << 60);
   EXPECT_EQ((after >> 57) & 3, 1u);
   for (const Spot& s : spots) EXPECT_EQ(read(s.source, s.iova).phys, target(s, 3));
@@ -260,6 +264,23 @@ TEST_F(Iotlb, PermissionIsCached) {
   EXPECT_TRUE(write(kDevice, 0x1000).ok());  // downgraded without a flush
   EXPECT_TRUE(flush_pages(5, 0x1000, 0, true));
   EXPECT_FALSE(write(kDevice, 0x1000).ok());
+  // The access that found too little permission has filled the cache as well.
+  map(top, 0x2000, 0xA000, kRead);
+  EXPECT_EQ(write(kDevice, 0x2000).fault, 0x5);
+  map(top, 0x2000, 0xA000, kReadWrite);
+  EXPECT_EQ(write(kDevice, 0x2000).fault, 0x5);
+}
+
+TEST_F(Iotlb, FpdSilencesACachedFault) {
+  start_translating();
+  const u64 top = page();
+  set_context(kDevice, top, 5, 2, 0b11);
+  map(top, 0x1000, 0xA000, kRead);
+  EXPECT_TRUE(read(kDevice, 0x1000).ok());
+  const Translation t = write(kDevice, 0x1000);
+  EXPECT_EQ(t.fault, 0x5);
+  EXPECT_FALSE(t.recorded);
+  EXPECT_EQ(fsts(), 0u);
 }
 
 TEST_F(Iotlb, QemuDropsAWriteToACachedReadOnlyPageSilently) {
@@ -329,6 +350,23 @@ TEST_P(Structures, StayWhenTheRangeIsElsewhere) {
   EXPECT_EQ(read(kDevice, kNext).phys, 0xB000u);
 }
 
+// A cached table carries the permissions above it.
+TEST_P(Structures, KeepPermissions) {
+  start_translating();
+  for (u64 permission : {kRead, kWrite}) {
+    top = page();
+    set_context(kDevice, top, static_cast<u16>(4 + permission));
+    model->drop_caches();
+    map(top, kNear, 0xA000);
+    map(top, kNext, 0xB000);
+    const u64 slot = entry_at(top, 4, kNear, GetParam());
+    put(slot, (memory.word(slot) & ~u64{3}) | permission);
+    const bool reads = permission == kRead;
+    EXPECT_TRUE((reads ? read(kDevice, kNear) : write(kDevice, kNear)).ok());
+    EXPECT_EQ(reads ? write(kDevice, kNext).fault : read(kDevice, kNext).fault, reads ? 0x5 : 0x6);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Level, Structures, ::testing::Values(2u, 3u, 4u));
 
 // --- not-present caching ---------------------------------------------------------------------------------------------
@@ -363,6 +401,8 @@ TEST_F(CachingMode, RootNeedsAGlobalFlush) {
   set_context(kDevice, top, 5);
   EXPECT_EQ(read(kDevice, 0x1000).fault, 0x1);
   EXPECT_TRUE(submit({{0x31 | u64{kDevice} << 32, 0}}));
+  EXPECT_EQ(read(kDevice, 0x1000).fault, 0x1);
+  EXPECT_TRUE(submit({{0x21, 0}}));  // domain 0
   EXPECT_EQ(read(kDevice, 0x1000).fault, 0x1);
   EXPECT_TRUE(flush_context_global());
   EXPECT_TRUE(read(kDevice, 0x1000).ok());

@@ -39,7 +39,6 @@ void InvalidationQueue::enable() {
   wide_ = iqa::Dw::test(address_);
   size_ = static_cast<u8>(iqa::Qs::get(address_));
   if (!memory_.is_ram(base_, queue_bytes())) checker_.note(ViolationKind::IqaNotRam, kIqa, address_);
-  head_ = 0;
   held_ = false;
   abort_waits_ = false;
   ran_any_ = false;

@@ -183,9 +183,8 @@ u64 IommuModel::Impl::read64(u64 offset) {
 }
 
 void IommuModel::Impl::write64(u64 offset, u64 value, u64 written) {
-  // A register written in halves acts with the half that holds its go bit.
-  const bool top = (written >> 63) != 0;
   constexpr u64 kGrain = kHugePageSize - 1;
+  // Of a register written in halves the high one acts: the go bit is its top bit, and zero when nothing runs.
   if (offset == config_.iro) {
     iva_ = merge(iva_, value, written);
     return;
@@ -196,7 +195,7 @@ void IommuModel::Impl::write64(u64 offset, u64 value, u64 written) {
       return;
     }
     iotlb_ = merge(iotlb_, value, written & ~iotlb::Iaig::kMask);
-    if (top && iotlb::Ivt::test(iotlb_)) start_iotlb_flush();
+    if (iotlb::Ivt::test(iotlb_)) start_iotlb_flush();
     return;
   }
   switch (offset) {
@@ -207,7 +206,7 @@ void IommuModel::Impl::write64(u64 offset, u64 value, u64 written) {
         break;
       }
       ccmd_ = merge(ccmd_, value, written & ~ccmd::Caig::kMask);
-      if (top && ccmd::Icc::test(ccmd_)) start_context_flush();
+      if (ccmd::Icc::test(ccmd_)) start_context_flush();
       break;
     case kPhmBase: phm_base_ = merge(phm_base_, value, written) & ~kGrain; break;
     case kPhmLimit: phm_limit_ = merge(phm_limit_, value, written) & ~kGrain; break;

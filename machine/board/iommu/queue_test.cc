@@ -68,6 +68,9 @@ TEST_F(Queue, TailWrittenInHalves) {
   EXPECT_EQ(memory.word32(kStatus), 0u);
   model->write(0x88, 4, 16);
   EXPECT_EQ(memory.word32(kStatus), 1u);
+  model->write(0x8C, 4, 0);
+  EXPECT_EQ(model->read(0x88, 8), 16u);
+  EXPECT_EQ(fsts(), 0u);
 }
 
 // --- errors -----------------------------------------------------------------------------------------------------

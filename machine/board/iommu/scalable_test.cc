@@ -342,6 +342,28 @@ TEST_F(AccessedDirty, OffWithoutSsade) {
   EXPECT_EQ(memory.word(entry_at(plain.top, 4, 0x1000, 1)), 0xA003u);
 }
 
+// Bits set in DRAM are seen by the walks after, whatever the CPU's cache holds.
+TEST_F(AccessedDirty, WithoutSnooping) {
+  begin();
+  put(t.pasid + 8, 5);  // PWSNP 0
+  for (unsigned level = 1; level <= 4; ++level) {
+    shadow->write_back(entry_at(t.top, 4, 0x1000, level) & ~u64{0xFFF}, 4096);
+  }
+  EXPECT_TRUE(write(kDevice, 0x1000).ok());
+  EXPECT_EQ(memory.word(leaf) & (kA | kD), kA | kD);
+  u64 seen = 0;
+  shadow->load64(leaf, seen);
+  EXPECT_EQ(seen & (kA | kD), kA | kD);
+  // A newer line in the CPU's cache stays as it is.
+  memory.set(leaf, 0xC003);
+  shadow->load64(leaf, seen);
+  EXPECT_EQ(seen, 0xA003u | kA | kD);
+  model->drop_caches();
+  EXPECT_EQ(write(kDevice, 0x1000).phys, 0xA000u);
+  EXPECT_EQ(memory.word(leaf), 0xC003u);
+  expect_clean();
+}
+
 TEST_F(AccessedDirty, NeedsCapability) {
   IommuModelConfig c;
   c.second_stage_dirty = false;

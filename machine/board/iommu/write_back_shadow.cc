@@ -16,16 +16,13 @@ void WriteBackShadow::write_back(u64 phys, u64 bytes) {
   std::lock_guard guard(mutex_);
   const u64 last = align_down(phys + (bytes - 1), kLine);
   for (u64 line = align_down(phys, kLine);; line += kLine) {
-    auto& page = pages_[line >> kPageShift];
-    if (!page) page = std::make_unique<Page>();
-    const usize first_word = (line % kPageSize) / 8;
-    bool ram = true;
-    for (usize i = 0; i < kWordsPerLine; ++i) {
-      u64 value = 0;
-      ram = ram && memory_.load64(line + i * 8, value);
-      page->words[first_word + i] = value;
+    if (memory_.is_ram(line, kLine)) {
+      auto& page = pages_[line >> kPageShift];
+      if (!page) page = std::make_unique<Page>();
+      const usize first_word = (line % kPageSize) / 8;
+      for (usize i = 0; i < kWordsPerLine; ++i) memory_.load64(line + i * 8, page->words[first_word + i]);
+      page->visible |= u64{1} << ((line % kPageSize) / kLine);
     }
-    if (ram) page->visible |= u64{1} << ((line % kPageSize) / kLine);
     if (line == last) break;
   }
 }
