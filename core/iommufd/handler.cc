@@ -13,7 +13,28 @@ Result<void> IommufdHandler::preserve(luo::FileState& state) {
 }
 
 void IommufdHandler::unpreserve(luo::FileState& state) {
-  file_cast<IommufdFile>(state.file)->unpreserve(Phys(state.data));
+  IommufdFile* const file = file_cast<IommufdFile>(state.file);
+  {
+    MutexGuard guard(lock_);
+    preserved_.remove(*file);
+  }
+  file->unpreserve(Phys(state.data));
+}
+
+Result<void> IommufdHandler::audit() {
+  for (usize at = 0;; ++at) {
+    // LUO holds each of these files until after unpreserve().
+    Ref<IommufdFile> file;
+    {
+      MutexGuard guard(lock_);
+      usize i = 0;
+      for (IommufdFile& candidate : preserved_) {
+        if (i++ == at) file = Ref<IommufdFile>(&candidate);
+      }
+    }
+    if (!file) return {};
+    TRY(file->check_audit());
+  }
 }
 
 Result<void> IommufdHandler::freeze(luo::FileState& state) {

@@ -14,7 +14,7 @@ class IommufdHandler final : public luo::FileHandler {
   std::string_view compatible() const override { return abi::kIommufdCompatible; }
   bool can_preserve(File& file) const override { return file_cast<IommufdFile>(&file) != nullptr; }
 
-  // The record is complete after preserve; freeze makes it valid, unless the audit found less than it promises.
+  // The record is complete after preserve; freeze makes it valid. Efault for a context that no audit covered.
   Result<void> preserve(luo::FileState& state) override;
   void unpreserve(luo::FileState& state) override;
   Result<void> freeze(luo::FileState& state) override;
@@ -31,10 +31,16 @@ class IommufdHandler final : public luo::FileHandler {
   Result<u64> forward(luo::FileState& state) override;
   void unforward(luo::FileState& state, u64 outgoing) override;
 
+  // After IommuLiveUpdate::audit() and before anything is frozen: every preserved context translates all that its
+  // record says. Efault, with the HWPT logged.
+  Result<void> audit();
+
  private:
   Result<IncomingRecord> read(const luo::FileState& state) const;
   void unpreserve_held(const IncomingRecord& record, u64 generation);
   Iommufd& module_;
+  Mutex lock_{LockRank::Leaf};
+  List<IommufdFile, &IommufdFile::preserved_node> preserved_ GUARDED_BY(lock_);
 };
 
 }  // namespace perdure::iommufd

@@ -13,12 +13,8 @@ HwptPaging::HwptPaging(Ref<PagingDomain> domain, Vec<RecordedArea> areas)
 }
 
 HwptPaging::~HwptPaging() {
-  if (lost) {
-    // For ever: see the member.
-    static_cast<void>(domain_.release());
-    for (RecordedArea& area : areas_) static_cast<void>(area.memory.release());
-    return;
-  }
+  // Lost: never unpinned, so SharedMemory keeps its addresses for good; the domain keeps its tables.
+  if (lost) return;
   for (const RecordedArea& area : areas_) area.memory->unpin();
 }
 

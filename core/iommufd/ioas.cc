@@ -32,12 +32,8 @@ Ioas::~Ioas() {
 }
 
 void Ioas::release_areas(Heap& heap, AreaList& removed) {
-  while (Area* area = removed.pop_front()) {
-    if (area->lost) {
-      for (Piece& piece : area->source.pieces) static_cast<void>(piece.memory.release());
-    }
-    Owned<Area>(heap, area).reset();
-  }
+  // What is lost was never unpinned: SharedMemory then keeps its addresses for good.
+  while (Area* area = removed.pop_front()) Owned<Area>(heap, area).reset();
 }
 
 // --- addresses ------------------------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ class IommufdFile final : public File {
   // preserved (iommu-liveupdate §3.1). Everything is undone on failure.
   Result<Phys> preserve(const luo::Session& session) EXCLUDES(lock_);
   void unpreserve(Phys record) EXCLUDES(lock_);
-  // After IommuLiveUpdate::audit(), if that ran: every page of every area had a leaf. Efault, with the HWPT logged.
+  // After IommuLiveUpdate::audit(), which compares leaves: was there one for every page of every area? Efault, with the
+  // HWPT logged; also when no audit ran since preserve().
   Result<void> check_audit() const EXCLUDES(lock_);
   // The device must be attached (Enoent) to a HWPT that is preserved (Einval), this context in the session (Enoent).
   // Returns this context's token there.
@@ -70,6 +71,8 @@ class IommufdFile final : public File {
   // Every HWPT of the record was reclaimed, or its domain is lost anyway.
   bool can_finish() EXCLUDES(lock_);
   void finish() EXCLUDES(lock_);
+
+  ListNode preserved_node;  // the handler's
 
  protected:
   void last_close() override;

@@ -173,7 +173,7 @@ Result<void> IommufdFile::check_audit() const {
     if (preserved.audit->complete()) continue;
     log(heap_.machine(), LogLevel::Error,
         Line() << "iommufd: HWPT " << preserved.hwpt->id() << " (token " << preserved.hwpt->token
-               << ") does not map all of its areas; the update is refused");
+               << ") was not seen to map all of its areas; the update is refused");
     return fail(Errno::Efault);
   }
   return {};

@@ -52,260 +52,260 @@ inline constexpr u64 kCapDirtyTracking = 1, kCapPasidExec = 2, kCapPasidPriv = 4
 }  // namespace iommu_hw_info
 
 struct IommuDestroy {
-  u32 size;
-  u32 id;
+  u32 size = 0;
+  u32 id = 0;
 };
 static_assert(sizeof(IommuDestroy) == 8);
 
 struct IommuIoasAlloc {
-  u32 size;
-  u32 flags;
-  u32 out_ioas_id;
+  u32 size = 0;
+  u32 flags = 0;
+  u32 out_ioas_id = 0;
 };
 static_assert(sizeof(IommuIoasAlloc) == 12);
 
 struct IommuIovaRange {
-  u64 start;
-  u64 last;  // inclusive
+  u64 start = 0;
+  u64 last = 0;  // inclusive
 };
 static_assert(sizeof(IommuIovaRange) == 16);
 
 struct IommuIoasIovaRanges {
-  u32 size;
-  u32 ioas_id;
-  u32 num_iovas;
-  u32 reserved;
-  u64 allowed_iovas;
-  u64 out_iova_alignment;
+  u32 size = 0;
+  u32 ioas_id = 0;
+  u32 num_iovas = 0;
+  u32 reserved = 0;
+  u64 allowed_iovas = 0;
+  u64 out_iova_alignment = 0;
 };
 static_assert(sizeof(IommuIoasIovaRanges) == 32 && offsetof(IommuIoasIovaRanges, allowed_iovas) == 16);
 
 struct IommuIoasAllowIovas {
-  u32 size;
-  u32 ioas_id;
-  u32 num_iovas;
-  u32 reserved;
-  u64 allowed_iovas;
+  u32 size = 0;
+  u32 ioas_id = 0;
+  u32 num_iovas = 0;
+  u32 reserved = 0;
+  u64 allowed_iovas = 0;
 };
 static_assert(sizeof(IommuIoasAllowIovas) == 24);
 
 struct IommuIoasMap {
-  u32 size;
-  u32 flags;
-  u32 ioas_id;
-  u32 reserved;
-  u64 user_va;
-  u64 length;
-  u64 iova;
+  u32 size = 0;
+  u32 flags = 0;
+  u32 ioas_id = 0;
+  u32 reserved = 0;
+  u64 user_va = 0;
+  u64 length = 0;
+  u64 iova = 0;
 };
 static_assert(sizeof(IommuIoasMap) == 40 && offsetof(IommuIoasMap, iova) == 32);
 
 struct IommuIoasMapFile {
-  u32 size;
-  u32 flags;
-  u32 ioas_id;
-  s32 fd;
-  u64 start;
-  u64 length;
-  u64 iova;
+  u32 size = 0;
+  u32 flags = 0;
+  u32 ioas_id = 0;
+  s32 fd = 0;
+  u64 start = 0;
+  u64 length = 0;
+  u64 iova = 0;
 };
 static_assert(sizeof(IommuIoasMapFile) == 40 && offsetof(IommuIoasMapFile, fd) == 12);
 
 struct IommuIoasCopy {
-  u32 size;
-  u32 flags;
-  u32 dst_ioas_id;
-  u32 src_ioas_id;
-  u64 length;
-  u64 dst_iova;
-  u64 src_iova;
+  u32 size = 0;
+  u32 flags = 0;
+  u32 dst_ioas_id = 0;
+  u32 src_ioas_id = 0;
+  u64 length = 0;
+  u64 dst_iova = 0;
+  u64 src_iova = 0;
 };
 static_assert(sizeof(IommuIoasCopy) == 40);
 
 struct IommuIoasUnmap {
-  u32 size;
-  u32 ioas_id;
-  u64 iova;
-  u64 length;
+  u32 size = 0;
+  u32 ioas_id = 0;
+  u64 iova = 0;
+  u64 length = 0;
 };
 static_assert(sizeof(IommuIoasUnmap) == 24);
 
 struct IommuOption {
-  u32 size;
-  u32 option_id;
-  u16 op;
-  u16 reserved;
-  u32 object_id;
-  u64 val64;
+  u32 size = 0;
+  u32 option_id = 0;
+  u16 op = 0;
+  u16 reserved = 0;
+  u32 object_id = 0;
+  u64 val64 = 0;
 };
 static_assert(sizeof(IommuOption) == 24);
 
 struct IommuVfioIoas {
-  u32 size;
-  u32 ioas_id;
-  u16 op;
-  u16 reserved;
+  u32 size = 0;
+  u32 ioas_id = 0;
+  u16 op = 0;
+  u16 reserved = 0;
 };
 static_assert(sizeof(IommuVfioIoas) == 12);
 
 struct IommuHwptAlloc {
-  u32 size;
-  u32 flags;
-  u32 dev_id;
-  u32 pt_id;
-  u32 out_hwpt_id;
-  u32 reserved;
-  u32 data_type;
-  u32 data_len;
-  u64 data_uptr;
-  u32 fault_id;
-  u32 reserved2;
+  u32 size = 0;
+  u32 flags = 0;
+  u32 dev_id = 0;
+  u32 pt_id = 0;
+  u32 out_hwpt_id = 0;
+  u32 reserved = 0;
+  u32 data_type = 0;
+  u32 data_len = 0;
+  u64 data_uptr = 0;
+  u32 fault_id = 0;
+  u32 reserved2 = 0;
 };
 static_assert(sizeof(IommuHwptAlloc) == 48 && offsetof(IommuHwptAlloc, data_uptr) == 32);
 inline constexpr u32 kIommuHwptAllocMin = offsetof(IommuHwptAlloc, data_type);
 
 struct IommuHwInfo {
-  u32 size;
-  u32 flags;
-  u32 dev_id;
-  u32 data_len;
-  u64 data_uptr;
-  u32 data_type;  // in with kFlagInputType; out
-  u8 out_max_pasid_log2;
-  u8 reserved[3];
-  u64 out_capabilities;
+  u32 size = 0;
+  u32 flags = 0;
+  u32 dev_id = 0;
+  u32 data_len = 0;
+  u64 data_uptr = 0;
+  u32 data_type = 0;  // in with kFlagInputType; out
+  u8 out_max_pasid_log2 = 0;
+  u8 reserved[3] = {};
+  u64 out_capabilities = 0;
 };
 static_assert(sizeof(IommuHwInfo) == 40 && offsetof(IommuHwInfo, out_capabilities) == 32);
 inline constexpr u32 kIommuHwInfoMin = offsetof(IommuHwInfo, out_capabilities);
 
 struct IommuHwInfoVtd {
-  u32 flags;
-  u32 reserved;
-  u64 cap_reg;
-  u64 ecap_reg;
+  u32 flags = 0;
+  u32 reserved = 0;
+  u64 cap_reg = 0;
+  u64 ecap_reg = 0;
 };
 static_assert(sizeof(IommuHwInfoVtd) == 24);
 
 struct IommuHwptSetDirtyTracking {
-  u32 size;
-  u32 flags;
-  u32 hwpt_id;
-  u32 reserved;
+  u32 size = 0;
+  u32 flags = 0;
+  u32 hwpt_id = 0;
+  u32 reserved = 0;
 };
 static_assert(sizeof(IommuHwptSetDirtyTracking) == 16);
 
 struct IommuHwptGetDirtyBitmap {
-  u32 size;
-  u32 hwpt_id;
-  u32 flags;
-  u32 reserved;
-  u64 iova;
-  u64 length;
-  u64 page_size;
-  u64 data;
+  u32 size = 0;
+  u32 hwpt_id = 0;
+  u32 flags = 0;
+  u32 reserved = 0;
+  u64 iova = 0;
+  u64 length = 0;
+  u64 page_size = 0;
+  u64 data = 0;
 };
 static_assert(sizeof(IommuHwptGetDirtyBitmap) == 48);
 
 struct IommuHwptInvalidate {
-  u32 size;
-  u32 hwpt_id;
-  u64 data_uptr;
-  u32 data_type;
-  u32 entry_len;
-  u32 entry_num;
-  u32 reserved;
+  u32 size = 0;
+  u32 hwpt_id = 0;
+  u64 data_uptr = 0;
+  u32 data_type = 0;
+  u32 entry_len = 0;
+  u32 entry_num = 0;
+  u32 reserved = 0;
 };
 static_assert(sizeof(IommuHwptInvalidate) == 32);
 
 struct IommuFaultAlloc {
-  u32 size;
-  u32 flags;
-  u32 out_fault_id;
-  u32 out_fault_fd;
+  u32 size = 0;
+  u32 flags = 0;
+  u32 out_fault_id = 0;
+  u32 out_fault_fd = 0;
 };
 static_assert(sizeof(IommuFaultAlloc) == 16);
 
 struct IommuViommuAlloc {
-  u32 size;
-  u32 flags;
-  u32 type;
-  u32 dev_id;
-  u32 hwpt_id;
-  u32 out_viommu_id;
-  u32 data_len;
-  u32 reserved;
-  u64 data_uptr;
+  u32 size = 0;
+  u32 flags = 0;
+  u32 type = 0;
+  u32 dev_id = 0;
+  u32 hwpt_id = 0;
+  u32 out_viommu_id = 0;
+  u32 data_len = 0;
+  u32 reserved = 0;
+  u64 data_uptr = 0;
 };
 static_assert(sizeof(IommuViommuAlloc) == 40);
 inline constexpr u32 kIommuViommuAllocMin = offsetof(IommuViommuAlloc, data_len);
 
 struct IommuVdeviceAlloc {
-  u32 size;
-  u32 viommu_id;
-  u32 dev_id;
-  u32 out_vdevice_id;
-  u64 virt_id;
+  u32 size = 0;
+  u32 viommu_id = 0;
+  u32 dev_id = 0;
+  u32 out_vdevice_id = 0;
+  u64 virt_id = 0;
 };
 static_assert(sizeof(IommuVdeviceAlloc) == 24);
 
 struct IommuIoasChangeProcess {
-  u32 size;
-  u32 reserved;
+  u32 size = 0;
+  u32 reserved = 0;
 };
 static_assert(sizeof(IommuIoasChangeProcess) == 8);
 
 struct IommuVeventqAlloc {
-  u32 size;
-  u32 flags;
-  u32 viommu_id;
-  u32 type;
-  u32 veventq_depth;
-  u32 out_veventq_id;
-  u32 out_veventq_fd;
-  u32 reserved;
+  u32 size = 0;
+  u32 flags = 0;
+  u32 viommu_id = 0;
+  u32 type = 0;
+  u32 veventq_depth = 0;
+  u32 out_veventq_id = 0;
+  u32 out_veventq_fd = 0;
+  u32 reserved = 0;
 };
 static_assert(sizeof(IommuVeventqAlloc) == 32);
 inline constexpr u32 kIommuVeventqAllocMin = offsetof(IommuVeventqAlloc, reserved);
 
 struct IommuHwQueueAlloc {
-  u32 size;
-  u32 flags;
-  u32 viommu_id;
-  u32 type;
-  u32 index;
-  u32 out_hw_queue_id;
-  u64 nesting_parent_iova;
-  u64 length;
+  u32 size = 0;
+  u32 flags = 0;
+  u32 viommu_id = 0;
+  u32 type = 0;
+  u32 index = 0;
+  u32 out_hw_queue_id = 0;
+  u64 nesting_parent_iova = 0;
+  u64 length = 0;
 };
 static_assert(sizeof(IommuHwQueueAlloc) == 40);
 
 struct IommuIoasNoiommuGetPa {
-  u32 size;
-  u32 flags;
-  u32 ioas_id;
-  u32 reserved;
-  u64 iova;
-  u64 length;
-  u64 out_phys;
+  u32 size = 0;
+  u32 flags = 0;
+  u32 ioas_id = 0;
+  u32 reserved = 0;
+  u64 iova = 0;
+  u64 length = 0;
+  u64 out_phys = 0;
 };
 static_assert(sizeof(IommuIoasNoiommuGetPa) == 40);
 
 // Marks a paging HWPT for preservation under a token of the program's choice; there is no unmark. The token is 64 bits
 // wide and naturally aligned (R60, R61).
 struct IommuHwptMarkPreserve {
-  u32 size;
-  u32 hwpt_id;
-  u64 token;
+  u32 size = 0;
+  u32 hwpt_id = 0;
+  u64 token = 0;
 };
 static_assert(sizeof(IommuHwptMarkPreserve) == 16 && offsetof(IommuHwptMarkPreserve, token) % 8 == 0);
 
 // In a retrieved context: takes over the page table that was preserved under `token` as a HWPT without IOAS.
 struct IommuHwptRestore {
-  u32 size;
-  u32 flags;  // 0
-  u64 token;
-  u32 out_hwpt_id;
-  u32 reserved;  // 0
+  u32 size = 0;
+  u32 flags = 0;  // 0
+  u64 token = 0;
+  u32 out_hwpt_id = 0;
+  u32 reserved = 0;  // 0
 };
 static_assert(sizeof(IommuHwptRestore) == 24 && offsetof(IommuHwptRestore, token) % 8 == 0);
 

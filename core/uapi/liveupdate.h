@@ -18,36 +18,36 @@ inline constexpr u32 kLiveupdateSessionGetName = 0xba43;
 inline constexpr usize kLiveupdateNameLength = 64;  // with its NUL
 
 struct LiveupdateSession {  // create and retrieve
-  u32 size;
-  s32 fd;  // out
-  char name[kLiveupdateNameLength];
+  u32 size = 0;
+  s32 fd = 0;  // out
+  char name[kLiveupdateNameLength] = {};
 };
 static_assert(sizeof(LiveupdateSession) == 72);
 
 struct LiveupdatePreserveFd {
-  u32 size;
-  s32 fd;
-  u64 token;
+  u32 size = 0;
+  s32 fd = 0;
+  u64 token = 0;
 };
 static_assert(sizeof(LiveupdatePreserveFd) == 16);
 
 struct LiveupdateRetrieveFd {
-  u32 size;
-  s32 fd;  // out
-  u64 token;
+  u32 size = 0;
+  s32 fd = 0;  // out
+  u64 token = 0;
 };
 static_assert(sizeof(LiveupdateRetrieveFd) == 16);
 
 struct LiveupdateFinish {
-  u32 size;
-  u32 reserved;
+  u32 size = 0;
+  u32 reserved = 0;
 };
 static_assert(sizeof(LiveupdateFinish) == 8);
 
 struct LiveupdateGetName {
-  u32 size;
-  u32 reserved;
-  char name[kLiveupdateNameLength];  // out
+  u32 size = 0;
+  u32 reserved = 0;
+  char name[kLiveupdateNameLength] = {};  // out
 };
 static_assert(sizeof(LiveupdateGetName) == 72);
 

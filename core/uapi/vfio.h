@@ -44,80 +44,80 @@ inline constexpr u32 kIndexMask = 0xffff, kGet = 1 << 16, kSet = 1 << 17, kProbe
 }  // namespace vfio_feature
 
 struct VfioDeviceInfo {
-  u32 argsz;
-  u32 flags;
-  u32 num_regions;
-  u32 num_irqs;
-  u32 cap_offset;
-  u32 pad;
+  u32 argsz = 0;
+  u32 flags = 0;
+  u32 num_regions = 0;
+  u32 num_irqs = 0;
+  u32 cap_offset = 0;
+  u32 pad = 0;
 };
 static_assert(sizeof(VfioDeviceInfo) == 24);
 inline constexpr u32 kVfioDeviceInfoMin = offsetof(VfioDeviceInfo, cap_offset);
 
 struct VfioRegionInfo {
-  u32 argsz;
-  u32 flags;
-  u32 index;
-  u32 cap_offset;
-  u64 size;
-  u64 offset;
+  u32 argsz = 0;
+  u32 flags = 0;
+  u32 index = 0;
+  u32 cap_offset = 0;
+  u64 size = 0;
+  u64 offset = 0;
 };
 static_assert(sizeof(VfioRegionInfo) == 32 && offsetof(VfioRegionInfo, size) == 16);
 
 struct VfioCapHeader {
-  u16 id;
-  u16 version;
-  u32 next;  // offset from the structure's start; 0: the last
+  u16 id = 0;
+  u16 version = 0;
+  u32 next = 0;  // offset from the structure's start; 0: the last
 };
 static_assert(sizeof(VfioCapHeader) == 8);
 
 struct VfioIrqInfo {
-  u32 argsz;
-  u32 flags;
-  u32 index;
-  u32 count;
+  u32 argsz = 0;
+  u32 flags = 0;
+  u32 index = 0;
+  u32 count = 0;
 };
 static_assert(sizeof(VfioIrqInfo) == 16);
 
 // Followed by `count` bytes, s32 descriptors, or nothing, as `flags` says.
 struct VfioIrqSet {
-  u32 argsz;
-  u32 flags;
-  u32 index;
-  u32 start;
-  u32 count;
+  u32 argsz = 0;
+  u32 flags = 0;
+  u32 index = 0;
+  u32 start = 0;
+  u32 count = 0;
 };
 static_assert(sizeof(VfioIrqSet) == 20);
 
 struct VfioFeature {
-  u32 argsz;
-  u32 flags;
+  u32 argsz = 0;
+  u32 flags = 0;
 };
 static_assert(sizeof(VfioFeature) == 8);
 
 struct VfioBindIommufd {
-  u32 argsz;
-  u32 flags;
-  s32 iommufd;
-  u32 out_devid;
-  u64 token_uuid_ptr;
+  u32 argsz = 0;
+  u32 flags = 0;
+  s32 iommufd = 0;
+  u32 out_devid = 0;
+  u64 token_uuid_ptr = 0;
 };
 static_assert(sizeof(VfioBindIommufd) == 24);
 inline constexpr u32 kVfioBindIommufdMin = offsetof(VfioBindIommufd, token_uuid_ptr);
 
 struct VfioAttachIommufdPt {
-  u32 argsz;
-  u32 flags;
-  u32 pt_id;
-  u32 pasid;
+  u32 argsz = 0;
+  u32 flags = 0;
+  u32 pt_id = 0;
+  u32 pasid = 0;
 };
 static_assert(sizeof(VfioAttachIommufdPt) == 16);
 inline constexpr u32 kVfioAttachIommufdPtMin = offsetof(VfioAttachIommufdPt, pasid);
 
 struct VfioDetachIommufdPt {
-  u32 argsz;
-  u32 flags;
-  u32 pasid;
+  u32 argsz = 0;
+  u32 flags = 0;
+  u32 pasid = 0;
 };
 static_assert(sizeof(VfioDetachIommufdPt) == 12);
 inline constexpr u32 kVfioDetachIommufdPtMin = offsetof(VfioDetachIommufdPt, pasid);

@@ -49,6 +49,12 @@ class FakeTask final : public Task {
     shared_[at.value] = {length, std::move(memory), offset, writable};
   }
 
+  // The end of the program: mappings, then descriptors.
+  void exit() {
+    shared_.clear();
+    files.clear();
+  }
+
   Result<void> copy_in(std::span<std::byte> to, UserAddr from) override {
     if (to.empty()) return {};
     const std::byte* at = find(from, to.size(), false);

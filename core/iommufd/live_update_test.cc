@@ -1,0 +1,562 @@
+// A context across live updates: what is refused, what comes back, and that devices notice none of it.
+#include "core/iommufd/testing/iommufd_world.h"
+
+namespace perdure::testing {
+namespace {
+
+constexpr u64 kMiB = u64{1} << 20;
+constexpr u64 kMemfd = 11, kMemfd2 = 12, kContext = 21, kHwpt = 31, kHwpt2 = 32;
+
+class IommufdLiveUpdateTest : public ::testing::TestWithParam<u32> {
+ protected:
+  static constexpr SourceId a0 = IommufdWorld::a0, a1 = IommufdWorld::a1, b0 = IommufdWorld::b0;
+  IommufdLiveUpdateTest() { w.config.write_version = GetParam(); }
+
+  // A context with one IOAS, a device attached through a marked HWPT, and 4 MiB mapped at 1 GiB.
+  void set_up() {
+    w.handler.destroy();
+    w.module.destroy();
+    w.module.make(w.iommu.kho(), *w.iommu.iommu, *w.iommu.live, w.config);
+    w.handler.make(*w.module);
+    w.iommu.begin();
+    fd = w.open();
+    ioas = w.ioas(fd);
+    m = w.memfd(4 * kMiB);
+    device = w.bind(fd, a0);
+    hwpt = *w.hwpt(fd, device->id(), ioas);
+    ASSERT_TRUE(w.file(fd).attach(*device, hwpt));
+    ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, 3 * kMiB, kBase));
+    ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 3 * kMiB, kMiB, kBase + 16 * kMiB, uapi::iommu_map::kReadable | 1));
+    ASSERT_TRUE(w.mark(fd, hwpt, kHwpt));
+  }
+  void preserve_all() {
+    w.preserve_memfd(m, kMemfd);
+    ASSERT_TRUE(w.preserve(fd, kContext));
+    ASSERT_EQ(*w.file(fd).preserve_device(*device, *w.session), kContext);
+  }
+  void jump() {
+    static_cast<void>(device.release());
+    m.memory.release();
+    w.jump(kContext);
+  }
+  // After the jump: the context, with the device bound.
+  void come_back() {
+    const Result<s32> retrieved = w.retrieve(kContext);
+    ASSERT_TRUE(retrieved) << w.machine().lines.back();
+    fd = *retrieved;
+    Result<Ref<iommufd::Device>> bound = w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext);
+    ASSERT_TRUE(bound);
+    device = *bound;
+  }
+  void unbind() {
+    w.file(fd).unbind(*device);
+    device = nullptr;
+  }
+  // The new HWPT on a new IOAS with the same areas.
+  u32 rebuild() {
+    m.memory = Ref<SharedMemory>(file_cast<SharedMemory>(w.session->files.at(kMemfd).get()));
+    m.fd = w.task.add(m.memory);
+    ioas = w.ioas(fd);
+    EXPECT_TRUE(w.map_file(fd, ioas, m.fd, 0, 3 * kMiB, kBase));
+    EXPECT_TRUE(w.map_file(fd, ioas, m.fd, 3 * kMiB, kMiB, kBase + 16 * kMiB, uapi::iommu_map::kReadable | 1));
+    return *w.hwpt(fd, device->id(), ioas);
+  }
+
+  static constexpr u64 kBase = u64{1} << 30;
+  IommufdWorld w{GetParam()};
+  s32 fd = -1;
+  u32 ioas = 0, hwpt = 0;
+  IommufdWorld::Memfd m;
+  Ref<iommufd::Device> device;
+};
+
+INSTANTIATE_TEST_SUITE_P(Versions, IommufdLiveUpdateTest, ::testing::Values(1u, 2u));
+
+// --- marking -------------------------------------------------------------------------------------------------------
+
+TEST_P(IommufdLiveUpdateTest, MarksAreForGoodAndTokensUnique) {
+  set_up();
+  const u32 other = *w.hwpt(fd, device->id(), ioas);
+  EXPECT_EQ(error_of(w.mark(fd, 99, 1)), Errno::Enoent);
+  EXPECT_EQ(error_of(w.mark(fd, ioas, 1)), Errno::Enoent);
+  EXPECT_EQ(error_of(w.mark(fd, other, kHwpt)), Errno::Eaddrinuse);
+  EXPECT_EQ(error_of(w.mark(fd, hwpt, kHwpt)), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.mark(fd, hwpt, 1)), Errno::Ebusy);
+  // The token is free again once its HWPT is gone.
+  ASSERT_TRUE(w.mark(fd, other, 0));
+  ASSERT_TRUE(w.destroy(fd, other));
+  const u32 third = *w.hwpt(fd, device->id(), ioas);
+  EXPECT_TRUE(w.mark(fd, third, 0));
+  w.preserve_memfd(m, kMemfd);
+  ASSERT_TRUE(w.preserve(fd, kContext));
+  const u32 late = *w.hwpt(fd, device->id(), ioas);
+  EXPECT_EQ(error_of(w.mark(fd, late, 77)), Errno::Ebusy) << "would not be in the record";
+  w.unpreserve(fd, kContext);
+  EXPECT_TRUE(w.mark(fd, late, 77));
+  unbind();
+}
+
+// --- preserve -----------------------------------------------------------------------------------------------------
+
+TEST_P(IommufdLiveUpdateTest, OnlySealedPreservedFilesCanBePreserved) {
+  set_up();
+  EXPECT_EQ(error_of(w.preserve(fd, kContext)), Errno::Enoent) << "memfd first";
+  w.preserve_memfd(m, kMemfd);
+  ASSERT_TRUE(w.preserve(fd, kContext));
+  w.unpreserve(fd, kContext);
+
+  const auto open = w.memfd(kMiB, seal::kSeal & 0);
+  const auto half = w.memfd(kMiB, seal::kShrink | seal::kGrow);
+  const auto anonymous = w.memfd(kMiB);
+  w.task.map_shared(UserAddr(0x100000), kMiB, anonymous.memory, 0);
+  const auto refused = [&](auto map) {
+    ASSERT_TRUE(map());
+    EXPECT_EQ(error_of(w.preserve(fd, kContext)), Errno::Einval);
+    ASSERT_TRUE(w.unmap(fd, ioas, 0x10000, kPageSize)) << "the failed preserve left it immutable";
+  };
+  refused([&] { return w.map_file(fd, ioas, open.fd, 0, kPageSize, 0x10000); });
+  refused([&] { return w.map_file(fd, ioas, half.fd, 0, kPageSize, 0x10000); });
+  refused([&] { return w.map(fd, ioas, 0x100000, kPageSize, 0x10000); });
+  // Seals that come after the mapping do not count; those that come before do.
+  ASSERT_TRUE(w.map_file(fd, ioas, open.fd, 0, kPageSize, 0x10000));
+  ASSERT_TRUE(open.host->add_seals(seal::kPreservable));
+  w.preserve_memfd(open, kMemfd2);
+  EXPECT_EQ(error_of(w.preserve(fd, kContext)), Errno::Einval);
+  ASSERT_TRUE(w.unmap(fd, ioas, 0x10000, kPageSize));
+  ASSERT_TRUE(w.map_file(fd, ioas, open.fd, 0, kPageSize, 0x10000));
+  EXPECT_TRUE(w.preserve(fd, kContext));
+  w.unpreserve(fd, kContext);
+  unbind();
+}
+
+TEST_P(IommufdLiveUpdateTest, PreservedMeansImmutableUntilUnpreserved) {
+  set_up();
+  const u32 second = *w.hwpt(fd, device->id(), ioas);
+  ASSERT_TRUE(w.mark(fd, second, kHwpt2));
+  const u32 plain = *w.hwpt(fd, device->id(), ioas);
+  const u32 elsewhere = w.ioas(fd);
+  w.preserve_memfd(m, kMemfd);
+  w.session->lookups = 0;
+  ASSERT_TRUE(w.preserve(fd, kContext));
+  EXPECT_EQ(error_of(w.map_file(fd, ioas, m.fd, 0, kPageSize, 0x10000)), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.map(fd, ioas, 0x100000, kPageSize, 0x10000)), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.unmap(fd, ioas, kBase, 3 * kMiB)), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.unmap(fd, ioas, 0, ~u64{0})), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.destroy(fd, second)), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.destroy(fd, ioas)), Errno::Ebusy);
+  EXPECT_TRUE(w.map_file(fd, elsewhere, m.fd, 0, kPageSize, 0x10000)) << "another IOAS";
+  EXPECT_TRUE(w.destroy(fd, plain));
+  ASSERT_TRUE(w.file(fd).preserve_device(*device, *w.session));
+  EXPECT_EQ(error_of(w.file(fd).detach(*device)), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.file(fd).attach(*device, second)), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.file(fd).attach(*device, elsewhere)), Errno::Ebusy);
+  EXPECT_EQ(w.reached(a0, kBase), w.place(m, 0));
+
+  w.file(fd).unpreserve_device(*device);
+  w.unpreserve(fd, kContext);
+  EXPECT_TRUE(w.destroy(fd, second)) << "preserving took a use, unpreserving gave it back";
+  ASSERT_TRUE(w.unmap(fd, ioas, 0, ~u64{0}));
+  ASSERT_TRUE(w.file(fd).detach(*device));
+  unbind();
+}
+
+TEST_P(IommufdLiveUpdateTest, DevicesAreJudgedInOrder) {
+  set_up();
+  Ref<iommufd::Device> other = w.bind(fd, a1);
+  EXPECT_EQ(error_of(w.file(fd).preserve_device(*other, *w.session)), Errno::Enoent) << "not attached";
+  EXPECT_EQ(error_of(w.file(fd).preserve_device(*device, *w.session)), Errno::Enoent) << "context first";
+  w.preserve_memfd(m, kMemfd);
+  const u32 plain = *w.hwpt(fd, device->id(), ioas);
+  ASSERT_TRUE(w.file(fd).attach(*other, plain));
+  ASSERT_TRUE(w.preserve(fd, kContext));
+  EXPECT_EQ(error_of(w.file(fd).preserve_device(*other, *w.session)), Errno::Einval) << "HWPT not marked";
+  EXPECT_TRUE(w.file(fd).preserve_device(*device, *w.session));
+  EXPECT_EQ(error_of(w.file(fd).preserve_device(*device, *w.session)), Errno::Ebusy);
+  w.file(fd).unpreserve_device(*device);
+  w.unpreserve(fd, kContext);
+  w.file(fd).unbind(*other);
+  other = nullptr;
+  unbind();
+}
+
+TEST_P(IommufdLiveUpdateTest, EveryFailingAllocationOfPreserveIsUndone) {
+  set_up();
+  const u32 second = *w.hwpt(fd, device->id(), ioas);
+  ASSERT_TRUE(w.mark(fd, second, kHwpt2));
+  w.preserve_memfd(m, kMemfd);
+  // Once, so that what stays allocated for reuse (the tree of blocks) is there.
+  ASSERT_TRUE(w.preserve(fd, kContext));
+  w.unpreserve(fd, kContext);
+  const u64 before = (w.heap().trim(), w.heap().bytes_in_use());
+  for (u64 n = 1;; ++n) {
+    w.machine().counting.allocations = 0;
+    w.machine().counting.fail_at = n;
+    const Result<void> preserved = w.preserve(fd, kContext);
+    w.machine().counting.fail_at = 0;
+    if (preserved) {
+      EXPECT_GT(n, 10u);
+      break;
+    }
+    ASSERT_EQ(preserved.error(), Errno::Enomem);
+    ASSERT_EQ(w.heap().bytes_in_use(), before) << n;
+    ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, kPageSize, 0x10000)) << n;
+    ASSERT_TRUE(w.unmap(fd, ioas, 0x10000, kPageSize)) << n;
+    ASSERT_LT(n, 500u);
+  }
+  w.unpreserve(fd, kContext);
+  ASSERT_TRUE(w.destroy(fd, second));
+  unbind();
+}
+
+TEST_P(IommufdLiveUpdateTest, FreezeNeedsAnAuditThatSawEverything) {
+  set_up();
+  preserve_all();
+  luo::FileState state = w.state(kContext, w.task.files.at(fd).get());
+  EXPECT_EQ(error_of(w.handler->audit()), Errno::Efault) << "none was made";
+  EXPECT_EQ(error_of(w.handler->freeze(state)), Errno::Efault);
+  ASSERT_TRUE(w.iommu.live->audit());
+  EXPECT_TRUE(w.handler->audit());
+  EXPECT_TRUE(w.handler->freeze(state));
+  w.handler->unfreeze(state);
+  // A leaf that leads elsewhere, and one that is missing: as a stray write to a table would make them.
+  PagingDomain& domain = *w.iommu.group(a0).domain();
+  Phys table;
+  ASSERT_TRUE(domain.table().each_table([&](Phys page, unsigned level) -> Result<void> {
+    if (level == 1 || !table) table = page;
+    return {};
+  }));
+  u64* const entries = w.machine().virt<u64>(table);
+  usize used = 0;
+  while (entries[used] == 0) ++used;
+  const u64 good = entries[used];
+  entries[used] = good + kPageSize * 512 * 4;
+  EXPECT_EQ(error_of(w.iommu.live->audit()), Errno::Efault);
+  entries[used] = 0;
+  const bool core_noticed = !w.iommu.live->audit();
+  EXPECT_TRUE(core_noticed || error_of(w.handler->audit()) == Errno::Efault);
+  entries[used] = good;
+  ASSERT_TRUE(w.iommu.live->audit());
+  EXPECT_TRUE(w.handler->audit());
+  w.file(fd).unpreserve_device(*device);
+  w.unpreserve(fd, kContext);
+  unbind();
+}
+
+// --- and back ------------------------------------------------------------------------------------------------------
+
+TEST_P(IommufdLiveUpdateTest, ComesBackAndIsReplacedWithoutAGap) {
+  set_up();
+  preserve_all();
+  const std::string reached = w.reached(a0, kBase);
+  jump();
+  const auto entry = w.iommu.hw_a.entries.at(a0);
+  const u64 writes = w.iommu.hw_a.entry_writes;
+
+  // Nobody else gets the device.
+  const s32 stranger = w.open();
+  EXPECT_EQ(error_of(w.file(stranger).bind(w.iommu.device(a0))), Errno::Eperm);
+  EXPECT_EQ(error_of(w.file(stranger).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext)),
+            Errno::Eperm);
+  EXPECT_EQ(error_of(w.restore(stranger, kHwpt)), Errno::Enotty) << "no record";
+  EXPECT_FALSE(w.can_finish(-1, kContext, 0)) << "not retrieved";
+
+  fd = *w.retrieve(kContext);
+  EXPECT_EQ(error_of(w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration + 1, kContext)), Errno::Eperm);
+  EXPECT_EQ(error_of(w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext + 1)), Errno::Eperm);
+  device = *w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext);
+  EXPECT_EQ(error_of(w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext)), Errno::Eperm);
+  // What it runs on has no object yet.
+  const u32 empty = w.ioas(fd);
+  EXPECT_EQ(error_of(w.file(fd).attach(*device, empty)), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.file(fd).detach(*device)), Errno::Ebusy);
+  EXPECT_FALSE(w.can_finish(fd, kContext));
+
+  EXPECT_EQ(error_of(w.restore(fd, 999)), Errno::Enoent);
+  const u32 restored = *w.restore(fd, kHwpt);
+  EXPECT_EQ(error_of(w.restore(fd, kHwpt)), Errno::Enoent) << "once";
+  EXPECT_TRUE(w.can_finish(fd, kContext));
+  EXPECT_EQ(error_of(w.destroy(fd, restored)), Errno::Ebusy);
+  EXPECT_EQ(*w.file(fd).attach(*device, restored), restored) << "it is attached";
+  EXPECT_EQ(error_of(w.file(fd).attach(*device, empty)), Errno::Einval) << "other results";
+  EXPECT_EQ(error_of(w.hwpt(fd, device->id(), restored)), Errno::Eopnotsupp);
+  Ref<iommufd::Device> other = w.bind(fd, a1);
+  EXPECT_EQ(error_of(w.file(fd).attach(*other, restored)), Errno::Einval) << "no further devices";
+  w.file(fd).unbind(*other);
+  other = nullptr;
+
+  const u32 fresh = rebuild();
+  EXPECT_EQ(*w.file(fd).attach(*device, fresh), fresh);
+  EXPECT_EQ(w.reached(a0, kBase), reached);
+  EXPECT_EQ(w.iommu.hw_a.entries.at(a0), entry) << "DID and top page stay";
+  EXPECT_EQ(w.iommu.hw_a.entry_writes, writes) << "no entry was written";
+  EXPECT_EQ(w.iommu.count("flush_domain") + w.iommu.count("flush_all") > 0, true);
+  EXPECT_TRUE(w.destroy(fd, restored));
+  ASSERT_TRUE(w.can_finish(fd, kContext));
+  w.finish(fd, kContext);
+  w.iommu.live->finish(0);
+  EXPECT_EQ(error_of(w.restore(fd, kHwpt)), Errno::Enotty);
+  // An ordinary HWPT now.
+  ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, kPageSize, 0x10000));
+  EXPECT_EQ(w.reached(a0, 0x10000), w.place(m, 0));
+  unbind();
+}
+
+TEST_P(IommufdLiveUpdateTest, ReplacementMustGiveTheSameResults) {
+  set_up();
+  preserve_all();
+  jump();
+  come_back();
+  const u32 restored = *w.restore(fd, kHwpt);
+  const std::string reached = w.reached(a0, kBase);
+  m.memory = Ref<SharedMemory>(file_cast<SharedMemory>(w.session->files.at(kMemfd).get()));
+  m.fd = w.task.add(m.memory);
+  const auto other = w.memfd(4 * kMiB);
+  constexpr u32 kReadOnly = uapi::iommu_map::kReadable | 1, kBoth = IommufdWorld::kRw | 1;
+  struct Case {
+    const char* what;
+    std::function<void(u32 ioas)> map;
+  };
+  const Case cases[] = {
+      {"nothing", [&](u32) {}},
+      {"an area missing", [&](u32 i) { ASSERT_TRUE(w.map_file(fd, i, m.fd, 0, 3 * kMiB, kBase)); }},
+      {"too short",
+       [&](u32 i) {
+         ASSERT_TRUE(w.map_file(fd, i, m.fd, 0, 3 * kMiB - kPageSize, kBase));
+         ASSERT_TRUE(w.map_file(fd, i, m.fd, 3 * kMiB, kMiB, kBase + 16 * kMiB, kReadOnly));
+       }},
+      {"another offset",
+       [&](u32 i) {
+         ASSERT_TRUE(w.map_file(fd, i, m.fd, kMiB, 3 * kMiB, kBase));
+         ASSERT_TRUE(w.map_file(fd, i, m.fd, 3 * kMiB, kMiB, kBase + 16 * kMiB, kReadOnly));
+       }},
+      {"another file",
+       [&](u32 i) {
+         ASSERT_TRUE(w.map_file(fd, i, other.fd, 0, 3 * kMiB, kBase));
+         ASSERT_TRUE(w.map_file(fd, i, m.fd, 3 * kMiB, kMiB, kBase + 16 * kMiB, kReadOnly));
+       }},
+      {"more access",
+       [&](u32 i) {
+         ASSERT_TRUE(w.map_file(fd, i, m.fd, 0, 3 * kMiB, kBase));
+         ASSERT_TRUE(w.map_file(fd, i, m.fd, 3 * kMiB, kMiB, kBase + 16 * kMiB, kBoth));
+       }},
+      {"a hole",
+       [&](u32 i) {
+         ASSERT_TRUE(w.map_file(fd, i, m.fd, 0, kMiB, kBase));
+         ASSERT_TRUE(w.map_file(fd, i, m.fd, 2 * kMiB, kMiB, kBase + 2 * kMiB));
+         ASSERT_TRUE(w.map_file(fd, i, m.fd, 3 * kMiB, kMiB, kBase + 16 * kMiB, kReadOnly));
+       }},
+  };
+  for (const Case& c : cases) {
+    const u32 space = w.ioas(fd);
+    c.map(space);
+    EXPECT_EQ(error_of(w.file(fd).attach(*device, space)), Errno::Einval) << c.what;
+    EXPECT_EQ(w.reached(a0, kBase), reached) << c.what;
+    EXPECT_EQ(error_of(w.destroy(fd, restored)), Errno::Ebusy) << c.what;
+    EXPECT_TRUE(w.destroy(fd, space)) << c.what;
+  }
+  // The same, cut differently, and more: that is fine.
+  const u32 space = w.ioas(fd);
+  ASSERT_TRUE(w.map_file(fd, space, m.fd, 0, kMiB, kBase));
+  ASSERT_TRUE(w.map_file(fd, space, m.fd, kMiB, 2 * kMiB, kBase + kMiB));
+  ASSERT_TRUE(w.map_file(fd, space, m.fd, 3 * kMiB, kMiB, kBase + 16 * kMiB, kReadOnly));
+  ASSERT_TRUE(w.map_file(fd, space, other.fd, 0, kMiB, kBase + 32 * kMiB));
+  EXPECT_TRUE(w.file(fd).attach(*device, space));
+  EXPECT_EQ(w.reached(a0, kBase + kMiB), w.place(m, kMiB));
+  EXPECT_EQ(w.reached(a0, kBase + 32 * kMiB), w.place(other, 0));
+  unbind();
+}
+
+TEST_P(IommufdLiveUpdateTest, KeptAsItIsAndPreservedAgain) {
+  set_up();
+  preserve_all();
+  const std::string reached = w.reached(a0, kBase);
+  for (int hop = 0; hop < 3; ++hop) {
+    jump();
+    EXPECT_EQ(w.reached(a0, kBase), reached) << hop;
+    come_back();
+    hwpt = *w.restore(fd, kHwpt);
+    ASSERT_TRUE(w.can_finish(fd, kContext));
+    w.finish(fd, kContext);
+    w.iommu.live->finish(0);
+    // The memory is found again under its token, and is preserved again.
+    m.memory = Ref<SharedMemory>(file_cast<SharedMemory>(w.session->files.at(kMemfd).get()));
+    m.host = w.memfds.at(kMemfd);
+    w.session->files.clear();
+    w.iommu.begin();
+    EXPECT_EQ(error_of(w.preserve(fd, kContext)), Errno{}) << "nothing is marked: an empty record";
+    w.unpreserve(fd, kContext);
+    ASSERT_TRUE(w.mark(fd, hwpt, kHwpt));
+    EXPECT_EQ(error_of(w.preserve(fd, kContext)), Errno::Enoent) << "memfd first, here too";
+    preserve_all();
+  }
+  w.file(fd).unpreserve_device(*device);
+  w.unpreserve(fd, kContext);
+  // Detached, it can go, and its memory with it.
+  unbind();
+  EXPECT_EQ(w.reached(a0, kBase), "blocked");
+  EXPECT_TRUE(w.destroy(fd, hwpt));
+}
+
+TEST_P(IommufdLiveUpdateTest, RestoreIsUndoneWhenItsAnswerCannotBeWritten) {
+  set_up();
+  preserve_all();
+  jump();
+  come_back();
+  uapi::IommuHwptRestore cmd{.size = sizeof(cmd), .flags = 0, .token = kHwpt, .out_hwpt_id = 0, .reserved = 0};
+  const UserAddr at = w.task.put(cmd);
+  w.task.set_writable(at, false);
+  EXPECT_EQ(error_of(w.task.files.at(fd)->ioctl(w.task, uapi::kIommuHwptRestore, at)), Errno::Efault);
+  EXPECT_FALSE(w.can_finish(fd, kContext));
+  cmd.reserved = 1;
+  EXPECT_EQ(error_of(w.call(fd, uapi::kIommuHwptRestore, cmd)), Errno::Eopnotsupp);
+  EXPECT_EQ(*w.restore(fd, kHwpt), device->id() + 1);
+  EXPECT_TRUE(w.can_finish(fd, kContext));
+  unbind();
+}
+
+TEST_P(IommufdLiveUpdateTest, DevicesThatShareADomainMoveTogether) {
+  set_up();
+  Ref<iommufd::Device> second = w.bind(fd, a1);
+  ASSERT_TRUE(w.file(fd).attach(*second, hwpt));
+  preserve_all();
+  ASSERT_TRUE(w.file(fd).preserve_device(*second, *w.session));
+  static_cast<void>(second.release());
+  jump();
+  come_back();
+  const u32 restored = *w.restore(fd, kHwpt);
+  second = *w.file(fd).bind_held(w.iommu.device(a1), IommufdWorld::kGeneration, kContext);
+  const u32 fresh = rebuild();
+  ASSERT_TRUE(w.file(fd).attach(*device, fresh));
+  EXPECT_EQ(w.reached(a1, kBase), w.reached(a0, kBase));
+  EXPECT_TRUE(w.destroy(fd, restored)) << "nobody runs on it any more";
+  EXPECT_EQ(*w.file(fd).attach(*second, fresh), fresh);
+  // What is mapped from now on reaches both.
+  ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, kPageSize, 0x10000));
+  EXPECT_EQ(w.reached(a0, 0x10000), w.place(m, 0));
+  EXPECT_EQ(w.reached(a1, 0x10000), w.place(m, 0));
+  EXPECT_EQ(error_of(w.destroy(fd, fresh)), Errno::Ebusy);
+  unbind();
+  EXPECT_EQ(error_of(w.destroy(fd, fresh)), Errno::Ebusy);
+  w.file(fd).unbind(*second);
+  second = nullptr;
+  EXPECT_TRUE(w.destroy(fd, fresh));
+}
+
+// One device is bound only after the other one's replacement took the shared domain over.
+TEST_P(IommufdLiveUpdateTest, ALateDeviceFindsTheNewHwpt) {
+  set_up();
+  Ref<iommufd::Device> second = w.bind(fd, a1);
+  ASSERT_TRUE(w.file(fd).attach(*second, hwpt));
+  preserve_all();
+  ASSERT_TRUE(w.file(fd).preserve_device(*second, *w.session));
+  static_cast<void>(second.release());
+  jump();
+  come_back();
+  ASSERT_TRUE(w.restore(fd, kHwpt));
+  const u32 fresh = rebuild();
+  ASSERT_TRUE(w.file(fd).attach(*device, fresh));
+  second = *w.file(fd).bind_held(w.iommu.device(a1), IommufdWorld::kGeneration, kContext);
+  EXPECT_EQ(*w.file(fd).attach(*second, fresh), fresh);
+  unbind();
+  EXPECT_EQ(error_of(w.destroy(fd, fresh)), Errno::Ebusy) << "the late one uses it";
+  w.file(fd).unbind(*second);
+  second = nullptr;
+  EXPECT_TRUE(w.destroy(fd, fresh));
+}
+
+TEST_P(IommufdLiveUpdateTest, AFailedBindLeavesTheDeviceHeld) {
+  set_up();
+  preserve_all();
+  jump();
+  fd = *w.retrieve(kContext);
+  for (u64 n = 1;; ++n) {
+    w.machine().counting.allocations = 0;
+    w.machine().counting.fail_at = n;
+    Result<Ref<iommufd::Device>> bound = w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext);
+    w.machine().counting.fail_at = 0;
+    if (bound) {
+      device = *bound;
+      break;
+    }
+    ASSERT_EQ(w.iommu.group(a0).ownership(), Ownership::HeldForSession) << n;
+    ASSERT_LT(n, 50u);
+  }
+  w.file(fd).unbind_to_held(*device);
+  device = nullptr;
+  EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::HeldForSession);
+  ASSERT_TRUE(w.restore(fd, kHwpt));
+  device = *w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext);
+  w.file(fd).unbind_to_held(*device);
+  device = *w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext);
+  unbind();
+}
+
+TEST_P(IommufdLiveUpdateTest, MemoryMustBeWhatWasMapped) {
+  set_up();
+  preserve_all();
+  jump();
+  const auto good = w.session->retrieve;
+  w.session->retrieve = [&](u64) -> Result<Ref<File>> { return fail(Errno::Enoent); };
+  EXPECT_EQ(error_of(w.retrieve(kContext)), Errno::Enoent);
+  w.session->retrieve = [&](u64) -> Result<Ref<File>> { return Ref<File>(*w.module->open()); };
+  EXPECT_EQ(error_of(w.retrieve(kContext)), Errno::Eproto) << "no memfd";
+  w.session->files.clear();
+  w.session->retrieve = [&](u64) -> Result<Ref<File>> { return Ref<File>(w.memfd(4 * kMiB).memory); };
+  const Result<s32> swapped = w.retrieve(kContext);
+  // Version 1 does not say which memory it was; then only the comparison of tables protects.
+  EXPECT_EQ(error_of(swapped), GetParam() >= 2 ? Errno::Eproto : Errno{});
+  EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::HeldForSession);
+}
+
+TEST_P(IommufdLiveUpdateTest, WhatWasNeverRetrievedIsHandedOn) {
+  set_up();
+  preserve_all();
+  const std::string reached = w.reached(a0, kBase);
+  jump();
+  // The next update begins while nobody came back.
+  w.iommu.begin();
+  luo::FileState state = w.state(kContext);
+  for (u64 n = 1;; ++n) {
+    w.machine().counting.allocations = 0;
+    w.machine().counting.fail_at = n;
+    const Result<u64> outgoing = w.handler->forward(state);
+    w.machine().counting.fail_at = 0;
+    if (outgoing) {
+      w.handler->unforward(state, *outgoing);
+      break;
+    }
+    ASSERT_EQ(outgoing.error(), Errno::Enomem);
+    ASSERT_LT(n, 200u);
+  }
+  const Result<u64> outgoing = w.handler->forward(state);
+  ASSERT_TRUE(outgoing);
+  ASSERT_TRUE(w.iommu.live->preserve_held_device(w.iommu.device(a0), IommufdWorld::kGeneration, kContext,
+                                                 w.session->next_generation(), kContext));
+  for (auto& [token, host] : w.memfds) {
+    for (const auto& [base, bank] : w.machine().banks) {
+      if (bank.host_id == host->id()) {
+        ASSERT_TRUE(w.iommu.kho().preserve_range(bank.base, bank.length));
+      }
+    }
+  }
+  const u64 next = w.session->next_generation();
+  ASSERT_TRUE(w.iommu.live->audit());
+  w.handler.forget();
+  w.module.forget();
+  w.files.forget();
+  const auto retrieve = w.session->retrieve;
+  w.iommu.jump();
+  w.record = *outgoing;
+  w.boot();
+  w.session = std::make_unique<FakeSession>(next);
+  w.session->retrieve = retrieve;
+  EXPECT_EQ(w.reached(a0, kBase), reached);
+  fd = *w.retrieve(kContext);
+  device = *w.file(fd).bind_held(w.iommu.device(a0), next, kContext);
+  ASSERT_TRUE(w.restore(fd, kHwpt));
+  EXPECT_TRUE(w.can_finish(fd, kContext));
+  unbind();
+}
+
+}  // namespace
+}  // namespace perdure::testing
