@@ -7,8 +7,10 @@ namespace perdure::iommufd {
 Result<void> IommufdHandler::preserve(luo::FileState& state) {
   IommufdFile* const file = file_cast<IommufdFile>(state.file);
   if (!file) return fail(Errno::Einval);
-  state.data = TRY(file->preserve(state.session))
-  .value;
+  const Phys record = TRY(file->preserve(state.session));
+  state.data = record.value;
+  MutexGuard guard(lock_);
+  preserved_.push_back(*file);
   return {};
 }
 

@@ -174,8 +174,8 @@ template <class Cmd>
 Result<void> map_source(Ioas& ioas, Call<Cmd>& call, Source source, Access access) {
   const Iova fixed(call.cmd.iova);
   const bool is_fixed = (call.cmd.flags & uapi::iommu_map::kFixedIova) != 0;
-  call.cmd.iova = TRY(ioas.map(std::move(source), call.cmd.length, is_fixed ? &fixed : nullptr, access))
-  .value;
+  const Iova mapped = TRY(ioas.map(std::move(source), call.cmd.length, is_fixed ? &fixed : nullptr, access));
+  call.cmd.iova = mapped.value;
   return call.respond();
 }
 
