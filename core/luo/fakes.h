@@ -153,7 +153,7 @@ class FakeFlb final : public Flb {
 // Kernels with LUO, two kinds of fake files ("a-file", "b-file") and shared memory.
 class World {
  public:
-  explicit World(u64 ram = u64{48} << 20) : machines(ram) {
+  explicit World(u64 ram = u64{16} << 20) : machines(ram) {
     if (!boot()) throw std::runtime_error("boot");
   }
   ~World() {
@@ -232,6 +232,7 @@ class World {
   std::unique_ptr<FakeHandler> a, b;
   std::unique_ptr<FakeFlb> one, two;
   bool with_flbs = false;
+  u64 fail_load_at = 0;  // the nth allocation of Luo::load_incoming()
   Result<void> load_result;
   // What a forgotten program held.
   std::vector<Ref<File>> held;
@@ -248,7 +249,10 @@ class World {
   Result<void> boot() {
     files_.make(heap());
     Luo& luo = luo_.make(kho());
+    steps().allocations = 0;
+    steps().fail_at = fail_load_at;
     const auto loaded = luo.load_incoming();
+    steps().fail_at = 0;
     if (const auto r = luo.init(); !r) return r;
     a = std::make_unique<FakeHandler>(heap(), events, "a-file");
     b = std::make_unique<FakeHandler>(heap(), events, "b-file");
