@@ -7,6 +7,8 @@ namespace {
 
 // A device that faults all the time must not fill the log: beyond this many, only each power of two is printed.
 constexpr u64 kAlwaysLogged = 16;
+// Passes over the records before a device counts as faulting without end.
+constexpr unsigned kMaxRounds = 8;
 
 std::string_view kind_name(FaultKind kind) {
   switch (kind) {
@@ -72,15 +74,20 @@ std::string_view fault_reason_name(u8 reason) {
   }
 }
 
-void FaultLog::mask() {
-  registers_.write(reg::kFaultControl, EventControl::Mask::value());
+void FaultLog::set_mask(bool masked) {
+  registers_.write(reg::kFaultControl, masked ? EventControl::Mask::value() : 0);
   registers_.read(reg::kFaultControl);  // posted until read back
+}
+
+void FaultLog::mask() {
+  enabled_.store(false);
+  set_mask(true);
 }
 
 void FaultLog::unmask() {
   if (!armed_) return;
-  registers_.write(reg::kFaultControl, 0);
-  registers_.read(reg::kFaultControl);
+  enabled_.store(true);
+  set_mask(false);
   // What was recorded meanwhile sends its message only if the unit kept it pending; looking is cheaper than trusting.
   drain();
 }
@@ -118,43 +125,55 @@ void FaultLog::drain(bool inherited) {
   // draining.
   if (pending_.fetch_add(1, std::memory_order_acq_rel) != 0) return;
   u32 seen = 1;
-  do {
-    drain_once(inherited);
-  } while (!pending_.compare_exchange_strong(seen, 0, std::memory_order_acq_rel));
+  for (unsigned round = 1;; ++round) {
+    const bool empty = drain_once(inherited);
+    if (empty && storming_.exchange(false)) {
+      if (enabled_.load()) set_mask(false);
+      if (!enabled_.load()) set_mask(true);  // somebody masked it in between, and means it
+    }
+    if (empty && pending_.compare_exchange_strong(seen, 0, std::memory_order_acq_rel)) return;
+    if (round < kMaxRounds) continue;
+    set_mask(true);
+    if (!storming_.exchange(true)) {
+      log(registers_.machine(), LogLevel::Error,
+          Line() << "vtd " << registers_.base() << ": faults come faster than they can be read; the event is masked");
+    }
+    pending_.store(0, std::memory_order_release);
+    return;
+  }
 }
 
-void FaultLog::drain_once(bool inherited) {
+// True when nothing was left at the end.
+bool FaultLog::drain_once(bool inherited) {
   const unsigned count = reg::fault_records(cap_);
-  // A device that faults faster than this loop reads must not hold the thread for ever: two rounds at most, the rest
-  // raises the next event.
-  for (unsigned round = 0; round < 2; ++round) {
-    const u32 fsts = registers_.read(reg::kFaultStatus);
-    if (!Fsts::Ppf::test(fsts) && !Fsts::Pfo::test(fsts)) return;
-    unsigned record = Fsts::Fri::get(fsts) % count;
-    for (unsigned i = 0; i < count; ++i, record = (record + 1) % count) {
-      const u64 high = registers_.read(reg::fault_high(cap_, record));
-      if (!FrcdHigh::Fault::test(high)) break;
-      const u64 low = registers_.read(reg::fault_low(cap_, record));
-      registers_.write(reg::fault_clear(cap_, record), static_cast<u32>(FrcdHigh::Fault::value() >> 32));
-      Fault fault;
-      fault.source = {segment_, static_cast<u16>(FrcdHigh::Sid::get(high))};
-      fault.iova = Iova(FrcdLow::Page::in_place(low));
-      fault.reason = static_cast<u8>(FrcdHigh::Reason::get(high));
-      fault.kind = kind_of(high);
-      fault.has_pasid = FrcdHigh::PasidPresent::test(high);
-      fault.pasid = fault.has_pasid ? static_cast<u32>(FrcdHigh::Pasid::get(high)) : 0;
-      fault.inherited = inherited;
-      report(fault);
-    }
-    if (Fsts::Pfo::test(fsts)) {
-      // Last, so that the freed records are there for what comes next.
-      registers_.write(reg::kFaultStatus, Fsts::Pfo::value());
-      const u64 n = overflows_.fetch_add(1, std::memory_order_relaxed) + 1;
-      if (n > kAlwaysLogged && !is_pow2(n)) continue;
+  const u32 fsts = registers_.read(reg::kFaultStatus);
+  if (!Fsts::Ppf::test(fsts) && !Fsts::Pfo::test(fsts)) return true;
+  unsigned record = Fsts::Fri::get(fsts) % count;
+  for (unsigned i = 0; i < count; ++i, record = (record + 1) % count) {
+    const u64 high = registers_.read(reg::fault_high(cap_, record));
+    if (!FrcdHigh::Fault::test(high)) break;
+    const u64 low = registers_.read(reg::fault_low(cap_, record));
+    registers_.write(reg::fault_clear(cap_, record), static_cast<u32>(FrcdHigh::Fault::value() >> 32));
+    Fault fault;
+    fault.source = {segment_, static_cast<u16>(FrcdHigh::Sid::get(high))};
+    fault.iova = Iova(FrcdLow::Page::in_place(low));
+    fault.reason = static_cast<u8>(FrcdHigh::Reason::get(high));
+    fault.kind = kind_of(high);
+    fault.has_pasid = FrcdHigh::PasidPresent::test(high);
+    fault.pasid = fault.has_pasid ? static_cast<u32>(FrcdHigh::Pasid::get(high)) : 0;
+    fault.inherited = inherited;
+    report(fault);
+  }
+  if (Fsts::Pfo::test(fsts)) {
+    // Last, so that the freed records are there for what comes next.
+    registers_.write(reg::kFaultStatus, Fsts::Pfo::value());
+    const u64 n = overflows_.fetch_add(1, std::memory_order_relaxed) + 1;
+    if (n <= kAlwaysLogged || is_pow2(n)) {
       log(registers_.machine(), LogLevel::Warn,
           Line() << "vtd " << registers_.base() << ": faults were dropped: more came than the unit can record");
     }
   }
+  return (registers_.read(reg::kFaultStatus) & (Fsts::Ppf::kMask | Fsts::Pfo::kMask)) == 0;
 }
 
 void FaultLog::report(const Fault& fault) {

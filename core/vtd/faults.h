@@ -50,22 +50,28 @@ class FaultLog final : public IrqSink {
   void disarm();
 
   // Reads, reports and clears all records. May be called on any thread; a call during another one is seen to by that.
+  // A device that faults faster than records can be read must not hold a thread for ever: after a few rounds the event
+  // is masked, until a later call finds the records empty.
   void drain(bool inherited = false);
   u64 reported() const { return reported_.load(std::memory_order_relaxed); }
   // Times that the unit had to drop records.
   u64 overflows() const { return overflows_.load(std::memory_order_relaxed); }
+  bool storming() const { return storming_.load(std::memory_order_relaxed); }
 
  private:
   void raise() override { drain(); }
-  void drain_once(bool inherited);
+  bool drain_once(bool inherited);
+  void set_mask(bool masked);
   void report(const Fault& fault);
 
   RegisterFile& registers_;
   const u16 segment_;
   const u64 cap_;
   FaultListener* const listener_;
-  bool armed_ = false;
+  bool armed_ = false;  // the interrupt is ours
   MsiTarget target_;
+  std::atomic<bool> enabled_{false};   // the event is wanted
+  std::atomic<bool> storming_{false};  // and masked all the same
   std::atomic<u32> pending_{0};
   std::atomic<u64> reported_{0};
   std::atomic<u64> overflows_{0};

@@ -115,6 +115,40 @@ TEST_F(FaultLogTest, AFaultDuringTheDrainIsSeenByIt) {
   EXPECT_EQ(nested.seen, 3);
 }
 
+TEST_F(FaultLogTest, AFaultStormEndsWithTheEventMaskedUntilItIsOver) {
+  struct Storm final : FaultListener {
+    void on_fault(const Fault&) override {
+      if (!on) return;
+      unit->record_fault(0, 0x1000, 0x0008, 6, true);
+      unit->sink->raise();
+    }
+    test::ScriptedUnit* unit = nullptr;
+    bool on = true;
+  } storm;
+  storm.unit = &unit;
+  FaultLog log(registers, 0, unit.cap, &storm);
+  log.arm();
+  unit.record_fault(0, 0x1000, 0x0008, 6, true);
+  unit.sink->raise();
+  EXPECT_TRUE(log.storming());
+  EXPECT_EQ(unit.other[0x38], 0x8000'0000u);
+  EXPECT_LT(log.reported(), 100u);
+  log.drain();
+  EXPECT_TRUE(log.storming()) << "still on";
+  storm.on = false;
+  log.drain();
+  EXPECT_FALSE(log.storming());
+  EXPECT_EQ(unit.other[0x38], 0u);
+  // Not when it is masked for the jump.
+  storm.on = true;
+  unit.record_fault(0, 0x1000, 0x0008, 6, true);
+  unit.sink->raise();
+  log.mask();
+  storm.on = false;
+  log.drain();
+  EXPECT_EQ(unit.other[0x38], 0x8000'0000u);
+}
+
 TEST_F(FaultLogTest, ADeviceThatAlwaysFaultsDoesNotFillTheLog) {
   FaultLog log = make();
   for (int i = 0; i < 1000; ++i) {
