@@ -40,8 +40,7 @@ TEST_F(PagingDomainTest, MapIsMadeVisibleAndUnmapFlushedOnEveryUnit) {
   w.events.clear();
   // A part: no table page goes, so cached non-leaf entries may stay (IH).
   EXPECT_EQ(*d->unmap(Iova(0x10000), 0x1000), 0x1000u);
-  EXPECT_EQ(w.events,
-            (std::vector<std::string>{"flush_pages did 2 65536+4096 IH", "flush_pages did 2 65536+4096 IH"}));
+  EXPECT_EQ(w.events, (std::vector<std::string>{"flush_pages did 2 65536+4096 IH", "flush_pages did 2 65536+4096 IH"}));
   w.events.clear();
   // The rest: its tables go, whose slot was 512 GiB wide.
   EXPECT_EQ(*d->unmap(Iova(0x11000), 0x2000), 0x2000u);

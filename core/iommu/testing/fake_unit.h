@@ -137,7 +137,9 @@ class FakeUnit final : public IommuUnit {
     return flush("flush_pages", "flush_pages did " + std::to_string(did) + " " + std::to_string(iova.value) + "+" +
                                     std::to_string(length) + (leaves_only ? " IH" : ""));
   }
-  Result<void> flush_domain(u32 did) override { return flush("flush_domain", "flush_domain did " + std::to_string(did)); }
+  Result<void> flush_domain(u32 did) override {
+    return flush("flush_domain", "flush_domain did " + std::to_string(did));
+  }
   Result<void> flush_all() override { return flush("flush_all", "flush_all"); }
   Result<void> mapped_pages(u32 did, Iova iova, u64 length) override {
     return flush("mapped_pages", "mapped_pages did " + std::to_string(did) + " " + std::to_string(iova.value) + "+" +
