@@ -199,13 +199,12 @@ class BoardTest : public ::testing::Test {
     set_command(bdf, 0x6);
     ASSERT_TRUE(board->declare(bdf, {kIova, bytes, guest->id(), 0, IntentAccess::ReadWrite}));
   }
-  const PhaseResult& now(const AuditReport& report, Bdf bdf) {
+  PhaseResult now(const AuditReport& report, Bdf bdf) {
     for (const DeviceResult& d : report.devices) {
       if (d.bdf == bdf) return d.in(board->phase());
     }
     ADD_FAILURE() << "no such device in the report";
-    static const PhaseResult none;
-    return none;
+    return {};
   }
 
   std::unique_ptr<Board> board;

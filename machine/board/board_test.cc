@@ -260,11 +260,15 @@ TEST_F(BoardThreadsTest, TranslationGapInRealTime) {
   stream_setup();
   start_ring(kStreamerAt, 0, {.rate = 20'000});
   board->start();
-  wait_ms(5);
-  board->break_translation_for(5'000'000);
-  wait_ms(5);
+  // On a busy host the device's thread may sleep through a gap.
+  u64 seen = 0;
+  for (int i = 0; i < 200 && seen == 0; ++i) {
+    wait_ms(5);
+    board->break_translation_for(5'000'000);
+    seen = now(board->audit(), kStreamerAt).not_done_by(Cause::Unbacked);
+  }
   board->stop();
-  EXPECT_GT(now(board->audit(), kStreamerAt).not_done_by(Cause::Unbacked), 0u);
+  EXPECT_GT(seen, 0u);
 }
 
 }  // namespace

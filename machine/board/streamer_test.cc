@@ -173,7 +173,7 @@ TEST_F(StreamerTest, EveryDueTransferIsDoneOrHasItsCause) {
   EXPECT_NEAR(static_cast<double>(total(kFaulted)), 100, 100);
   EXPECT_GE(total(kFaulted), 95u);
   EXPECT_GT(total(kUnbacked), 0u);
-  const PhaseResult& r = now(board->audit(), kStreamerAt);
+  const PhaseResult r = now(board->audit(), kStreamerAt);
   EXPECT_EQ(r.done, total(kDone));
   EXPECT_EQ(r.not_done_by(Cause::BusMasterOff), total(kBusMasterOff));
   EXPECT_EQ(r.not_done_by(Cause::Faulted), total(kFaulted));
