@@ -28,7 +28,9 @@ class Task {
     TRY(copy_in(std::as_writable_bytes(std::span(&value, 1)), from));
     return value;
   }
+  // Bytes in a span of any kind go to the one above: a span is no structure.
   template <class T>
+    requires(!std::is_convertible_v<T, std::span<const std::byte>>)
   Result<void> copy_out(UserAddr to, const T& value) {
     return copy_out(to, std::as_bytes(std::span(&value, 1)));
   }
