@@ -30,7 +30,7 @@ inline constexpr u32 kIommuReadMax = 2;
 inline constexpr u64 kIommuMagic = 0x554d'4d4f'4944'5250;       // "PRDIOMMU"
 inline constexpr u64 kIommuBlockMagic = 0x4b4c'424d'4d4f'4950;  // "PIOMMBLK"
 inline constexpr u64 kIommuBlockBytes = 4096;
-inline constexpr u32 kIommuMaxRecords = 65536;  // of one kind; bounds what a reader follows
+inline constexpr u32 kIommuMaxRecords = 16384;  // of one kind; bounds what a reader follows
 
 enum class IommuRecordKind : u32 { Unit = 1, Domain = 2, Attachment = 3, Device = 4 };
 

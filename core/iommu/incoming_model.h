@@ -61,7 +61,8 @@ class IncomingModel : public HeapObject {
   u64 data = 0;  // LUO's value: where the header lies
   u64 generation = 0;
   u32 version = 0;
-  Vec<Phys> blocks;  // header and record blocks that were followed, to be given back
+  u32 domain_slots = 0;  // that there were; `domains` ends early when their chain is broken
+  Vec<Phys> blocks;      // header and record blocks that were followed, to be given back
   Vec<IncomingUnit> units;
   Vec<IncomingDomain> domains;
   Vec<IncomingAttachment> attachments;

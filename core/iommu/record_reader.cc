@@ -79,14 +79,14 @@ class Reader {
     model_.data = data;
     model_.generation = header_.generation;
     model_.version = header_.version;
+    model_.domain_slots = header_.domain_slots;
     TRY(model_.blocks.push_back(Phys(data)));
     return claims_.push_back({Phys(data), IommuRecordKind::Unit, 0, true});
   }
 
-  // Every slot gets an entry in `out`; those that cannot be reached are Bad.
+  // Entries for as far as the chain can be followed. What a header claims beyond that costs no memory.
   template <class Entry>
   Result<void> read_chain(IommuRecordKind kind, u64 first, u64 bytes, u32 slots, Vec<Entry>& out) {
-    TRY(out.reserve(slots));
     const u32 capacity = abi::iommu_block_capacity(kind, header_.version);
     const u32 blocks = slots / capacity + (slots % capacity != 0 ? 1 : 0);
     u64 at = first;
@@ -100,11 +100,6 @@ class Reader {
       log(kho_.machine(), LogLevel::Error,
           Line() << kind_name(kind) << " chain: " << broken << ": records from " << static_cast<u32>(out.size())
                  << " on are lost");
-    }
-    while (out.size() < slots) {
-      Entry lost;
-      lost.state = RecordState::Bad;
-      TRY(out.push_back(std::move(lost)));
     }
     return {};
   }

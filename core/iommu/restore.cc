@@ -62,7 +62,8 @@ void IommuLiveUpdate::commit() {
 }
 
 Result<Ref<PagingDomain>> IommuLiveUpdate::restored_domain_locked(u32 index, u64 generation) {
-  if (!incoming_ || index >= incoming_->domains.size()) return fail(Errno::Enoent);
+  if (!incoming_ || index >= incoming_->domain_slots) return fail(Errno::Enoent);
+  if (index >= incoming_->domains.size()) return fail(Errno::Eio);
   const IncomingDomain& entry = incoming_->domains[index];
   if (entry.state == RecordState::Unused) return fail(Errno::Enoent);
   if (entry.state != RecordState::Restored) return fail(Errno::Eio);
