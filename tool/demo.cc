@@ -71,7 +71,7 @@ class Demo {
       config.plan.rate = 200'000;
       config.plan.small_leaves = u64{8} << 20;
       config.board.step_ns = 200;
-      auto& policy = config.board.units[0].model.cache_policy;
+      auto& policy = config.board.units[0].model.policy;
       policy = options.caches == "evict"    ? board::CachePolicy::EvictAlways
                : options.caches == "random" ? board::CachePolicy::Random
                                             : board::CachePolicy::Sticky;

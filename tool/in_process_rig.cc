@@ -62,16 +62,16 @@ Result<void> InProcessRig::leave(std::string_view kernel) {
   return {};
 }
 
-Result<void> InProcessRig::arrive() {
+Result<void> InProcessRig::arrive(const process::InProcessMachine::Jump& jump) {
   std::optional<Phys> forgotten;
   if (forget_) {
     if (const auto page = process::walked_table_page(*board_, *forget_)) forgotten = *page;
     forget_.reset();
   }
-  poison_ = board_->kernel_gone(process::handover_of(*board_, jump_->next, jump_->at));
+  poison_ = board_->kernel_gone(process::handover_of(*board_, jump.next, jump.at));
   if (forgotten) board_->memory().fill({forgotten->value, kPageSize}, board::kPoisonWord);
-  TRY(process::write_boot_info(*board_, jump_->next, jump_->at));
-  return boot(jump_->image, jump_->at);
+  TRY(process::write_boot_info(*board_, jump.next, jump.at));
+  return boot(jump.image, jump.at);
 }
 
 Result<void> InProcessRig::boot(std::string_view kernel, Phys boot_info) {

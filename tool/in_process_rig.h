@@ -35,7 +35,8 @@ class InProcessRig final : public Rig, private scenarios::Witness {
   Result<void> leave(std::string_view kernel);
   const process::InProcessMachine::Jump& next() const { return *jump_; }
   // What the board does to the old kernel's memory, and the new kernel's boot.
-  Result<void> arrive();
+  Result<void> arrive() { return arrive(*jump_); }
+  Result<void> arrive(const process::InProcessMachine::Jump& jump);
   Result<void> boot(std::string_view kernel, Phys boot_info);
   // The program ends in an orderly way: everything is closed.
   void end_program();

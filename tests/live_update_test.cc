@@ -1,0 +1,176 @@
+// The live update in one process, stepped: preserve, jump, adopt, re-attach, retrieve, reclaim, graft, finish.
+#include "tests/small_machine.h"
+
+namespace perdure::tool {
+namespace {
+
+using board::CachePolicy;
+using board::Phase;
+
+constexpr u64 kStretch = 2'000'000;  // 2 ms of the machine's time: each ring visits every slot many times
+
+struct Variant {
+  CachePolicy caches;
+  bool coherent;
+  u32 devices;
+  bool keep;
+};
+
+std::string name_of(const testing::TestParamInfo<Variant>& info) {
+  const Variant& v = info.param;
+  return std::string(v.caches == CachePolicy::Sticky        ? "Sticky"
+                     : v.caches == CachePolicy::EvictAlways ? "EvictAlways"
+                                                            : "Random") +
+         (v.coherent ? "Coherent" : "NonCoherent") + (v.devices == 1 ? "OneDevice" : "FourDevices") +
+         (v.keep ? "Keep" : "Graft");
+}
+
+class LiveUpdate : public testing::TestWithParam<Variant> {};
+
+TEST_P(LiveUpdate, DevicesGoOnThereAndBack) {
+  const Variant v = GetParam();
+  RigConfig config = small_machine({.caches = v.caches, .devices = v.devices, .coherent = v.coherent});
+  config.plan.keep = v.keep;
+  InProcessRig rig(config);
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_DONE(rig.start_program(0));
+  for (u32 hop = 1; hop <= 3; ++hop) {
+    SCOPED_TRACE("hop " + std::to_string(hop));
+    rig.run_for(kStretch);
+    ASSERT_DONE(rig.verify());
+    rig.board().enter_phase(Phase::During);
+    ASSERT_DONE(rig.preserve());
+    ASSERT_DONE(rig.kexec(hop % 2 == 1 ? "b" : "a"));
+    EXPECT_GT(rig.poison().poisoned_frames, 0U);
+    EXPECT_EQ(rig.poison().image_problem, "");
+    ASSERT_DONE(rig.start_program(hop));
+    rig.run_for(kStretch);
+    expect_clean(rig, Phase::During);
+    rig.board().enter_phase(Phase::After);
+    rig.run_for(kStretch);
+    ASSERT_DONE(rig.verify());
+    expect_clean(rig, Phase::After);
+    rig.board().enter_phase(Phase::Before);
+    EXPECT_EQ(problems_of(rig), "");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, LiveUpdate,
+                         testing::Values(Variant{CachePolicy::Sticky, true, 1, false},
+                                         Variant{CachePolicy::EvictAlways, true, 1, false},
+                                         Variant{CachePolicy::Random, true, 4, false},
+                                         Variant{CachePolicy::Sticky, false, 4, false},
+                                         Variant{CachePolicy::EvictAlways, false, 4, false},
+                                         Variant{CachePolicy::Sticky, true, 4, true}),
+                         name_of);
+
+TEST(Oracle, SeesTranslationOffForFiveMilliseconds) {
+  InProcessRig rig(small_machine({}));
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_DONE(rig.start_program(0));
+  rig.run_for(kStretch);
+  rig.board().enter_phase(Phase::During);
+  rig.board().break_translation_for(5'000'000);
+  rig.run_for(4 * kStretch);
+  const board::AuditReport report = rig.board().audit();
+  EXPECT_FALSE(report.clean(Phase::During));
+}
+
+TEST(Oracle, SeesOneTablePageThatWasNotPreserved) {
+  InProcessRig rig(small_machine({.caches = CachePolicy::EvictAlways}));
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_DONE(rig.start_program(0));
+  rig.run_for(kStretch);
+  rig.board().enter_phase(Phase::During);
+  ASSERT_DONE(rig.preserve());
+  rig.forget_table_page(rig.board().config().devices[0].bdf);
+  (void)rig.kexec("b");
+  rig.run_for(kStretch);
+  EXPECT_FALSE(rig.board().audit().clean(Phase::During));
+}
+
+TEST(PlainKexec, DestroysWhatIsNotPreserved) {
+  InProcessRig rig(small_machine({}));
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_DONE(rig.start_program(0));
+  rig.run_for(kStretch);
+  rig.board().enter_phase(Phase::During);
+  ASSERT_DONE(rig.kexec("b"));
+  rig.run_for(kStretch);
+  const board::AuditReport report = rig.board().audit();
+  EXPECT_FALSE(report.clean(Phase::During));
+  EXPECT_GT(report.devices[0].in(Phase::During).not_done_by(board::Cause::BusMasterOff), 0U);
+}
+
+TEST(Abandon, CallsIntoAKernelThatIsGoneAreKilled) {
+  InProcessRig rig(small_machine({}));
+  ASSERT_DONE(rig.power_on("a"));
+  process::LocalProgram& sys = rig.new_program();
+  const auto fd = sys.open("/dev/iommu");
+  ASSERT_TRUE(fd);
+  ASSERT_DONE(rig.kernel().kexec_load("b"));
+  ASSERT_DONE(rig.kernel().kexec());
+  EXPECT_EQ(sys.open("/dev/iommu").error(), Errno::Ekilled);
+  EXPECT_EQ(sys.ioctl(*fd, 0x3b81, nullptr).error(), Errno::Ekilled);
+  EXPECT_EQ(sys.close(*fd).error(), Errno::Ekilled);
+}
+
+TEST(Abandon, TheOldKernelsViewOfMemoryIsGone) {
+  InProcessRig rig(small_machine({}));
+  ASSERT_DONE(rig.power_on("a"));
+  std::byte* const window = rig.machine().direct_map;
+  volatile std::byte* const word = window + (u64{1} << 20);
+  EXPECT_EXIT(
+      {
+        if (rig.kexec("b")) (void)*word;
+      },
+      testing::KilledBySignal(SIGSEGV), "");
+}
+
+TEST(SavedMachine, LoadedIntoAFreshBoardCompletesTheUpdate) {
+  const RigConfig config = small_machine({.devices = 4});
+  const std::filesystem::path saved = std::filesystem::path(testing::TempDir()) / "perdure-saved-machine";
+  std::filesystem::remove_all(saved);
+  process::InProcessMachine::Jump jump;
+  {
+    InProcessRig rig(config);
+    ASSERT_DONE(rig.power_on("a"));
+    ASSERT_DONE(rig.start_program(0));
+    rig.run_for(kStretch);
+    rig.board().enter_phase(Phase::During);
+    ASSERT_DONE(rig.preserve());
+    ASSERT_DONE(rig.leave("b"));
+    jump = rig.next();
+    rig.board().save(saved);
+  }
+  InProcessRig rig(config, board::Board::load(saved));
+  ASSERT_DONE(rig.arrive(jump));
+  ASSERT_DONE(rig.start_program(1));
+  rig.run_for(kStretch);
+  expect_clean(rig, Phase::During);
+  ASSERT_DONE(rig.verify());
+  EXPECT_EQ(problems_of(rig), "");
+  std::filesystem::remove_all(saved);
+}
+
+// Same seed, same run: every number of the audit, every step of the clock.
+TEST(Stepped, ARunRepeatsFromItsSeed) {
+  const auto run = [](u64 seed) {
+    InProcessRig rig(small_machine({.seed = seed, .caches = CachePolicy::Random}));
+    EXPECT_TRUE(rig.power_on("a"));
+    EXPECT_TRUE(rig.start_program(0));
+    rig.run_for(kStretch);
+    rig.board().enter_phase(Phase::During);
+    EXPECT_TRUE(rig.preserve());
+    EXPECT_TRUE(rig.kexec("b"));
+    EXPECT_TRUE(rig.start_program(1));
+    const board::AuditReport report = rig.board().audit();
+    return std::tuple(rig.board().now_ns(), rig.steps().stores.load(), rig.steps().allocations.load(),
+                      report.devices[0].in(Phase::During).done);
+  };
+  EXPECT_EQ(run(7), run(7));
+  EXPECT_NE(std::get<0>(run(7)), std::get<0>(run(8)));
+}
+
+}  // namespace
+}  // namespace perdure::tool
