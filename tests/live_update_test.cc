@@ -55,14 +55,12 @@ TEST_P(LiveUpdate, DevicesGoOnThereAndBack) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Variants, LiveUpdate,
-                         testing::Values(Variant{CachePolicy::Sticky, true, 1, false},
-                                         Variant{CachePolicy::EvictAlways, true, 1, false},
-                                         Variant{CachePolicy::Random, true, 4, false},
-                                         Variant{CachePolicy::Sticky, false, 4, false},
-                                         Variant{CachePolicy::EvictAlways, false, 4, false},
-                                         Variant{CachePolicy::Sticky, true, 4, true}),
-                         name_of);
+INSTANTIATE_TEST_SUITE_P(
+    Variants, LiveUpdate,
+    testing::Values(Variant{CachePolicy::Sticky, true, 1, false}, Variant{CachePolicy::EvictAlways, true, 1, false},
+                    Variant{CachePolicy::Random, true, 4, false}, Variant{CachePolicy::Sticky, false, 4, false},
+                    Variant{CachePolicy::EvictAlways, false, 4, false}, Variant{CachePolicy::Sticky, true, 4, true}),
+    name_of);
 
 TEST(Oracle, SeesTranslationOffForFiveMilliseconds) {
   InProcessRig rig(small_machine({}));

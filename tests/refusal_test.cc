@@ -1,0 +1,88 @@
+// What goes wrong before the jump is refused with a clear error, and loses nothing.
+#include "client/iommufd.h"
+#include "client/live_update.h"
+#include "client/memfd.h"
+#include "client/vfio_device.h"
+#include "tests/small_machine.h"
+
+namespace perdure::tool {
+namespace {
+
+using client::Iommufd;
+using client::LiveUpdate;
+using client::Memfd;
+using client::Session;
+using client::VfioDevice;
+
+constexpr u64 kBytes = u64{1} << 20;
+constexpr u64 kIova = u64{4} << 30;
+
+// One device, bound and attached to a marked HWPT over one memfd.
+class Refusal : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_DONE(rig.power_on("a"));
+    sys = &rig.new_program();
+  }
+  void make(u32 seals = Memfd::kSealsForUpdate) {
+    memory = *Memfd::create(*sys, "guest", kBytes, seals);
+    iommufd = *Iommufd::open(*sys);
+    device = *VfioDevice::open(*sys, "/dev/vfio/devices/vfio0");
+    const auto id = device.bind(iommufd);
+    ASSERT_TRUE(id) << errno_name(id.error());
+    const u32 ioas = *iommufd.ioas_alloc();
+    ASSERT_DONE(iommufd.map_file(ioas, memory.number(), 0, kBytes, kIova));
+    hwpt = *iommufd.hwpt_alloc(*id, ioas);
+    ASSERT_TRUE(device.attach(hwpt));
+    ASSERT_DONE(iommufd.mark_preserve(hwpt, 7));
+    session = *(*LiveUpdate::open(*sys)).create_session("one");
+  }
+  void TearDown() override {
+    session = {};
+    device = {};
+    iommufd = {};
+    memory = {};
+  }
+
+  InProcessRig rig{small_machine({})};
+  process::LocalProgram* sys = nullptr;
+  Memfd memory;
+  Iommufd iommufd;
+  VfioDevice device;
+  u32 hwpt = 0;
+  Session session;
+};
+
+TEST_F(Refusal, DeviceBeforeIommufd) {
+  make();
+  EXPECT_EQ(session.preserve(device.number(), 1).error(), Errno::Einval);
+  ASSERT_DONE(session.preserve(memory.number(), 2));
+  ASSERT_DONE(session.preserve(iommufd.number(), 3));
+  ASSERT_DONE(session.preserve(device.number(), 1));
+}
+
+TEST_F(Refusal, IommufdBeforeMemory) {
+  make();
+  EXPECT_EQ(session.preserve(iommufd.number(), 1).error(), Errno::Enoent);
+  ASSERT_DONE(session.preserve(memory.number(), 2));
+  ASSERT_DONE(session.preserve(iommufd.number(), 1));
+}
+
+TEST_F(Refusal, UnsealedMemory) {
+  make(0);
+  ASSERT_DONE(session.preserve(memory.number(), 2));
+  EXPECT_EQ(session.preserve(iommufd.number(), 1).error(), Errno::Einval);
+}
+
+// Seals count as of the mapping, not as of the preservation (R59).
+TEST_F(Refusal, SealsAddedAfterTheMapping) {
+  make(0);
+  ASSERT_DONE(sys->add_seals(memory.number(), Memfd::kSealsForUpdate));
+  ASSERT_DONE(session.preserve(memory.number(), 2));
+  EXPECT_EQ(session.preserve(iommufd.number(), 1).error(), Errno::Einval);
+}
+
+TEST_F(Refusal, DuplicateTokens) {
+  make();
+  ASSERT_DONE(session.preserve(memory.number(), 2));
+  EXPECT_EQ(session.preserve(iommufd.number(), 2).error(), Errno::Eexist);
