@@ -150,13 +150,14 @@ TEST_F(FrameTest, MalformedExtents) {
 
 TEST_F(FrameTest, BookkeepingAvoidsReservedMemoryInAnyOrder) {
   std::vector<Extent> reserved;
-  for (u64 at = 62 * kMiB; at > 2 * kMiB; at -= 512 * 1024) reserved.push_back({Phys(at), 510 * 1024});
+  for (u64 at = 62 * kMiB; at > 0; at -= kMiB / 2) reserved.push_back({Phys(at), kMiB / 2 - 2 * kPageSize});
+  reserved.push_back({Phys(0), kMiB / 2 - 2 * kPageSize});
   FrameAllocator f(machine);
   ASSERT_TRUE(boot(f, all(), reserved));
   for (const Extent& r : reserved) {
     EXPECT_FALSE(ranges_overlap(r.base.value, r.length, f.bookkeeping().base.value, f.bookkeeping().length));
   }
-  EXPECT_NE(f.bookkeeping().base.value, 0u);
+  EXPECT_EQ(f.bookkeeping().base.value, 62 * kMiB + kMiB / 2 - 2 * kPageSize) << "the gaps are too small";
 }
 
 // --- scratch ------------------------------------------------------------------------------------------------
@@ -269,12 +270,13 @@ TEST_F(KeptTest, RestoresExactlyWhatWasKeptOnce) {
   ASSERT_TRUE(f.keep(at + kPageSize, 0));
   ASSERT_TRUE(f.keep(at + 2 * kPageSize, 1));
   ASSERT_TRUE(f.keep(at + 4 * kPageSize, 2));
+  ASSERT_TRUE(f.keep(Phys(20 * kMiB + kPageSize), 0));
   ASSERT_TRUE(f.keep(Phys(24 * kMiB), 10));
   ASSERT_TRUE(f.keep(Phys(28 * kMiB), 10));
   ASSERT_TRUE(f.keep(Phys(32 * kMiB), 12));
   f.open();
   const auto totals = f.totals();
-  EXPECT_EQ(totals.kept, 8u + 1024 + 1024 + 4096);
+  EXPECT_EQ(totals.kept, 9u + 1024 + 1024 + 4096);
   const auto missing = [&](Phys base, unsigned order) {
     EXPECT_FALSE(f.is_kept(base, order));
     const auto r = f.restore(base, order);
@@ -292,6 +294,7 @@ TEST_F(KeptTest, RestoresExactlyWhatWasKeptOnce) {
   EXPECT_TRUE(missing(Phys(32 * kMiB), 10));
   EXPECT_TRUE(missing(Phys(32 * kMiB), 11));
   EXPECT_TRUE(missing(Phys(36 * kMiB), 10));
+  EXPECT_TRUE(f.in_use(Phys(20 * kMiB + kPageSize), kPageSize)) << "its neighbour";
   EXPECT_TRUE(missing(Phys(20 * kMiB), 0)) << "reserved";
   EXPECT_TRUE(missing(Phys(0), 0));
   EXPECT_TRUE(missing(Phys(0), 52));
@@ -304,6 +307,7 @@ TEST_F(KeptTest, RestoresExactlyWhatWasKeptOnce) {
                                               {at + kPageSize, 0},
                                               {at + 2 * kPageSize, 1},
                                               {at + 4 * kPageSize, 2},
+                                              {Phys(20 * kMiB + kPageSize), 0},
                                               {Phys(24 * kMiB), 10},
                                               {Phys(28 * kMiB), 10},
                                               {Phys(32 * kMiB), 12}};

@@ -106,7 +106,7 @@ void Heap::release_small(void* at, usize bytes) {
   in_use_ -= bytes;
   Class& list = classes_[c];
   if (++slab->free == slab->slots) {
-    if (slab->linked) remove(list, slab);
+    remove(list, slab);  // it was partial: a slab has many slots
     if (list.empty == nullptr) {
       list.empty = slab;
     } else {

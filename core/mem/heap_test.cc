@@ -94,6 +94,19 @@ TEST_F(HeapTest, KeepsOneEmptySlabUntilTrim) {
   EXPECT_EQ(frames.totals().free, free);
 }
 
+// Room in a slab that was full is used before a new slab.
+TEST_F(HeapTest, FullSlabsAreUsedAgain) {
+  std::vector<void*> held;
+  for (int i = 0; i < 1000; ++i) held.push_back(*heap.allocate(200));
+  const u64 free = frames.totals().free;
+  for (usize i = 0; i < held.size(); i += 7) heap.release(std::exchange(held[i], nullptr), 200);
+  for (void*& at : held) {
+    if (at == nullptr) at = *heap.allocate(200);
+  }
+  EXPECT_EQ(frames.totals().free, free);
+  for (void* at : held) heap.release(at, 200);
+}
+
 TEST_F(HeapTest, AsksOncePerAllocationAndFailsWhole) {
   machine.counting.allocations = 0;
   void* small = *heap.allocate(10);

@@ -153,6 +153,30 @@ TEST_F(TableArenaTest, SmallerChunksWhenMemoryIsInPieces) {
   for (usize i = 1; i < taken.size(); i += 2) k.frames.free(taken[i], 0);
 }
 
+// The descriptor page is there, the chunk is not.
+TEST_F(TableArenaTest, OneFrameIsNotEnough) {
+  Kernel k(machine);
+  {
+    TableArena arena(k.heap);
+    std::vector<Phys> taken;
+    // What the arena's lists need of the heap comes first.
+    arena.free_page(*arena.alloc_page());
+    arena.trim();
+    while (auto at = k.frames.alloc(0)) taken.push_back(*at);
+    k.frames.free(taken.back(), 0);
+    taken.pop_back();
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(arena.alloc_page().error(), Errno::Enomem);
+    EXPECT_EQ(k.frames.totals().free - k.frames.totals().scratch_free, 1u);
+    EXPECT_FALSE(arena.first_descriptor());
+    k.frames.free(taken.back(), 0);
+    taken.pop_back();
+    EXPECT_TRUE(arena.alloc_page());
+    for (const Phys at : taken) k.frames.free(at, 0);
+  }
+  k.heap.trim();
+  EXPECT_EQ(k.frames.totals(), k.before);
+}
+
 // Any sequence of allocating and freeing, against a set; the sealed chain must be adopted with the same pages.
 TEST_F(TableArenaTest, ModelWithHandover) {
   EXPECT_TRUE(rc::check("arena against a set of pages", [this] {
@@ -367,6 +391,12 @@ TEST_F(HandedOver, HostileChains) {
       {"next at the top of the address space", [&](auto& one, auto&) { one.next = align_down(~u64{0}, kPageSize); }},
       {"next in free memory", [&](auto& one, auto&) { one.next = old->scratch.base.value; }},
       {"shortened first page", [&](auto& one, auto&) { one.count = 49; }},
+      {"shortened first page, neatly",
+       [&](auto& one, auto&) {
+         one.count = 49;
+         one.chunks[49] = {};
+         --one.used_pages;
+       }},
       {"empty page", [&](auto&, auto& two) { two.count = 0; }},
       {"too many", [&](auto& one, auto&) { one.count = 51; }},
       {"chunk twice", [&](auto& one, auto&) { one.chunks[1] = one.chunks[0]; }},
@@ -456,6 +486,18 @@ TEST_F(HandedOver, EveryAllocationOfAdoptionMayFail) {
 TEST_F(HandedOver, AnUnsealedChangeIsRefused) {
   arena->free_page(pages.back());
   EXPECT_FALSE(try_adopt());
+}
+
+TEST_F(HandedOver, ChainThatBecameShorter) {
+  while (descriptor(first).next != 0) {
+    arena->free_page(pages.back());
+    pages.pop_back();
+    arena->trim();
+  }
+  ASSERT_GE(pages.size(), 40u);
+  arena->seal();
+  kept = blocks_of(*arena);
+  EXPECT_TRUE(try_adopt());
 }
 
 TEST_F(HandedOver, SealsAgainAfterAChange) {
