@@ -42,6 +42,8 @@ class Function : public HeapObject {
   bool below(const Function& bridge) const;
 
   std::span<const Bar, kBars> bars() const { return bars_; }
+  // Of a preserved function, which is not asked: from the record of whoever used it.
+  void set_bar_size(unsigned bar, u64 size) { bars_[bar].size = size; }
 
   // --- configuration registers ---------------------------------------------------------------------------
   u8 read8(u16 offset) const { return config_.read8(source_, offset); }
