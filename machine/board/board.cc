@@ -167,8 +167,7 @@ void Board::write_tables() {
   rsdp_ = Phys(kAcpiAt);
 }
 
-// --- registers
-// ----------------------------------------------------------------------------------------------------------
+// --- registers -------------------------------------------------------------------------------------------------------
 
 u64 Board::mmio_read(Phys at, Width width) {
   const auto bytes = static_cast<unsigned>(width);
@@ -211,17 +210,16 @@ Result<void> Board::bank_detach(const Bank& bank) {
   return {};
 }
 
-// --- DMA
-// ----------------------------------------------------------------------------------------------------------------
+// --- DMA -------------------------------------------------------------------------------------------------------------
 
 Board::Unit* Board::unit_of(const Device& device) const {
   const auto it = routes_.find(&device);
   return it == routes_.end() ? nullptr : it->second;
 }
 
-// `Bytes`: what moves, const for writes to memory.
+// `Byte`: const for writes to memory. The caller is the device, which holds its lock.
 template <class Byte>
-DmaResult Board::dma(Device& device, u64 iova, std::span<Byte> data) {
+DmaResult Board::dma(Device& device, u64 iova, std::span<Byte> data) NO_THREAD_SAFETY_ANALYSIS {
   constexpr bool kWrite = std::is_const_v<Byte>;
   DmaResult result;
   if (!device.may_master()) {
@@ -229,7 +227,7 @@ DmaResult Board::dma(Device& device, u64 iova, std::span<Byte> data) {
     return result;
   }
   Unit* unit = unit_of(device);
-  std::vector<PhysRange> pieces;
+  Judgement judgement = Judgement::Right;
   for (usize at = 0; at < data.size();) {
     const u64 length = data.size() - at;
     Translation t;
@@ -259,11 +257,13 @@ DmaResult Board::dma(Device& device, u64 iova, std::span<Byte> data) {
       return result;
     }
     if (at == 0) result.phys = t.phys;
-    pieces.push_back({t.phys, piece});
+    if (judgement == Judgement::Right) judgement = judge(device.ledger(), iova + at, {t.phys, piece}, kWrite);
     at += piece;
   }
   result.done = true;
-  judge(device, iova, pieces, kWrite);
+  PhaseResult& now = device.ledger().now();
+  if (judgement == Judgement::Undeclared) ++now.undeclared;
+  if (judgement == Judgement::Misdirected) ++now.misdirected;
   return result;
 }
 
@@ -275,33 +275,23 @@ DmaResult Board::dma_read(Device& device, u64 iova, std::span<std::byte> data) {
   return dma(device, iova, data);
 }
 
-// Compares where a transfer went with where its program wanted it. The device's lock is held: it is the device that
-// calls.
-void Board::judge(Device& device, u64 iova, std::span<const PhysRange> pieces, bool write) NO_THREAD_SAFETY_ANALYSIS {
-  DeviceLedger& ledger = device.ledger();
-  for (const PhysRange& piece : pieces) {
-    for (u64 into = 0; into < piece.length;) {
-      const std::optional<Place> place = ledger.place_of(iova + into);
-      if (!place) {
-        ++ledger.now().undeclared;
-        return;
-      }
-      const bool allowed = write ? place->access != IntentAccess::Read : place->access != IntentAccess::Write;
-      if (!allowed || memory_.phys_of(place->host_id, place->offset) != piece.base + into) {
-        ++ledger.now().misdirected;
-        return;
-      }
-      // Banks are contiguous; an intent may cross from one bank into the next.
-      const std::optional<Bank> bank = memory_.bank_at(piece.base + into);
-      const u64 in_bank = bank ? bank->base.value + bank->length - (piece.base + into) : piece.length;
-      into += std::min({place->length, in_bank, piece.length - into});
-    }
-    iova += piece.length;
+// Compares where a part of a transfer went with where its program wanted it.
+Board::Judgement Board::judge(const DeviceLedger& ledger, u64 iova, PhysRange went, bool write) const {
+  for (u64 into = 0; into < went.length;) {
+    const std::optional<Place> place = ledger.place_of(iova + into);
+    if (!place) return Judgement::Undeclared;
+    const bool allowed = write ? place->access != IntentAccess::Read : place->access != IntentAccess::Write;
+    const std::optional<Bank> bank = memory_.bank_of(place->host_id, place->offset);
+    if (!allowed || !bank) return Judgement::Misdirected;
+    const u64 in_bank = place->offset - bank->offset;
+    if (bank->base.value + in_bank != went.base + into) return Judgement::Misdirected;
+    // An intent may cross from one bank into the next.
+    into += std::min({place->length, bank->length - in_bank, went.length - into});
   }
+  return Judgement::Right;
 }
 
-// --- interrupts
-// -----------------------------------------------------------------------------------------------------------
+// --- interrupts ------------------------------------------------------------------------------------------------------
 
 void Board::send_message(Device& device, u64 address, u32 data) {
   if (Unit* unit = unit_of(device)) {
@@ -352,8 +342,7 @@ void Board::set_msi_sink(MsiSink sink) {
   sink_ = std::move(sink);
 }
 
-// --- time
-// -----------------------------------------------------------------------------------------------------------------
+// --- time ------------------------------------------------------------------------------------------------------------
 
 u64 Board::now_ns() {
   const u64 frozen = frozen_ns_.load(std::memory_order_acquire);
@@ -430,8 +419,7 @@ void Board::serve(const std::stop_token& stop, usize first, usize stride) {
   }
 }
 
-// --- the jump
-// -------------------------------------------------------------------------------------------------------------
+// --- the jump --------------------------------------------------------------------------------------------------------
 
 PoisonStats Board::kernel_gone(const HandoverRequest& request) {
   set_msi_sink({});
@@ -465,8 +453,7 @@ void Board::break_translation_for(u64 ns) {
   flush_messages();
 }
 
-// --- the oracle
-// -------------------------------------------------------------------------------------------------------------
+// --- the oracle ------------------------------------------------------------------------------------------------------
 
 Result<void> Board::declare(Bdf device, const Intent& intent) {
   Device* d = bus_.by_home(device);

@@ -44,7 +44,7 @@ class Board final : private DeviceBus {
   Board(const Board&) = delete;
   Board& operator=(const Board&) = delete;
 
-  // --- what a kernel sees -----------------------------------------------------------------------------------------
+  // --- what a kernel sees --------------------------------------------------------------------------------------------
   std::byte* direct_map() const { return memory_.base(); }
   u64 window() const { return memory_.window(); }
   // All ones, and nothing done, where nothing answers.
@@ -64,7 +64,7 @@ class Board final : private DeviceBus {
   // not be called from a sink). Messages while there is none are counted and dropped.
   void set_msi_sink(MsiSink sink);
 
-  // --- time -------------------------------------------------------------------------------------------------------
+  // --- time ----------------------------------------------------------------------------------------------------------
   // Stepped: lets `n` steps pass; without effect in threads mode, and from within itself (a sink that steps).
   void step(u64 n = 1);
   // Stepped: steps until the clock has advanced by this much.
@@ -73,12 +73,12 @@ class Board final : private DeviceBus {
   void stop();
   bool running() const { return frozen_ns_.load(std::memory_order_acquire) == kRunning; }
 
-  // --- the jump -----------------------------------------------------------------------------------------------------
+  // --- the jump ------------------------------------------------------------------------------------------------------
   // The old kernel is gone: nothing of it runs any more, its interrupts go nowhere, what it did not hand over is
   // destroyed (poison.h). Devices go on meanwhile.
   PoisonStats kernel_gone(const HandoverRequest& request);
 
-  // --- the oracle ---------------------------------------------------------------------------------------------------
+  // --- the oracle ----------------------------------------------------------------------------------------------------
   // Intent of a program: what `device` finds at [iova, iova + length) shall be this part of the file. Enodev, Einval.
   Result<void> declare(Bdf device, const Intent& intent);
   Result<void> withdraw(Bdf device, u64 iova, u64 length);
@@ -103,7 +103,7 @@ class Board final : private DeviceBus {
   // Switches translation of every unit off, and on again after this time, as a fault of the hardware would.
   void break_translation_for(u64 ns);
 
-  // --- files --------------------------------------------------------------------------------------------------------
+  // --- files ---------------------------------------------------------------------------------------------------------
   // RAM, banks, registers of units and devices, ledger. Only while stopped and with no kernel running.
   // Throw std::runtime_error (StateError for a damaged save).
   void save(const std::filesystem::path& directory);
@@ -111,6 +111,7 @@ class Board final : private DeviceBus {
 
  private:
   struct Unit;
+  enum class Judgement : u8 { Right, Undeclared, Misdirected };
   struct Message {
     u64 address = 0;
     u32 data = 0;
@@ -121,7 +122,7 @@ class Board final : private DeviceBus {
 
   template <class Byte>
   DmaResult dma(Device& device, u64 iova, std::span<Byte> data);
-  void judge(Device& device, u64 iova, std::span<const PhysRange> pieces, bool write);
+  Judgement judge(const DeviceLedger& ledger, u64 iova, PhysRange went, bool write) const;
   Unit* unit_of(const Device& device) const;
   void build_devices();
   void write_tables();

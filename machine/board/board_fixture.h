@@ -77,7 +77,7 @@ class BoardTest : public ::testing::Test {
     });
   }
 
-  // --- registers
+  // --- registers -----------------------------------------------------------------------------------------------------
   u32 read32(u64 at) { return static_cast<u32>(board->mmio_read(Phys(at), Width::W32)); }
   u64 read64(u64 at) { return board->mmio_read(Phys(at), Width::W64); }
   void write32(u64 at, u32 v) { board->mmio_write(Phys(at), Width::W32, v); }
@@ -101,7 +101,7 @@ class BoardTest : public ::testing::Test {
     return 0;
   }
 
-  // --- tables in RAM, legacy mode, four levels
+  // --- tables in RAM, legacy mode, four levels -----------------------------------------------------------------------
   u64 page() {
     const u64 p = next_page;
     next_page += 4096;
@@ -158,7 +158,7 @@ class BoardTest : public ::testing::Test {
     write64(kUnit + 0xF0 + 8, u64{1} << 63 | u64{1} << 60);
   }
 
-  // --- the streamer
+  // --- the streamer --------------------------------------------------------------------------------------------------
   static constexpr u64 kIova = 0x40'0000'0000;
   struct Plan {
     u64 base = kIova;

@@ -140,8 +140,7 @@ TEST_F(BoardFilesTest, DamagedFilesAreRefused) {
   EXPECT_THROW(Board::load(directory.path() / "nowhere"), std::runtime_error);
 }
 
-// --- threads
-// -----------------------------------------------------------------------------------------------------------
+// --- threads ---------------------------------------------------------------------------------------------------------
 
 class BoardThreadsTest : public testing::BoardTest {
  protected:

@@ -53,7 +53,7 @@ bool Device::may_master() const {
   return true;
 }
 
-// --- construction ---------------------------------------------------------------------------------------------------
+// --- construction ----------------------------------------------------------------------------------------------------
 
 void Device::set_ids(u16 vendor, u16 device, u8 revision, u32 class_code, u16 subsystem_vendor, u16 subsystem) {
   using namespace pci_reg;
@@ -109,8 +109,7 @@ void Device::add_msix_capability(unsigned bar, unsigned vectors) {
   config_.define(at(8), 4, static_cast<u32>(bars_[bar].size / 2) | bar);
 }
 
-// --- configuration
-// ----------------------------------------------------------------------------------------------------
+// --- configuration ---------------------------------------------------------------------------------------------------
 
 void Device::mirror() {
   const u32 command = config_.read(pci_reg::kCommand, 2);
@@ -149,8 +148,7 @@ void Device::function_reset() {
   reset();
 }
 
-// --- registers
-// --------------------------------------------------------------------------------------------------------
+// --- registers -------------------------------------------------------------------------------------------------------
 
 u64 Device::read_register(unsigned, u64, unsigned width) {
   return ~u64{0} >> (64 - 8 * width);
@@ -199,8 +197,7 @@ void Device::msix_write(u64 offset, unsigned width, u64 value) {
   send_pending();
 }
 
-// --- interrupts
-// -------------------------------------------------------------------------------------------------------
+// --- interrupts ------------------------------------------------------------------------------------------------------
 
 bool Device::send_msix(unsigned vector) {
   const u32 control = config_.read(static_cast<u16>(msix_ + kMsixControl), 2);
@@ -245,8 +242,7 @@ void Device::send_pending() {
   }
 }
 
-// --- files
-// ------------------------------------------------------------------------------------------------------------
+// --- files -----------------------------------------------------------------------------------------------------------
 
 void Device::save(StateWriter& out) const {
   out.section(name_);

@@ -60,7 +60,7 @@ class Device {
   void set_parent(const Bridge* parent) { parent_ = parent; }
   const Bridge* parent() const { return parent_; }
 
-  // --- configuration ------------------------------------------------------------------------------------------
+  // --- configuration -------------------------------------------------------------------------------------------------
   u32 config_read(u16 offset, unsigned width) REQUIRES(lock_) { return config_.read(offset, width); }
   void config_write(u16 offset, unsigned width, u32 value) REQUIRES(lock_);
   const Bar& bar(unsigned i) const { return bars_[i]; }
@@ -72,11 +72,11 @@ class Device {
   // Its own and every bridge's above it.
   bool may_master() const;
 
-  // --- registers --------------------------------------------------------------------------------------------------
+  // --- registers -----------------------------------------------------------------------------------------------------
   u64 mmio_read(unsigned bar, u64 offset, unsigned width) REQUIRES(lock_);
   void mmio_write(unsigned bar, u64 offset, unsigned width, u64 value) REQUIRES(lock_);
 
-  // --- time -------------------------------------------------------------------------------------------------------
+  // --- time ----------------------------------------------------------------------------------------------------------
   virtual void advance(u64 /*now_ns*/) REQUIRES(lock_) {}
   // When advance() has something to do next; ~0: never.
   virtual u64 next_due_ns() const REQUIRES(lock_) { return ~u64{0}; }

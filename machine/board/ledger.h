@@ -44,7 +44,7 @@ struct RingLedger {
 
 class DeviceLedger {
  public:
-  // --- intent -------------------------------------------------------------------------------------------------
+  // --- intent --------------------------------------------------------------------------------------------------------
   // Einval: empty, unaligned to 64 bytes, or wrapping. What overlaps is replaced.
   bool declare(const Intent& intent);
   void withdraw(u64 iova, u64 length);
@@ -56,14 +56,14 @@ class DeviceLedger {
   // After a machine was loaded from files: the files of its banks are others.
   void rename_hosts(const std::map<u64, u64>& to_new);
 
-  // --- transfers ------------------------------------------------------------------------------------------------
+  // --- transfers -----------------------------------------------------------------------------------------------------
   // A ring starts over with other slots: what it wrote before is no longer checked.
   void ring_configured(u8 ring, u32 generation, u32 slots);
   void wrote(u8 ring, u32 slot, const SlotEntry& entry) { rings_[ring].slots[slot] = entry; }
   const std::map<u8, RingLedger>& rings() const { return rings_; }
   const SlotEntry* slot(u8 ring, u32 generation, u32 slot) const;
 
-  // --- counting ---------------------------------------------------------------------------------------------------
+  // --- counting ------------------------------------------------------------------------------------------------------
   Phase phase() const { return phase_; }
   PhaseResult& now() { return results_[static_cast<usize>(phase_)]; }
   const PhaseResult& result(Phase p) const { return results_[static_cast<usize>(p)]; }

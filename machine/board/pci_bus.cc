@@ -79,8 +79,7 @@ void PciBus::assign_addresses(PhysRange high_window) {
   }
 }
 
-// --- routing
-// ----------------------------------------------------------------------------------------------------------
+// --- routing ---------------------------------------------------------------------------------------------------------
 
 Device* PciBus::by_requester(Bdf bdf) const {
   for (const auto& d : devices_) {
@@ -165,8 +164,7 @@ void PciBus::config_write(Device& d, u16 offset, unsigned width, u32 value) {
   }
 }
 
-// --- trace and files
-// --------------------------------------------------------------------------------------------------
+// --- trace and files -------------------------------------------------------------------------------------------------
 
 std::vector<ConfigWrite> PciBus::trace() const {
   const DeviceGuard guard(trace_lock_);

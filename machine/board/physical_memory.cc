@@ -134,7 +134,7 @@ bool PhysicalMemory::is_kernel_ram(u64 phys, u64 length) const {
   return first && last && *last - *first == length - 1;
 }
 
-// --- banks ----------------------------------------------------------------------------------------------------------
+// --- banks -----------------------------------------------------------------------------------------------------------
 
 Result<u64> PhysicalMemory::place_locked(u64 length) const {
   const u64 alignment = std::min(kGiantPageSize, std::bit_ceil(length));
@@ -162,10 +162,9 @@ Result<Bank> PhysicalMemory::attach(int fd, u64 offset, u64 length, std::optiona
   ScopeGuard undo_fd([own] { close(own); });
 
   const WriteGuard guard(lock_);
-  for (const auto& [base, mapped] : banks_) {
-    if (mapped.bank.host_id == id && ranges_overlap(mapped.bank.offset, mapped.bank.length, offset, length)) {
-      return fail(Errno::Eexist);
-    }
+  for (auto it = bases_.lower_bound({id, 0}); it != bases_.end() && it->first.first == id; ++it) {
+    const Bank& b = banks_.at(it->second).bank;
+    if (ranges_overlap(b.offset, b.length, offset, length)) return fail(Errno::Eexist);
   }
   u64 base = 0;
   if (at) {
@@ -186,6 +185,7 @@ Result<Bank> PhysicalMemory::attach(int fd, u64 offset, u64 length, std::optiona
   }
   const Bank bank{Phys(base), length, offset, id};
   banks_[base] = {bank, own};
+  bases_[{id, offset}] = base;
   undo_fd.dismiss();
   return bank;
 }
@@ -199,6 +199,7 @@ Result<void> PhysicalMemory::detach(u64 base) {
     return fail(from_errno(errno));
   }
   close(it->second.fd);
+  bases_.erase({it->second.bank.host_id, it->second.bank.offset});
   banks_.erase(it);
   return {};
 }
@@ -221,11 +222,11 @@ std::optional<Bank> PhysicalMemory::bank_at(u64 phys) const {
 
 std::optional<Bank> PhysicalMemory::bank_of(u64 host_id, u64 offset) const {
   const ReadGuard guard(lock_);
-  for (const auto& [base, mapped] : banks_) {
-    const Bank& b = mapped.bank;
-    if (b.host_id == host_id && offset >= b.offset && offset - b.offset < b.length) return b;
-  }
-  return std::nullopt;
+  auto it = bases_.upper_bound({host_id, offset});
+  if (it == bases_.begin()) return std::nullopt;
+  const Bank& b = banks_.at((--it)->second).bank;
+  if (b.host_id != host_id || offset - b.offset >= b.length) return std::nullopt;
+  return b;
 }
 
 std::optional<u64> PhysicalMemory::phys_of(u64 host_id, u64 offset) const {
@@ -236,10 +237,9 @@ std::optional<u64> PhysicalMemory::phys_of(u64 host_id, u64 offset) const {
 
 Result<int> PhysicalMemory::bank_fd(u64 host_id) const {
   const ReadGuard guard(lock_);
-  for (const auto& [base, mapped] : banks_) {
-    if (mapped.bank.host_id == host_id) return reopen(mapped.fd);
-  }
-  return fail(Errno::Enoent);
+  const auto it = bases_.lower_bound({host_id, 0});
+  if (it == bases_.end() || it->first.first != host_id) return fail(Errno::Enoent);
+  return reopen(banks_.at(it->second).fd);
 }
 
 std::vector<MemoryRegion> PhysicalMemory::map() const {
@@ -255,7 +255,7 @@ std::vector<MemoryRegion> PhysicalMemory::map() const {
   return all;
 }
 
-// --- access ---------------------------------------------------------------------------------------------------------
+// --- access ----------------------------------------------------------------------------------------------------------
 
 bool PhysicalMemory::backed_locked(u64 phys, u64 length) const {
   if (length == 0 || range_overflows(phys, length)) return false;
@@ -336,8 +336,7 @@ bool PhysicalMemory::may_use(u64 phys, TableUse use) {
   return !judge_ || judge_(phys, use);
 }
 
-// --- pages that exist
-// -------------------------------------------------------------------------------------------------
+// --- pages that exist ------------------------------------------------------------------------------------------------
 
 void PhysicalMemory::each_materialised_ram(FunctionRef<void(PhysRange)> visit) const {
   u64 offset = 0;

@@ -61,7 +61,7 @@ class PhysicalMemory final : public PhysMemory {
   // Where 64-bit BARs live.
   PhysRange bar_window() const { return {window() - window() / 16, window() / 16}; }
 
-  // --- banks --------------------------------------------------------------------------------------------------
+  // --- banks ---------------------------------------------------------------------------------------------------------
   // Maps [offset, offset + length) of the file as a bank, aligned to min(1 GiB, power of two >= length); `at` asks for
   // an address. The board keeps a descriptor of its own. The range may reach beyond the end of the file. Einval:
   // unaligned or empty; Eexist: part of the range is a bank already; Enospc: no room; Eacces: not writable; Ebadf;
@@ -79,7 +79,7 @@ class PhysicalMemory final : public PhysMemory {
   // RAM, what firmware reserved of it, and banks, in order of address.
   std::vector<MemoryRegion> map() const;
 
-  // --- access as hardware does it: atomic words, never a fault of this process ------------------------------------
+  // --- access as hardware does it: atomic words, never a fault of this process ---------------------------------------
   // False, with nothing done, unless the whole range is RAM or bank.
   bool read(u64 phys, std::span<std::byte> to) const;
   bool write(u64 phys, std::span<const std::byte> from);
@@ -94,7 +94,7 @@ class PhysicalMemory final : public PhysMemory {
   // Judges frames for units' walks; none: all may be used. Not to be changed while devices run.
   void set_frame_judge(std::function<bool(u64 phys, TableUse use)> judge) { judge_ = std::move(judge); }
 
-  // --- pages that exist --------------------------------------------------------------------------------------------
+  // --- pages that exist ----------------------------------------------------------------------------------------------
   // Stretches that the host has pages for (a superset of what is not zero), in order. The visitor must not attach or
   // detach.
   void each_materialised_ram(FunctionRef<void(PhysRange)> visit) const;
@@ -123,7 +123,8 @@ class PhysicalMemory final : public PhysMemory {
   int ram_fd_ = -1;
   unsigned guard_slot_ = 0;
   mutable SharedLock lock_;
-  std::map<u64, Mapped> banks_ GUARDED_BY(lock_);  // by base
+  std::map<u64, Mapped> banks_ GUARDED_BY(lock_);               // by base
+  std::map<std::pair<u64, u64>, u64> bases_ GUARDED_BY(lock_);  // by file and offset
   std::function<bool(u64, TableUse)> judge_;
 };
 

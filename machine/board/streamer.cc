@@ -52,8 +52,7 @@ constexpr u64 kSourceProgram = u64{1} << 24;
 
 }  // namespace
 
-// --- slots
-// ------------------------------------------------------------------------------------------------------------
+// --- slots -----------------------------------------------------------------------------------------------------------
 
 SlotPlan::SlotPlan(u64 base, u64 length, u32 slots, u64 seed)
     : base_(base), lines_(length / kRecordBytes), slots_(slots), seed_(seed) {
@@ -68,8 +67,7 @@ u64 SlotPlan::iova(u32 slot) const {
   return base_ + (first + mix64(seed_ + slot) % (end - first)) * kRecordBytes;
 }
 
-// --- registers
-// --------------------------------------------------------------------------------------------------------
+// --- registers -------------------------------------------------------------------------------------------------------
 
 Streamer::Streamer(std::string name, Bdf home, const StreamerConfig& config, DeviceBus& bus)
     : Device(std::move(name), home, bus),
@@ -182,8 +180,7 @@ void Streamer::store_ring(u8 index, u64 offset, u64 value) {
   if (offset == kRingRate) r.rate = value;
 }
 
-// --- starting and stopping
-// --------------------------------------------------------------------------------------------
+// --- starting and stopping -------------------------------------------------------------------------------------------
 
 bool Streamer::sound(const Ring& r) {
   return r.base % kRecordBytes == 0 && r.length % kRecordBytes == 0 && r.length != 0 && r.length <= kMaxLength &&
@@ -231,8 +228,7 @@ void Streamer::reset() {
   ledger_.set_running(false, bus_.now_ns());
 }
 
-// --- time
-// -------------------------------------------------------------------------------------------------------------
+// --- time ------------------------------------------------------------------------------------------------------------
 
 u64 Streamer::due(const Ring& r, u64 now_ns) const {
   // advance() keeps the distance to the origin near a second.
@@ -270,8 +266,7 @@ void Streamer::advance(u64 now_ns) {
   }
 }
 
-// --- transfers
-// ----------------------------------------------------------------------------------------------------------
+// --- transfers -------------------------------------------------------------------------------------------------------
 
 void Streamer::count(Ring& ring, Counter counter, u64 n) {
   ring.counters[counter] += n;
@@ -369,8 +364,7 @@ bool Streamer::plausible(u8 index, u32 slot, const Record& record, bool empty) {
   return true;
 }
 
-// --- files
-// --------------------------------------------------------------------------------------------------------------
+// --- files -----------------------------------------------------------------------------------------------------------
 
 void Streamer::save_state(StateWriter& out) const {
   out.put<u64>(rings_.size());
