@@ -2,9 +2,9 @@
 // Times are of the operations alone; what an iteration prepares and cleans up is not in them.
 #include <benchmark/benchmark.h>
 #include <immintrin.h>
+#include <time.h>
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -66,16 +66,23 @@ struct Table {
   Owned<pt::IoPageTable> table;
 };
 
+// Processor time, so that a busy machine does not count.
+double now() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
 template <class Work>
 double seconds(Work&& work) {
-  const auto start = std::chrono::steady_clock::now();
+  const double start = now();
   work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return now() - start;
 }
 
-void report(benchmark::State& state, double per_iteration, const char* unit) {
-  state.counters[unit] = benchmark::Counter(
-      per_iteration * 1e-9, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+// Seconds for one `what`, of which an iteration does `count`.
+void report(benchmark::State& state, double count, const char* what) {
+  state.counters[what] =
+      benchmark::Counter(count, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
 }
 
 // Calls of `size` with all tables there: `stride` apart, and one page of each table stays mapped.
@@ -95,7 +102,7 @@ void calls(benchmark::State& state, u64 size, u64 stride, u64 count, u64 anchor,
     const double unmap = seconds([&] { each([&](u64 iova) { t.unmap(iova, size); }); });
     state.SetIterationTime(kMap ? map : unmap);
   }
-  report(state, static_cast<double>(n), "ns/call");
+  report(state, static_cast<double>(n), "call");
 }
 
 void map_4k(benchmark::State& s) {
@@ -132,7 +139,7 @@ void map_4k_new_table(benchmark::State& state) {
     }));
     for (u64 i = 0; i < 511; ++i) t.unmap(i * k2M, k4);
   }
-  report(state, 511, "ns/call");
+  report(state, 511, "call");
 }
 
 // 1 GiB in small leaves, in one call: its output is misaligned for anything larger.
@@ -144,7 +151,7 @@ void bulk(benchmark::State& state) {
     const double unmap = seconds([&] { t.unmap(k1G, k1G); });
     state.SetIterationTime(kMap ? map : unmap);
   }
-  report(state, k1G / k4, "ns/page");
+  report(state, k1G / k4, "page");
 }
 void map_bulk(benchmark::State& s) {
   bulk<true>(s);
@@ -165,7 +172,7 @@ void singly(benchmark::State& state) {
     });
     state.SetIterationTime(kMap ? map : unmap);
   }
-  report(state, k1G / k4, "ns/call");
+  report(state, k1G / k4, "call");
 }
 void map_singly(benchmark::State& s) {
   singly<true>(s);
@@ -187,7 +194,7 @@ void lookups(benchmark::State& state, u64 leaf, u64 count, bool random) {
     for (u64 a : at) sum += t.table->leaf_at(Iova(a))->phys.value;
   }
   benchmark::DoNotOptimize(sum);
-  report(state, static_cast<double>(count), "ns/call");
+  report(state, static_cast<double>(count), "call");
 }
 void lookup_4k(benchmark::State& s) {
   lookups(s, k4, k1G / k4, false);
@@ -214,7 +221,7 @@ void visit_tables(benchmark::State& state) {
       return {};
     });
   }
-  report(state, static_cast<double>(tables), "ns/table");
+  report(state, static_cast<double>(tables), "table");
 }
 
 void visit_leaves(benchmark::State& state) {
@@ -229,7 +236,20 @@ void visit_leaves(benchmark::State& state) {
       return {};
     });
   }
-  report(state, static_cast<double>(leaves), "ns/leaf");
+  report(state, static_cast<double>(leaves), "leaf");
+}
+
+// All of one run, so each leaf is compared with the one before.
+void visit_runs(benchmark::State& state) {
+  Table t(state.range(0));
+  t.map(0, k1G, kOut + k4);
+  for (auto _ : state) {
+    (void)t.table->each_run(Iova(0), k1G, [&](const pt::Leaf& run) -> Result<void> {
+      if (run.length != k1G) throw std::runtime_error("runs");
+      return {};
+    });
+  }
+  report(state, k1G / k4, "leaf");
 }
 
 // What the next kernel does per domain, beside restoring blocks: independent of the number of pages.
@@ -247,7 +267,7 @@ void visit_blocks(benchmark::State& state) {
   }
   state.counters["tables"] = static_cast<double>(t.table->arena().pages_in_use());
   state.counters["blocks"] = static_cast<double>(blocks);
-  report(state, static_cast<double>(t.table->arena().pages_in_use()), "ns/table");
+  report(state, static_cast<double>(t.table->arena().pages_in_use()), "table");
 }
 
 void destroy(benchmark::State& state) {
@@ -258,7 +278,7 @@ void destroy(benchmark::State& state) {
     tables = t.table->arena().pages_in_use();
     state.SetIterationTime(seconds([&] { t.table.reset(); }));
   }
-  report(state, static_cast<double>(tables), "ns/table");
+  report(state, static_cast<double>(tables), "table");
 }
 
 #define ROW(name) BENCHMARK(name)->ArgName("format")->Arg(0)->Arg(1)->Arg(2)
@@ -281,6 +301,7 @@ ROW(lookup_2m_random);
 ROW(lookup_1g_random);
 ROW(visit_tables);
 ROW(visit_leaves);
+ROW(visit_runs);
 ROW(visit_blocks);
 ROW(destroy)->UseManualTime();
 

@@ -164,6 +164,7 @@ TEST(PageTableHandover, LinksOutsideTheArenaAreNotFollowed) {
     EXPECT_EQ(t.map(Iova(k1G + k4), Phys(0), k4, Access::Read).error(), Errno::Eio);
     EXPECT_EQ(t.map(Iova(k1G - k4), Phys(k4), 2 * k4, Access::Read).error(), Errno::Eio);
     EXPECT_EQ(t.each_leaf(Iova(0), 2 * k1G, [](const Leaf&) -> Result<void> { return {}; }).error(), Errno::Eio);
+    EXPECT_EQ(t.each_run(Iova(0), 2 * k1G, [](const Leaf&) -> Result<void> { return {}; }).error(), Errno::Eio);
     EXPECT_EQ(t.each_table([](Phys, unsigned) -> Result<void> { return {}; }).error(), Errno::Eio);
     EXPECT_EQ(unmap_now(t, k1G, k4), 0u);
     EXPECT_EQ(unmap_now(t, k1G, k1G), 0u);

@@ -324,6 +324,58 @@ TEST(PageTable, EachLeafGivesWhatOverlapsInOrder) {
   EXPECT_EQ(in(0, 0), std::vector<u64>{});
 }
 
+TEST(PageTable, RunsJoinWhatIsContiguousAcrossTablesAndSizes) {
+  TableWorld w;
+  auto t = w.table(vtd(4));
+  const u64 base = 16 * k1G;
+  auto put = [&](u64 iova, u64 phys, u64 length, Access access) {
+    ASSERT_TRUE(t->map(Iova(iova), Phys(phys), length, access));
+  };
+  put(k2M - k4, base + k2M - k4, k4 + 2 * k2M + k4, Access::Read);        // small, huge, small
+  put(3 * k2M + k4, base + 3 * k2M + k4, k4, Access::ReadWrite);          // other access
+  put(3 * k2M + 2 * k4, base + 3 * k2M + 3 * k4, k4, Access::ReadWrite);  // gap in the output
+  put(3 * k2M + 4 * k4, base + 3 * k2M + 4 * k4, k4, Access::ReadWrite);  // gap in the IOVA
+  put(k1G - k4, base - k4, k4 + k1G + k4, Access::Read);                  // over a giant leaf
+  Translation expected;
+  expected.append(k2M - k4, {2 * k2M + 2 * k4, base + k2M - k4, 1});
+  expected.append(3 * k2M + k4, {k4, base + 3 * k2M + k4, 3});
+  expected.append(3 * k2M + 2 * k4, {k4, base + 3 * k2M + 3 * k4, 3});
+  expected.append(3 * k2M + 4 * k4, {k4, base + 3 * k2M + 4 * k4, 3});
+  expected.append(k1G - k4, {k1G + 2 * k4, base - k4, 1});
+  EXPECT_EQ(runs_of(*t), expected);
+  // Clipped to the leaves that the range touches.
+  Translation part;
+  part.append(k2M, {2 * k2M + k4, base + k2M, 1});
+  EXPECT_EQ(runs_of(*t, k2M + k4, 2 * k2M), part);
+  EXPECT_TRUE(runs_of(*t, 0, 0).empty());
+  EXPECT_TRUE(runs_of(*t, u64{1} << 48, k4).empty());
+  unsigned calls = 0;
+  EXPECT_EQ(error_of(t->each_run(Iova(0), ~u64{0},
+                                 [&](const Leaf&) -> Result<void> {
+                                   if (++calls == 2) return fail(Errno::Eintr);
+                                   return {};
+                                 })),
+            Errno::Eintr);
+  EXPECT_EQ(calls, 2u);
+}
+
+// The leaf that would continue a run of small leaves has the same bits as a link to the table page at its output.
+TEST(PageTable, RunDoesNotTakeALinkForALeaf) {
+  TableWorld w;
+  auto t = w.table(vtd(3, kPageSize));
+  ASSERT_TRUE(t->map(Iova(k2M), Phys(k1G), k4, Access::ReadWrite));
+  Phys link;
+  ASSERT_TRUE(t->each_table([&](Phys page, unsigned level) -> Result<void> {
+    if (level == 1) link = page;
+    return {};
+  }));
+  ASSERT_TRUE(t->map(Iova(k2M - 2 * k4), link - 2 * k4, 2 * k4, Access::ReadWrite));
+  Translation expected;
+  expected.append(k2M - 2 * k4, {2 * k4, link.value - 2 * k4, 3});
+  expected.append(k2M, {k4, k1G, 3});
+  EXPECT_EQ(runs_of(*t), expected);
+}
+
 // Map with room for 0, 1, 2, … table pages until it succeeds: before that nothing may have changed.
 TEST(PageTable, EveryAllocationOfMapCanFail) {
   struct Case {

@@ -69,6 +69,18 @@ inline std::map<u64, Stretch> leaves_of(const IoPageTable& t) {
   return found;
 }
 
+inline Translation runs_of(const IoPageTable& t, u64 iova = 0, u64 length = ~u64{0}) {
+  Translation found;
+  u64 runs = 0;
+  EXPECT_TRUE(t.each_run(Iova(iova), length, [&](const Leaf& run) -> Result<void> {
+    found.append(run.iova.value, {run.length, run.phys.value, static_cast<unsigned>(run.access)});
+    ++runs;
+    return {};
+  }));
+  EXPECT_EQ(found.stretches().size(), runs) << "runs that could have been joined";
+  return found;
+}
+
 inline u64 tables_of(const IoPageTable& t) {
   u64 n = 0;
   EXPECT_TRUE(t.each_table([&](Phys, unsigned) -> Result<void> {
@@ -95,6 +107,7 @@ inline void expect_equals(TableWorld& world, IoPageTable& t, const TableModel& m
   EXPECT_EQ(walker.empty_tables(), 0u);
   EXPECT_EQ(seen, model.translation());
   EXPECT_EQ(leaves_of(t), model.leaves());
+  EXPECT_EQ(runs_of(t), model.translation());
   EXPECT_EQ(tables_of(t), model.tables() + 1);
   EXPECT_EQ(t.arena().pages_in_use(), model.tables());
 }
