@@ -19,7 +19,7 @@ class TestMemfd final : public HostMemory {
     if (fd < 0 || ftruncate(fd, static_cast<off_t>(bytes)) != 0) throw std::runtime_error("memfd");
     auto* made = ::new TestMemfd(fd);
     // An abandoned kernel's references are never given back: that is no leak to report.
-    static std::vector<TestMemfd*> all;
+    static auto& all = *new std::vector<TestMemfd*>;
     all.push_back(made);
     return Ref<TestMemfd>::adopt(made);
   }
