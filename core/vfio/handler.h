@@ -1,0 +1,46 @@
+// VFIO devices in a live update session (iommu-liveupdate §3.3, §5.4; design §7).
+//
+// A preserved device goes on working through the jump: no callback here resets it, masters it off, or writes to its
+// configuration. Its interrupts stay enabled at the device: Linux wants them disabled by the program before the jump;
+// here, messages that arrive while no kernel listens are lost, as they would be while masked, and the program finds its
+// device's state when it comes back and connects its eventfds again, which programs the device for the new kernel.
+#pragma once
+#include "core/luo/file_handler.h"
+#include "core/vfio/vfio.h"
+
+namespace perdure::vfio {
+
+class VfioHandler final : public luo::FileHandler {
+ public:
+  explicit VfioHandler(Vfio& module) : module_(module) {}
+  VfioHandler(const VfioHandler&) = delete;
+  VfioHandler& operator=(const VfioHandler&) = delete;
+
+  std::string_view compatible() const override { return abi::kVfioPciCompatible; }
+  bool can_preserve(File& file) const override { return file_cast<VfioFile>(&file) != nullptr; }
+
+  // After the device's iommufd in the same session (Enoent otherwise); see VfioFile::preserve().
+  Result<void> preserve(luo::FileState& state) override;
+  void unpreserve(luo::FileState& state) override;
+  Result<void> freeze(luo::FileState& state) override;
+  void unfreeze(luo::FileState& state) override;
+
+  // Eproto: record and device do not fit each other, and the device stays held; Eio: it is blocked; Enodev: it is not
+  // there.
+  Result<Ref<File>> retrieve(luo::FileState& state) override;
+  // Only a device that was bound again, or that is blocked and so nobody's.
+  bool can_finish(luo::FileState& state) override;
+  void finish(luo::FileState& state) override;
+
+  Result<u64> forward(luo::FileState& state) override;
+  void unforward(luo::FileState& state, u64 outgoing) override;
+
+ private:
+  Result<abi::VfioPciRecord> read(const luo::FileState& state) const;
+  // The record's device, which must look as recorded.
+  Result<PciDevice*> device_of(const abi::VfioPciRecord& record) const;
+  Kho& kho() const { return module_.iommufd.kho; }
+  Vfio& module_;
+};
+
+}  // namespace perdure::vfio
