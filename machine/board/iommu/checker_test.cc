@@ -222,6 +222,20 @@ TEST_F(Check, ProbeSeesTablesAndLeavesNoTrace) {
   expect_clean();
 }
 
+TEST_F(Check, ProbeKeepsNothingAbsent) {
+  IommuModelConfig c;
+  c.caching_mode = true;
+  begin(c);
+  set_context(kDevice, one, 5);
+  for (u64 iova : {0x2000u, 0x3000u}) EXPECT_EQ(model->probe(kDevice, iova, 4, Access::Read).fault, 0x6);
+  EXPECT_EQ(model->statistics().iotlb_entries, 0u);
+  map(one, 0x2000, 0xC000);
+  EXPECT_TRUE(read(kDevice, 0x2000).ok());
+  // Nor does it believe a cached context entry.
+  set_context(kDevice, two, 6);
+  EXPECT_EQ(model->probe(kDevice, 0x1000, 4, Access::Read).phys, 0xB000u);
+}
+
 // --- torn updates ----------------------------------------------------------------------------------------------------
 
 // A device that looks after every single store sees a context entry either absent or whole.
@@ -358,6 +372,23 @@ TEST(WriteBackShadow, WorksByLines) {
   const std::vector<std::byte> before = shadow.save();
   shadow.write_back(0x4000'0000, 0x1000);
   EXPECT_EQ(shadow.save(), before);  // nothing is kept of what is not RAM
+}
+
+TEST(WriteBackShadow, PoisonGoesPastTheCaches) {
+  FakeMemory memory(1 << 20);
+  board::WriteBackShadow shadow(memory);
+  memory.set(0x1000, 7);
+  memory.set(0x2000, 8);
+  shadow.write_back(0x1000, 8);
+  shadow.write_back(0x2000, 8);
+  memory.set(0x1000, kPoisonWord);
+  memory.set(0x2000, 9);
+  shadow.take_poison();
+  u64 value = 0;
+  shadow.load64(0x1000, value);
+  EXPECT_EQ(value, kPoisonWord);
+  shadow.load64(0x2000, value);
+  EXPECT_EQ(value, 8u);
 }
 
 TEST(WriteBackShadow, ForgetsAndSurvives) {

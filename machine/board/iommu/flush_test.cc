@@ -393,6 +393,28 @@ TEST_F(CachingMode, WithoutItNothingAbsentIsRemembered) {
   EXPECT_TRUE(read(kDevice, 0x1000).ok());
 }
 
+TEST_F(CachingMode, ReservedBitsAreRememberedOnlyWithIt) {
+  for (bool cm : {false, true}) {
+    begin(cm);
+    const u64 top = page();
+    map(top, 0x1000, 0xA000);
+    set_context(kDevice, top, 5);
+    set_context(kOtherBus, top, 5);
+    const u64 slot = root + 3 * 16;
+    put(context_at(kDevice) + 8, u64{1} << 40);
+    put(slot, memory.word(slot) | 2);
+    EXPECT_EQ(read(kDevice, 0x1000).fault, 0xB);
+    EXPECT_EQ(read(kOtherBus, 0x1000).fault, 0xA);
+    put(slot, memory.word(slot) & ~u64{2});
+    set_context(kDevice, top, 5);
+    EXPECT_EQ(read(kDevice, 0x1000).ok(), !cm);
+    EXPECT_EQ(read(kOtherBus, 0x1000).ok(), !cm);
+    EXPECT_TRUE(flush_context_global());
+    EXPECT_TRUE(read(kDevice, 0x1000).ok());
+    EXPECT_TRUE(read(kOtherBus, 0x1000).ok());
+  }
+}
+
 TEST_F(CachingMode, RootNeedsAGlobalFlush) {
   begin(true);
   const u64 top = page();

@@ -31,6 +31,7 @@ class FakeMemory final : public PhysMemory {
   }
   bool compare_exchange64(u64 phys, u64& expected, u64 desired) override {
     if (!is_ram(phys, 8)) return false;
+    if (before_update) before_update(phys);
     return hw::compare_exchange(&words_[phys / 8], expected, desired);
   }
   bool is_ram(u64 phys, u64 bytes) const override {
@@ -44,6 +45,7 @@ class FakeMemory final : public PhysMemory {
   void set(u64 phys, u64 value) { hw::store(&words_[phys / 8], value); }
 
   std::set<u64> forbidden_pages;
+  std::function<void(u64)> before_update;  // software that stores just before the unit does
 
  private:
   std::vector<u64> words_;

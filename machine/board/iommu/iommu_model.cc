@@ -132,7 +132,7 @@ Translation IommuModel::translate(u16 source, u64 iova, u64 length, Access acces
   }
   if (answer.verdict == Verdict::Untranslated) {
     ++impl.untranslated_;
-    if (!impl.gaps_.empty() && impl.gaps_.back().end_ns == 0) ++impl.gaps_.back().transfers;
+    if (!impl.gaps_.empty()) ++impl.gaps_.back().transfers;  // the last one is open: translation is off
   } else {
     ++impl.translations_;
   }

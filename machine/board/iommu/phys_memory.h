@@ -42,7 +42,8 @@ class IommuEnvironment {
   // Monotonic. Called with the unit's lock held: must not call the unit.
   virtual u64 now_ns() = 0;
 
-  // The following are called without the unit's lock, on the thread that caused them, in the order of cause.
+  // The following are called without the unit's lock, on the thread that caused them; what one thread causes comes in
+  // order.
 
   // An interrupt message of the unit itself (fault event, completion event); never remapped.
   virtual void msi(u64 address, u32 data) = 0;

@@ -285,6 +285,22 @@ TEST_F(Queue, DisableBehindSomethingElse) {
   EXPECT_EQ(gsts() & kQie, 0u);
 }
 
+TEST_F(Queue, DisableWhenStoppedIsTheWayOut) {
+  start();
+  start_queue();
+  push(0x11, 0);
+  push(0xF, 0);
+  push(0x100000025, kStatus);
+  ring();
+  EXPECT_TRUE(fsts() & kIqe);
+  gcmd(kQie, false);
+  EXPECT_EQ(gsts() & kQie, 0u);
+  EXPECT_EQ(model->violation_count(), 1u);  // the error itself
+  clear_status(kIqe);
+  start_queue();
+  EXPECT_TRUE(submit({}));
+}
+
 TEST_F(Queue, DisableWhileBusy) {
   IommuModelConfig c;
   c.delay = {5, 5};

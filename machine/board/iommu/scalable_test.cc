@@ -277,6 +277,14 @@ TEST_F(Scalable, SharedDomainIdIsFound) {
   EXPECT_EQ(violations(ViolationKind::DidShared), 0u);
   read(kSibling, 0x1000);
   EXPECT_EQ(violations(ViolationKind::DidShared), 1u);
+  // The id is in the PASID cache: a context flush does not free it.
+  begin();
+  attach(kDevice, 5);
+  EXPECT_TRUE(read(kDevice, 0x1000).ok());
+  EXPECT_TRUE(submit({{0x11, 0}, {0x31 | 5 << 16 | u64{kDevice} << 32, 0}}));
+  attach(kSibling, 5);
+  read(kSibling, 0x1000);
+  EXPECT_EQ(violations(ViolationKind::DidShared), 1u);
   // Torn down and flushed, the id is free again.
   begin();
   attach(kDevice, 5);
@@ -362,6 +370,50 @@ TEST_F(AccessedDirty, WithoutSnooping) {
   EXPECT_EQ(write(kDevice, 0x1000).phys, 0xA000u);
   EXPECT_EQ(memory.word(leaf), 0xC003u);
   expect_clean();
+}
+
+// The same when the newer line is there before the first bit is set.
+TEST_F(AccessedDirty, WithoutSnoopingBesideANewerLine) {
+  begin();
+  put(t.pasid + 8, 5);
+  for (unsigned level = 1; level <= 4; ++level) {
+    shadow->write_back(entry_at(t.top, 4, 0x1000, level) & ~u64{0xFFF}, 4096);
+  }
+  memory.set(leaf, 0xC003);
+  EXPECT_EQ(write(kDevice, 0x1000).phys, 0xA000u);
+  u64 seen = 0;
+  shadow->load64(leaf, seen);
+  EXPECT_EQ(seen, 0xA003u | kA | kD);
+  EXPECT_EQ(memory.word(leaf), 0xC003u);
+}
+
+TEST_F(AccessedDirty, LosesARaceAndLooksAgain) {
+  begin();
+  int races = 0;
+  memory.before_update = [&](u64 phys) {
+    if (phys == leaf && races++ == 0) memory.set(leaf, 0xB003);
+  };
+  EXPECT_EQ(write(kDevice, 0x1000).phys, 0xB000u);
+  EXPECT_EQ(races, 2);
+  EXPECT_EQ(memory.word(leaf), 0xB003u | kA | kD);
+  // Cleared meanwhile: no bit is set in what is not present any more.
+  EXPECT_TRUE(flush_iotlb_global());
+  put(leaf, 0xB003);
+  races = 0;
+  memory.before_update = [&](u64 phys) {
+    if (phys == leaf && races++ == 0) memory.set(leaf, 0);
+  };
+  EXPECT_EQ(write(kDevice, 0x1000).fault, 0x79);
+  EXPECT_EQ(memory.word(leaf), 0u);
+}
+
+TEST_F(AccessedDirty, GivesUpWhenItNeverWins) {
+  begin();
+  u64 n = 0;
+  memory.before_update = [&](u64 phys) {
+    if (phys == leaf) memory.set(leaf, 0xA003 | ++n << 52);
+  };
+  EXPECT_EQ(write(kDevice, 0x1000).fault, 0x7C);
 }
 
 TEST_F(AccessedDirty, NeedsCapability) {

@@ -18,7 +18,8 @@ Answer as_is(const Request& request) {
   return {Verdict::PassThrough, 0, false, request.iova, std::min(request.length, to_page_end)};
 }
 
-// The aborting of atomic updates ends a race that software can only win by storing all the time.
+// Of setting accessed and dirty bits in one entry: software that changes it each time in between is answered with a
+// fault, not with waiting for ever.
 constexpr unsigned kUpdateAttempts = 64;
 
 }  // namespace

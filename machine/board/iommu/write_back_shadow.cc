@@ -45,6 +45,16 @@ void WriteBackShadow::unit_stored(u64 phys, u64 value) {
   if (found != pages_.end()) found->second->words[(phys % kPageSize) / 8] = value;
 }
 
+void WriteBackShadow::take_poison() {
+  std::lock_guard guard(mutex_);
+  for (auto& [number, page] : pages_) {
+    for (usize i = 0; i < page->words.size(); ++i) {
+      u64 value = 0;
+      if (memory_.load64((number << kPageShift) + i * 8, value) && value == kPoisonWord) page->words[i] = kPoisonWord;
+    }
+  }
+}
+
 void WriteBackShadow::forget(u64 phys, u64 bytes) {
   std::lock_guard guard(mutex_);
   std::erase_if(pages_,

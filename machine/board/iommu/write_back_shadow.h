@@ -29,6 +29,9 @@ class WriteBackShadow {
   // An update by the unit itself, which writes memory directly.
   void unit_stored(u64 phys, u64 value);
 
+  // The machine overwrote frames with poison, past all caches: that is what their copies hold now.
+  void take_poison();
+
   // Frames that left the machine (a detached bank): their copies go.
   void forget(u64 phys, u64 bytes);
 
