@@ -60,8 +60,9 @@ class Carver {
   static bool lists(std::span<const std::byte> texts, std::string_view wanted) {
     std::string_view rest(reinterpret_cast<const char*>(texts.data()), texts.size());
     while (!rest.empty()) {
-      const usize end = rest.find('\0');
-      if (end == std::string_view::npos) return false;
+      usize end = 0;
+      while (end < rest.size() && rest[end] != '\0') ++end;
+      if (end == rest.size()) return false;
       if (rest.substr(0, end) == wanted) return true;
       rest.remove_prefix(end + 1);
     }

@@ -78,6 +78,13 @@ static_assert(kStringsSize == 57);
 
 constexpr u32 kFixedStruct = kHeaderSize + kReserveEntry;
 
+constexpr bool is_blob_name(std::string_view name) {
+  for (char c : name) {
+    if (c == '/' || c == '@' || c == '\0') return false;
+  }
+  return !name.empty();
+}
+
 constexpr u32 blob_node_size(std::string_view name) {
   return 4 + pad4(static_cast<u32>(name.size()) + 1) + 2 * (12 + 8) + 4;
 }
@@ -294,8 +301,7 @@ void FdtPage::create(std::span<std::byte, kPageSize> page, Phys map_root) {
 }
 
 Result<void> FdtPage::add_blob(std::string_view name, Phys at, u64 size) {
-  if (name.empty() || name.find_first_of(std::string_view("/@\0", 3)) != std::string_view::npos)
-    return fail(Errno::Einval);
+  if (!is_blob_name(name)) return fail(Errno::Einval);
   FdtProblem problem;
   const FdtReader reader = TRY(FdtReader::open(page_, problem));
   if (reader.child(name)) return fail(Errno::Eexist);

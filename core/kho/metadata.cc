@@ -9,7 +9,7 @@ namespace perdure::kho {
 
 Result<Metadata> incoming_metadata(const Kho& kho) {
   const KhoBlob blob = TRY(kho.retrieve_subtree(kMetadataName));
-  const auto bad = [&](const char* why) {
+  const auto bad = [&](std::string_view why) {
     perdure::log(kho.machine(), LogLevel::Warn,
                  Line() << "kho: blob \"" << kMetadataName << "\" at " << blob.at << " " << why << "; ignored");
     return fail(Errno::Eproto);

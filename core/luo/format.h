@@ -63,6 +63,14 @@ constexpr void set_text(char (&field)[N], std::string_view text) {
   for (usize n = 0; n < N; ++n) field[n] = n < text.size() ? text[n] : '\0';
 }
 
+// At least one character, fits a field of `size` with its NUL, and has no NUL in it.
+constexpr bool is_name(std::string_view text, usize size) {
+  for (char c : text) {
+    if (c == '\0') return false;
+  }
+  return !text.empty() && text.size() < size;
+}
+
 constexpr u64 hash_of(std::string_view text) {
   u64 h = 0xcbf29ce484222325;  // FNV-1a
   for (char c : text) h = (h ^ static_cast<u8>(c)) * 0x100000001b3;

@@ -57,8 +57,8 @@ Result<void> Luo::load_incoming() {
       if (c == '\0') break;
       version[i] = c > ' ' && c < 0x7f ? c : '?';
     }
-    return unreadable(Errno::Eproto,
-                      Line() << "it is of version \"" << version << "\", known is \"" << kCompatible << "\"");
+    return unreadable(Errno::Eproto, Line() << "it is of version \"" << text_of(version) << "\", known is \""
+                                            << text_of(kCompatible) << "\"");
   }
   incoming_number_ = record.liveupdate_num;
   if (const auto r = load_sessions(Phys(record.sessions)); !r) {
@@ -153,7 +153,7 @@ Result<u64> Luo::incoming_flb_data(std::string_view compatible) const {
 
 Result<Ref<OutgoingSession>> Luo::create_session(std::string_view name) {
   const auto pass = TRY(Gate::Pass::enter(gate_));
-  if (name.empty() || name.size() >= kNameSize || name.find('\0') != std::string_view::npos) return fail(Errno::Einval);
+  if (!is_name(name, kNameSize)) return fail(Errno::Einval);
   const u64 generation = generation_of(incoming_number_ + 1, name);
   auto session = TRY(heap().make_ref<OutgoingSession>(*this, name, generation));
   MutexGuard guard(lock_);

@@ -2,14 +2,6 @@
 
 namespace perdure::luo {
 
-namespace {
-
-bool is_name(std::string_view s) {
-  return !s.empty() && s.size() < kCompatibleSize && s.find('\0') == std::string_view::npos;
-}
-
-}  // namespace
-
 Registry::~Registry() {
   MutexGuard guard(lock_);
   while (HandlerEntry* entry = handlers_.pop_front()) Owned<HandlerEntry>(heap_, entry).reset();
@@ -26,7 +18,7 @@ HandlerEntry* Registry::find_locked(std::string_view compatible) {
 }
 
 Result<void> Registry::add(FileHandler& handler) {
-  if (!is_name(handler.compatible())) return fail(Errno::Einval);
+  if (!is_name(handler.compatible(), kCompatibleSize)) return fail(Errno::Einval);
   auto entry = TRY(heap_.make<HandlerEntry>(heap_, handler));
   MutexGuard guard(lock_);
   if (find_locked(handler.compatible()) != nullptr) return fail(Errno::Eexist);
@@ -84,7 +76,7 @@ FlbEntry* Registry::find_flb_locked(const Flb& flb) {
 }
 
 Result<void> Registry::link(FileHandler& handler, Flb& flb) {
-  if (!is_name(flb.compatible())) return fail(Errno::Einval);
+  if (!is_name(flb.compatible(), kCompatibleSize)) return fail(Errno::Einval);
   MutexGuard guard(lock_);
   HandlerEntry* entry = find_locked(handler.compatible());
   if (entry == nullptr || &entry->handler != &handler) return fail(Errno::Enoent);
