@@ -21,6 +21,8 @@
 #include <utility>
 
 #include "core/pt/io_page_table.h"
+#include "core/pt/run_joiner.h"
+#include "core/pt/slots.h"
 
 namespace perdure::pt {
 
@@ -83,7 +85,7 @@ class PageTable final : public IoPageTable {
     if (length == 0 || ((first | phys.value | length) & (kPageSize - 1)) != 0) return fail(Errno::Einval);
     if (!includes(Access::ReadWrite, access) || access == Access{}) return fail(Errno::Einval);
     if (!Format::expresses(access)) return fail(Errno::Eopnotsupp);
-    if (!within(first, length, last_iova_) || !within(phys.value, length, last_output_)) return fail(Errno::Erange);
+    if (!fits(first, length, last_iova_) || !fits(phys.value, length, last_output_)) return fail(Errno::Erange);
     if (!Format::output_allowed(phys, length)) return fail(Errno::Einval);
 
     // A leaf size fits when both addresses agree in the bits below it: sizes up to the lowest bit they differ in.
@@ -118,7 +120,7 @@ class PageTable final : public IoPageTable {
   u64 unmap(Iova iova, u64 length, Gather& gather) override {
     const u64 first = iova.value;
     if (length == 0 || first > last_iova_) return 0;
-    const u64 last = first + (length - 1 < last_iova_ - first ? length - 1 : last_iova_ - first);
+    const u64 last = clip(first, length);
     Budget budget = this->budget();
 
     // Down to the table where the range takes up a slot or needs several; way[level]: the slot that led on from
@@ -175,7 +177,7 @@ class PageTable final : public IoPageTable {
   Result<void> each_leaf(Iova iova, u64 length, FunctionRef<Result<void>(const Leaf&)> visit) const override {
     const u64 first = iova.value;
     if (length == 0 || first > last_iova_) return {};
-    const u64 last = first + (length - 1 < last_iova_ - first ? length - 1 : last_iova_ - first);
+    const u64 last = clip(first, length);
     Budget budget = this->budget();
     return visit_leaves(entries(top_), geometry_.levels, first, last, visit, budget);
   }
@@ -183,9 +185,9 @@ class PageTable final : public IoPageTable {
   Result<void> each_run(Iova iova, u64 length, FunctionRef<Result<void>(const Leaf& run)> visit) const override {
     const u64 first = iova.value;
     if (length == 0 || first > last_iova_) return {};
-    const u64 last = first + (length - 1 < last_iova_ - first ? length - 1 : last_iova_ - first);
+    const u64 last = clip(first, length);
     Budget budget = this->budget();
-    Runs runs{visit, {}};
+    RunJoiner runs(visit);
     TRY(visit_runs(entries(top_), geometry_.levels, first, last, runs, budget));
     return runs.end();
   }
@@ -224,8 +226,6 @@ class PageTable final : public IoPageTable {
   const void* engine() const override { return &kEngine; }
 
  private:
-  static constexpr unsigned kIndexBits = 9;
-  static constexpr unsigned kEntries = 1u << kIndexBits;
   static constexpr unsigned kLevelLimit = 5;
   static constexpr char kEngine = 0;
   static_assert(Format::kMaxLevels <= kLevelLimit);
@@ -241,39 +241,6 @@ class PageTable final : public IoPageTable {
     Access access;
     bool leaf_fits(unsigned level) const { return (leaf_sizes & slot_size(level)) != 0; }
   };
-
-  // Joins leaves that come in the order of their addresses.
-  struct Runs {
-    FunctionRef<Result<void>(const Leaf& run)>& visit;
-    Leaf run;  // length 0: none
-
-    Result<void> end() {
-      if (run.length == 0) return {};
-      const Leaf done = std::exchange(run, {});
-      return visit(done);
-    }
-    Result<void> add(const Leaf& leaf) {
-      if (run.length != 0 && run.iova + run.length == leaf.iova && run.phys + run.length == leaf.phys &&
-          run.access == leaf.access) {
-        run.length += leaf.length;
-        return {};
-      }
-      TRY(end());
-      run = leaf;
-      return {};
-    }
-  };
-
-  static constexpr unsigned slot_shift(unsigned level) { return kPageShift + kIndexBits * (level - 1); }
-  static constexpr u64 slot_size(unsigned level) { return u64{1} << slot_shift(level); }
-  static constexpr unsigned index(u64 iova, unsigned level) {
-    return static_cast<unsigned>(iova >> slot_shift(level)) & (kEntries - 1);
-  }
-  static constexpr u64 slot_first(u64 iova, unsigned level) { return iova & ~(slot_size(level) - 1); }
-  static constexpr u64 slot_last(u64 iova, unsigned level) { return iova | (slot_size(level) - 1); }
-  static constexpr bool within(u64 start, u64 length, u64 limit) {
-    return start <= limit && length - 1 <= limit - start;
-  }
 
   u64* entries(Phys page) const { return heap_.machine().template virt<u64>(page); }
   // The table that a present link or a parked entry leads to; null when it may not be followed.
@@ -291,6 +258,11 @@ class PageTable final : public IoPageTable {
     return below(entry);
   }
   Budget budget() const { return {trusted_ ? 0 : arena_.pages_in_use()}; }
+
+  // The last byte of a range from outside; `first` is mappable.
+  u64 clip(u64 first, u64 length) const {
+    return first + (length - 1 < last_iova_ - first ? length - 1 : last_iova_ - first);
+  }
 
   static Leaf leaf(u64 entry, unsigned level, u64 iova) {
     return {Iova(slot_first(iova, level)), Phys(slot_first(Format::address(entry).value, level)), slot_size(level),
@@ -335,7 +307,7 @@ class PageTable final : public IoPageTable {
   // A linked table is never empty, so one whose slot is all inside the range holds a leaf of the range.
   Result<void> check_free(const u64* table, unsigned level, u64 first, u64 last) const {
     for (u64 at = first;; at = slot_last(at, level) + 1) {
-      const u64 end = slot_last(at, level) < last ? slot_last(at, level) : last;
+      const u64 end = slot_end(at, last, level);
       const u64 entry = memory_.load(table + index(at, level));
       if (Format::present(entry)) {
         if (Format::is_leaf(entry, level) || end - at == slot_size(level) - 1) return fail(Errno::Eaddrinuse);
@@ -368,7 +340,7 @@ class PageTable final : public IoPageTable {
         if (at - 1 == last) break;
         continue;
       }
-      const u64 end = slot_last(at, level) < last ? slot_last(at, level) : last;
+      const u64 end = slot_end(at, last, level);
       Result<Phys> child = build(level - 1, at, end, request);
       if (!child) {
         free_fresh(page, level);
@@ -399,7 +371,7 @@ class PageTable final : public IoPageTable {
         if (at - 1 == last) return {};
         continue;
       }
-      const u64 end = slot_last(at, level) < last ? slot_last(at, level) : last;
+      const u64 end = slot_end(at, last, level);
       u64* slot = table + index(at, level);
       const u64 entry = memory_.load(slot);
       if (Format::present(entry)) {
@@ -421,7 +393,7 @@ class PageTable final : public IoPageTable {
         if (at - 1 == last) return;
         continue;
       }
-      const u64 end = slot_last(at, level) < last ? slot_last(at, level) : last;
+      const u64 end = slot_end(at, last, level);
       const u64 entry = memory_.load(slot);
       if (Format::present(entry)) {
         commit(entries(Format::address(entry)), level - 1, at, end, request);
@@ -463,7 +435,7 @@ class PageTable final : public IoPageTable {
     if (!child) [[unlikely]]
       return 0;
     const u64 at = slot_at < first ? first : slot_at;
-    const u64 end = slot_last(slot_at, level) < last ? slot_last(slot_at, level) : last;
+    const u64 end = slot_end(slot_at, last, level);
     u64 bytes;
     if (end - at == slot_size(level) - 1) {
       bytes = count_mapped(child, level - 1, budget);
@@ -535,7 +507,7 @@ class PageTable final : public IoPageTable {
   void free_parked(u64* table, unsigned level, u64 first, u64 last, Budget& budget) {
     if (level == 1) return;  // parked entries stand for tables
     for (u64 at = first;; at = slot_last(at, level) + 1) {
-      const u64 end = slot_last(at, level) < last ? slot_last(at, level) : last;
+      const u64 end = slot_end(at, last, level);
       u64* slot = table + index(at, level);
       const u64 entry = memory_.load(slot);
       if (Format::parked(entry)) {
@@ -577,7 +549,7 @@ class PageTable final : public IoPageTable {
       return {};
     }
     for (u64 at = first;; at = slot_last(at, level) + 1) {
-      const u64 end = slot_last(at, level) < last ? slot_last(at, level) : last;
+      const u64 end = slot_end(at, last, level);
       const u64 entry = memory_.load(table + index(at, level));
       if (Format::present(entry)) {
         if (Format::is_leaf(entry, level)) {
@@ -592,7 +564,8 @@ class PageTable final : public IoPageTable {
       if (end == last) return {};
     }
   }
-  Result<void> visit_runs(const u64* table, unsigned level, u64 first, u64 last, Runs& runs, Budget& budget) const {
+  Result<void> visit_runs(const u64* table, unsigned level, u64 first, u64 last, RunJoiner& runs,
+                          Budget& budget) const {
     u64 at = slot_first(first, level);
     u64 expect = 0;  // the leaf that would continue the run in this slot; none is not present
     for (unsigned i = index(first, level); i <= index(last, level); ++i, at += slot_size(level)) {
@@ -601,7 +574,7 @@ class PageTable final : public IoPageTable {
         expect = 0;
         TRY(runs.end());
       } else if (entry == expect) {
-        runs.run.length += slot_size(level);
+        runs.extend(slot_size(level));
         expect += slot_size(level);
       } else if (Format::is_leaf(entry, level)) {
         TRY(runs.add(leaf(entry, level, at)));
@@ -612,7 +585,7 @@ class PageTable final : public IoPageTable {
         if (!child) [[unlikely]]
           return fail(Errno::Eio);
         const u64 from = at < first ? first : at;
-        const u64 to = slot_last(at, level) < last ? slot_last(at, level) : last;
+        const u64 to = slot_end(at, last, level);
         TRY(visit_runs(child, level - 1, from, to, runs, budget));
       }
     }

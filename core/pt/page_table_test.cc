@@ -383,10 +383,10 @@ TEST(PageTable, EveryAllocationOfMapCanFail) {
   };
   const Case cases[] = {
       {5 * k1G, k4},                           // a chain under one slot
-      {5 * k1G, k1G},                          // one subtree of many tables
+      {5 * k1G, 9 * k2M},                      // one subtree of many tables
       {k1G - 2 * k2M - k4, 4 * k2M + 3 * k4},  // two existing edges, new tables between
       {3 * k1G - k4, 2 * k4},                  // two new chains
-      {0, 3 * k1G},                            // over everything that is free
+      {4 * k1G - 3 * k2M, 7 * k2M},            // two of them
       {(u64{1} << 39) - k2M - k4, 3 * k2M},    // over a border of the top table
   };
   for (u64 sizes : {kAllLeafSizes, kPageSize}) {
@@ -395,20 +395,17 @@ TEST(PageTable, EveryAllocationOfMapCanFail) {
       TableWorld w;
       auto t = w.table(vtd(4, sizes));
       TableModel model(vtd(4, sizes));
-      if (c.length < k1G) {
-        // Neighbours, so that the edges of some cases find tables.
-        for (u64 iova : {k1G - 2 * k2M - 2 * k4, k1G + 2 * k2M + 2 * k4, 7 * k1G}) {
-          ASSERT_TRUE(t->map(Iova(iova), Phys(iova), k4, Access::Read));
-          model.map(iova, iova, k4, 1);
-        }
+      // Neighbours, so that the edges of some cases find tables.
+      for (u64 iova : {k1G - 2 * k2M - 2 * k4, k1G + 2 * k2M + 2 * k4, 7 * k1G}) {
+        ASSERT_TRUE(t->map(Iova(iova), Phys(iova), k4, Access::Read));
+        model.map(iova, iova, k4, 1);
       }
-      const u64 phys = c.iova + 16 * k1G + (c.length < k1G ? 0 : k2M);
+      const u64 phys = c.iova + 16 * k1G;
       const u64 before = t->arena().pages_in_use();
       TableModel mapped = model;
       mapped.map(c.iova, phys, c.length, 3);
       const u64 needed = mapped.tables() - model.tables();
-      // All counts when there are few, the borders otherwise.
-      for (u64 room = 0; room < needed; room = room < 6 || room + 4 > needed ? room + 1 : room + needed / 9 + 1) {
+      for (u64 room = 0; room < needed; ++room) {
         {
           Rationed ration(w, *t, room);
           const u64 in_use = t->arena().pages_in_use();
@@ -439,9 +436,9 @@ TEST(PageTable, NthAllocationFails) {
       Result<Owned<IoPageTable>> t = create(w.heap, vtd(4, kPageSize));
       if (t) {
         TableModel model(vtd(4, kPageSize));
-        const Result<void> mapped = (*t)->map(Iova(k1G - 20 * k2M), Phys(0), 80 * k2M, Access::Read);
+        const Result<void> mapped = (*t)->map(Iova(k1G - 10 * k2M), Phys(0), 40 * k2M, Access::Read);
         if (mapped) {
-          model.map(k1G - 20 * k2M, 0, 80 * k2M, 1);
+          model.map(k1G - 10 * k2M, 0, 40 * k2M, 1);
           done = w.machine.counting.allocations < w.machine.counting.fail_at;
         } else {
           EXPECT_EQ(mapped.error(), Errno::Enomem);
