@@ -164,8 +164,8 @@ Result<IommuDevice*> Iommu::add_device(SourceId source, IommuUnit& unit, std::sp
   IommuDevice* added = device.get();
   {
     MutexGuard group_guard(group->lock_);
-    // An owner chose its group as it was (R14).
-    const bool in_use = group->ownership_ != Ownership::Unowned || group->domain_ || group->awaiting_restore_;
+    // An owner chose its group as it was (R14). One that still waits for commit() is refused there.
+    const bool in_use = group->ownership_ != Ownership::Unowned || group->domain_;
     if (in_use && group->ownership_ != Ownership::Quarantined) return fail(Errno::Ebusy);
     MutexGuard guard(lock_);
     for (Owned<Requester>& owned : requesters) {

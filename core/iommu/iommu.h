@@ -28,8 +28,9 @@ class Iommu {
   Result<void> add_unit(Owned<IommuUnit> unit);
   // Called for every function found, in bus order. `unit` is what ACPI's scopes say. `aliases`: further requester ids,
   // with or without `source`. Singleton groups, unless requester ids are shared: such functions cannot be told apart.
-  // A live entry without a validated record is quarantined here (reconcile). Eexist: already there, Ebusy: shares
-  // requester ids with a group in use, Einval: with groups that do not fit, Enomem.
+  // A live entry without a validated record is quarantined here (reconcile). Not to be called by two threads at once.
+  // Eexist: already there, Ebusy: shares requester ids with a group in use, Einval: with groups that do not fit,
+  // Enomem; the function is blocked then, and nobody can own it.
   Result<IommuDevice*> add_device(SourceId source, IommuUnit& unit, std::span<const SourceId> aliases);
   // The function goes away. What a session is held for stays held, its DID reserved, and is found again by the next
   // add_device() (R33). Ebusy while owned or preserved.

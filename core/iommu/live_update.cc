@@ -195,9 +195,7 @@ Result<u32> IommuLiveUpdate::preserve_in_group_locked(IommuDevice& device, Group
   const u32 domain = group.domain_->record_index_;
   if (generation == 0 || out.domains[domain].owner_generation != generation) return fail(Errno::Einval);
   // One iommufd for all devices of a domain; a reader insists on it.
-  for (const OutgoingRecords::Device& other : out.devices) {
-    if (other.device && other.domain == domain && other.owner_token != token) return fail(Errno::Einval);
-  }
+  if (out.domains[domain].devices != 0 && out.domains[domain].owner_token != token) return fail(Errno::Einval);
   IommuUnit& unit = device.unit();
   if (!iommu_.usable(unit)) return fail(Errno::Eio);
 
@@ -234,6 +232,7 @@ Result<u32> IommuLiveUpdate::preserve_in_group_locked(IommuDevice& device, Group
   out.attachments[attachment].unit = unit_index;
   ++out.attachments[attachment].devices;
   ++out.domains[domain].devices;
+  out.domains[domain].owner_token = token;
   out.devices[index] = {&device, unit_index, domain, attachment, generation, token};
   device.record_index_ = index;
   device.preserved_.store(true, std::memory_order_release);

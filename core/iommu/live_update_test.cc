@@ -1,4 +1,5 @@
 // The old kernel's side, and whole round trips.
+#include "core/iommu/testing/image.h"
 #include "core/iommu/testing/iommu_world.h"
 
 namespace perdure::testing {
@@ -410,6 +411,38 @@ TEST_F(LiveUpdateTest, RestoredDomainIsKeptAndPreservedAgainAsItIs) {
   EXPECT_EQ(w.group(a0).claim_held(who, kSession, kToken).error(), Errno::Eperm) << "the session has a new generation";
   ASSERT_TRUE(w.group(a0).claim_held(who, kSession + 1, kToken));
   EXPECT_EQ((*w.live->reclaim_domain(next_index, kSession + 1))->leaf_at(Iova(0x10000))->phys, memory);
+}
+
+TEST_F(LiveUpdateTest, WhatVersion1DidNotSayIsFoundOutByTheNextAudit) {
+  IommuWorld one(1);
+  Workload s = set_up(one, {a0});
+  one.begin();
+  preserve(one, s, {a0});
+  const Phys memory = s.memory;
+  forget(s);
+  one.write_version = 2;
+  one.jump();
+  for (const bool audited : {false, true}) {
+    ASSERT_TRUE(one.kho().restore(memory, 1));
+    ASSERT_TRUE(one.kho().preserve(memory, 1));
+    const Phys before(one.data);
+    one.begin();
+    EXPECT_NE(before.value, one.data);
+    Ref<PagingDomain> held = *one.live->held_domain(0, kSession);
+    EXPECT_EQ(held->mapped_bytes(), 0u) << "not known";
+    ASSERT_EQ(*one.live->preserve_domain(*held, kSession), 0u);
+    ASSERT_TRUE(one.live->preserve_held_device(one.device(a0), kSession, kToken, kSession, kToken));
+    if (audited) {
+      ASSERT_TRUE(one.live->audit());
+    }
+    ASSERT_TRUE(one.live->freeze(one.data));
+    const auto& record = Image(one.handover.machine, one.data).record<abi::IommuDomainRecord>(0);
+    EXPECT_EQ(record.mapped_bytes, audited ? 2 * kPageSize : abi::kIommuMappedUnknown);
+    static_cast<void>(held.release());
+    one.jump();
+    ASSERT_EQ(one.live->report().devices, 1u);
+  }
+  EXPECT_EQ((*one.live->held_domain(0, kSession))->mapped_bytes(), 2 * kPageSize);
 }
 
 TEST_F(LiveUpdateTest, DomainWithoutADeviceComesBackToo) {

@@ -16,6 +16,7 @@ class OutgoingRecords : public HeapObject {
     Ref<PagingDomain> domain;
     LeafCheck* check = nullptr;
     u64 owner_generation = 0;
+    u64 owner_token = 0;  // of its devices, once there is one
     u32 devices = 0;
   };
   struct Attachment {

@@ -127,13 +127,13 @@ TEST_F(QuarantineTest, FunctionThatJoinsAQuarantinedGroupIsStopped) {
 
 TEST_F(QuarantineTest, WithoutABusItSaysThatTheSourceWasNotStopped) {
   IommuWorld other;
+  FakeHardware hw, twin;
+  hw.base = twin.base = Phys(0xfed00000);
   Iommu bare(other.heap(), other.kho());
-  FakeHardware hw;
-  hw.base = Phys(0xfed00000);
   Owned<FakeUnit> unit = std::move(*other.heap().make<FakeUnit>(hw, other.heap(), other.kho()));
   ASSERT_TRUE(unit->start(nullptr));
   ASSERT_TRUE(bare.add_unit(std::move(unit)));
-  EXPECT_EQ(bare.add_unit(std::move(*other.heap().make<FakeUnit>(hw, other.heap(), other.kho()))).error(),
+  EXPECT_EQ(bare.add_unit(std::move(*other.heap().make<FakeUnit>(twin, other.heap(), other.kho()))).error(),
             Errno::Eexist);
   IommuDevice* device = *bare.add_device(a0, *bare.find_unit(hw.base), {});
   bare.quarantine(*device, "a test");

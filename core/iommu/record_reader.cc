@@ -275,8 +275,8 @@ class Reader {
         refuse(d, IommuRecordKind::Device, i, "its unit is on another segment");
       } else if (!aliases_sound(r)) {
         refuse(d, IommuRecordKind::Device, i, "its aliases are malformed");
-      } else if (r.owner_generation == 0) {
-        refuse(d, IommuRecordKind::Device, i, "it names no session");
+      } else if (model_.domains[r.domain].record.owner_generation != r.owner_generation) {
+        refuse(d, IommuRecordKind::Device, i, "its session is not its domain's");
       } else {
         TRY(index_sources(i));
       }

@@ -303,6 +303,56 @@ TEST_F(RestoreTest, AliasesMustBeTheSame) {
   }
 }
 
+TEST_F(RestoreTest, FunctionThatIsNewInTheGroupOfARecordedOneQuarantinesBoth) {  // R14
+  forget(first);
+  forget(second);
+  w.live.forget();
+  w.iommu.forget();
+  ASSERT_TRUE(w.handover.jump());
+  w.boot_iommu(w.data, /*commit=*/false);
+  const SourceId sibling{0, 0x0101};
+  w.bus.on.insert(sibling);
+  ASSERT_TRUE(w.iommu->add_device(sibling, w.unit(kUnitA), std::span(&IommuWorld::a0, 1)));
+  EXPECT_EQ(&w.group(sibling), &w.group(a0));
+  w.live->commit();
+  expect_quarantined({a0});
+  EXPECT_FALSE(w.bus.is_on(sibling));
+  expect_held({a1, b0});
+}
+
+TEST_F(RestoreTest, NobodyClaimsWhatWaitsForTheRestore) {
+  forget(first);
+  forget(second);
+  w.live.forget();
+  w.iommu.forget();
+  ASSERT_TRUE(w.handover.jump());
+  w.boot_iommu(w.data, /*commit=*/false);
+  EXPECT_EQ(w.group(a0).claim(w.owner()).error(), Errno::Ebusy);
+  EXPECT_EQ(w.group(a0).claim_held(w.owner(), kSession, kToken).error(), Errno::Eperm);
+  EXPECT_TRUE(w.live->records(a0));
+  EXPECT_FALSE(w.live->records(a2));
+  w.live->commit();
+  expect_held({a0, a1, b0});
+}
+
+TEST_F(RestoreTest, SessionOfADeviceIsItsDomains) {
+  jump([&](Image& image) {
+    image.record<abi::IommuDeviceRecord>(0).owner_generation = kSession + 1;
+    image.seal<abi::IommuDeviceRecord>(0);
+  });
+  expect_quarantined({a0});
+  expect_held({a1, b0});
+}
+
+TEST_F(RestoreTest, BusMasteringThatSomebodyTurnedOffIsReported) {
+  w.bus.on.erase(a1);
+  ASSERT_TRUE(w.live->freeze(w.data));
+  jump([&](Image&) { w.bus.on.erase(a0); });
+  EXPECT_TRUE(w.logged("0x100 was preserved with bus mastering on"));
+  EXPECT_FALSE(w.logged("0x200 was preserved with bus mastering on")) << "it was off before";
+  EXPECT_EQ(w.group(a0).ownership(), Ownership::HeldForSession);
+}
+
 TEST_F(RestoreTest, RemovedAndFoundAgainAHeldFunctionIsStillHeld) {  // R33
   jump();
   IommuDevice& device = w.device(a0);

@@ -12,7 +12,6 @@ Restorer::Restorer(Iommu& iommu, Kho& kho, IncomingModel& model, IommuLiveUpdate
 void Restorer::run() {
   match_units();
   match_devices();
-  refuse_shared_dids();
   reserve_dids();  // before anything else can be given one of them
   restore_domains();
   taint_domains_of_unknown_entries();
@@ -83,7 +82,6 @@ void Restorer::match_device(u32 index) {
   }
   if (!why.empty()) return refuse(entry, why);
   entry.device = device;
-  ++model_.attachments[entry.attachment].devices;
 }
 
 // Empty, or the first difference between the record and what the unit does for the function (R01, R13, T5).
@@ -117,36 +115,29 @@ std::string_view Restorer::compare_with_hardware(const IncomingDevice& entry, Io
   return why;
 }
 
-// One DID for two tables is a tag that mixes their cached translations, whoever is right (hardware.md §4, R04).
-void Restorer::refuse_shared_dids() {
-  for (u32 i = 0; i < model_.devices.size(); ++i) {
-    const IncomingDevice& d = model_.devices[i];
-    if (d.state != RecordState::Valid) continue;
-    for (u32 k = 0; k < model_.attachments.size(); ++k) {
-      const IncomingAttachment& other = model_.attachments[k];
-      if (k == d.attachment || other.devices == 0 || other.record.unit != d.record.unit) continue;
-      if (other.record.did != d.record.did) continue;
-      for (IncomingDevice& sharing : model_.devices) {
-        if (sharing.state == RecordState::Valid && (sharing.attachment == k || sharing.attachment == d.attachment)) {
-          refuse(sharing, "its DID tags two tables");
-        }
-      }
-      break;
-    }
-  }
-}
-
 void Restorer::reserve_dids() {
   for (IncomingDevice& d : model_.devices) {
     if (d.state != RecordState::Valid) continue;
     IncomingAttachment& attachment = model_.attachments[d.attachment];
-    if (attachment.reserved) continue;  // shared with a device before
+    if (attachment.reserved) continue;  // shared with a device before (R04)
     const Result<void> reserved = model_.units[d.record.unit].unit->did_reserve(attachment.record.did);
     if (reserved) {
       attachment.reserved = true;
+    } else if (reserved.error() == Errno::Eexist) {
+      refuse_shared_did(d);
     } else {
-      refuse(d, reserved.error() == Errno::Eexist ? "its DID is taken" : "its DID cannot be reserved");
+      refuse(d, "its DID cannot be reserved");
     }
+  }
+}
+
+// One DID for two tables is a tag that mixes their cached translations, whoever is right (hardware.md §4, R04).
+void Restorer::refuse_shared_did(IncomingDevice& entry) {
+  const u32 mine = entry.attachment;
+  refuse(entry, "its DID is taken");
+  for (IncomingDevice& other : model_.devices) {
+    if (other.state != RecordState::Valid || other.record.unit != entry.record.unit) continue;
+    if (other.attachment == mine || other.record.did == entry.record.did) refuse(other, "its DID tags two tables");
   }
 }
 
@@ -171,7 +162,6 @@ void Restorer::restore_domains() {
     log(iommu_.machine(), LogLevel::Error,
         Line() << "iommu.domain record " << d.record.domain << ": cannot be restored: " << why);
   }
-  for (IncomingAttachment& attachment : model_.attachments) attachment.devices = 0;
   for (IncomingDevice& d : model_.devices) {
     if (d.state != RecordState::Valid) continue;
     if (model_.domains[d.record.domain].state == RecordState::Restored) {

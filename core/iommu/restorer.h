@@ -19,8 +19,8 @@ class Restorer {
   void match_devices();
   void match_device(u32 index);
   std::string_view compare_with_hardware(const IncomingDevice& entry, IommuDevice& device, bool& live) const;
-  void refuse_shared_dids();
   void reserve_dids();
+  void refuse_shared_did(IncomingDevice& entry);
   void restore_domains();
   Result<void> restore_domain(u32 index);
   Result<Owned<pt::IoPageTable>> adopt_table(const abi::IommuDomainRecord& record);
