@@ -99,7 +99,8 @@ class Demo {
     current().number = number;
     current().from = rig_->release();
     current().to = "perdure-" + next;
-    if (number > 1) rig_->board().enter_phase(Phase::Before);
+    // What set-up did (the reset that comes with BIND) is not the update.
+    rig_->board().enter_phase(Phase::Before);
 
     progress_.step(fmt::format("hop {}: devices stream", number));
     rig_->run_for(stretch());

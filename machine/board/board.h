@@ -84,7 +84,7 @@ class Board final : private DeviceBus {
   Result<void> withdraw(Bdf device, u64 iova, u64 length);
   // Judges the current phase; may run beside devices.
   AuditReport audit();
-  // The same at its end, and enters the next one.
+  // The same at its end, and enters the next one; Phase::Before begins another update, with all numbers at 0.
   AuditReport enter_phase(Phase next);
   Phase phase() const { return phase_.load(std::memory_order_acquire); }
 

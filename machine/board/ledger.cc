@@ -95,6 +95,8 @@ const SlotEntry* DeviceLedger::slot(u8 ring, u32 generation, u32 slot) const {
 
 void DeviceLedger::enter_phase(Phase next, u64 now_ns) {
   close_gap(now_ns);
+  // Another update begins: its numbers are its own.
+  if (next == Phase::Before) results_ = {};
   phase_ = next;
 }
 
