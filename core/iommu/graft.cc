@@ -6,22 +6,19 @@ namespace perdure {
 
 Result<u64> check_same_results(const pt::IoPageTable& live, const pt::IoPageTable& fresh, Iova& at) {
   u64 bytes = 0;
-  pt::Leaf cached;  // leaf of `fresh` that was looked at last; neighbouring small leaves of `live` often share it
-  const u8 bits = live.geometry().iova_bits;
-  const u64 span = bits >= 64 ? ~u64{0} : u64{1} << bits;
-  TRY(live.each_leaf(Iova(0), span, [&](const pt::Leaf& old) -> Result<void> {
-    for (u64 done = 0; done < old.length;) {
-      at = old.iova + done;
-      if (at < cached.iova || at - cached.iova >= cached.length) {
-        auto found = fresh.leaf_at(at);
-        if (!found) return fail(found.error() == Errno::Enoent ? Errno::Einval : found.error());
-        cached = *found;
-      }
-      const u64 into = at - cached.iova;
-      if (cached.phys + into != old.phys + done) return fail(Errno::Einval);
-      if (!includes(cached.access, old.access)) return fail(Errno::Einval);
-      done += std::min(old.length - done, cached.length - into);
-    }
+  const u64 span = u64{1} << live.geometry().iova_bits;
+  TRY(live.each_run(Iova(0), span, [&](const pt::Leaf& old) -> Result<void> {
+    const Iova end = old.iova + old.length;
+    at = old.iova;
+    TRY(fresh.each_run(old.iova, old.length, [&](const pt::Leaf& run) -> Result<void> {
+      // It may begin before the range and end behind it; what is left out in between is a hole.
+      if (run.iova > at) return fail(Errno::Einval);
+      if (run.phys + (at - run.iova) != old.phys + (at - old.iova)) return fail(Errno::Einval);
+      if (!includes(run.access, old.access)) return fail(Errno::Einval);
+      at = std::min(run.iova + run.length, end);
+      return {};
+    }));
+    if (at != end) return fail(Errno::Einval);
     bytes += old.length;
     return {};
   }));

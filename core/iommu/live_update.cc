@@ -279,18 +279,20 @@ Result<void> IommuLiveUpdate::audit_domain_locked(u32 index) {
   MutexGuard domain_guard(domain.lock_);
   PreservedBlocks blocks(kho_);
   u64 mapped = 0;
-  const u64 span = u64{1} << domain.geometry().iova_bits;
-  TRY(domain.table_->each_leaf(Iova(0), span, [&](const pt::Leaf& leaf) -> Result<void> {
+  const auto check = [&](const pt::Leaf& leaf) -> Result<void> {
     mapped += leaf.length;
     std::string_view why;
     if (!blocks.cover(leaf.phys, leaf.length)) why = "is not preserved";
     if (why.empty() && slot.check && !slot.check->expected(domain, leaf)) why = "is not what its owner mapped";
     if (why.empty()) return {};
     log(iommu_.machine(), LogLevel::Error,
-        Line() << "iommu: domain record " << index << ": IOVA " << leaf.iova << " leads to " << leaf.phys << ", which "
+        Line() << "iommu: domain record " << index << ": what IOVA " << leaf.iova << " leads to, " << leaf.phys << ", "
                << why);
     return fail(Errno::Efault);
-  }));
+  };
+  const u64 span = u64{1} << domain.geometry().iova_bits;
+  const bool leaf_by_leaf = slot.check && !slot.check->takes_runs();
+  TRY(leaf_by_leaf ? domain.table_->each_leaf(Iova(0), span, check) : domain.table_->each_run(Iova(0), span, check));
   if (!domain.mapped_bytes_known_) {
     domain.mapped_bytes_ = mapped;
     domain.mapped_bytes_known_ = true;

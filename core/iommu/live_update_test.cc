@@ -161,6 +161,8 @@ TEST_F(LiveUpdateTest, AuditAsksTheOwnerForEveryLeaf) {
       seen.push_back(leaf.iova.value);
       return leaf.phys == wanted[leaf.iova.value];
     }
+    bool takes_runs() const override { return runs; }
+    bool runs = false;
     std::vector<u64> seen;
     std::map<u64, Phys> wanted;
   } check;
@@ -173,6 +175,16 @@ TEST_F(LiveUpdateTest, AuditAsksTheOwnerForEveryLeaf) {
   check.wanted[kHugePageSize] = s.memory;
   EXPECT_EQ(w.live->audit().error(), Errno::Efault);
   EXPECT_TRUE(w.logged("is not what its owner mapped"));
+
+  // Neighbours together, for one who can tell.
+  w.live->unpreserve_domain(*s.domain);
+  ASSERT_TRUE(s.domain->unmap(Iova(kHugePageSize), kPageSize));
+  ASSERT_TRUE(s.domain->map(Iova(0x11000), s.memory + kPageSize, kPageSize, Access::ReadWrite));
+  ASSERT_TRUE(w.live->preserve_domain(*s.domain, kSession, &check));
+  check.seen.clear();
+  check.runs = true;
+  EXPECT_TRUE(w.live->audit());
+  EXPECT_EQ(check.seen, (std::vector<u64>{0x10000}));
 }
 
 TEST_F(LiveUpdateTest, FreezeAllocatesNothing) {
