@@ -1,0 +1,325 @@
+// A device across live updates: what is refused, and that nothing is written to it on the way (design §7).
+#include "core/vfio/testing/vfio_world.h"
+
+namespace perdure::testing {
+namespace {
+
+using namespace uapi::vfio_irq;
+constexpr u64 kMiB = u64{1} << 20;
+constexpr u64 kMemfd = 11, kContext = 21, kDevice = 41, kHwpt = 31;
+constexpr u64 kBase = u64{1} << 30;
+constexpr SourceId a0 = IommufdWorld::a0;
+
+class VfioLiveUpdateTest : public ::testing::TestWithParam<u32> {
+ protected:
+  void set_up() {
+    w.iommu.begin();
+    iommufd = w.open();
+    fd = w.open_device();
+    m = w.memfd(4 * kMiB);
+    dev_id = *w.bind_device(fd, iommufd);
+    ioas = w.ioas(iommufd);
+    ASSERT_TRUE(w.map_file(iommufd, ioas, m.fd, 0, 4 * kMiB, kBase));
+    hwpt = *w.hwpt(iommufd, dev_id, ioas);
+    ASSERT_TRUE(w.attach(fd, hwpt));
+    ASSERT_TRUE(w.mark(iommufd, hwpt, kHwpt));
+    // At work: masters the bus, interrupts through vectors 0 and 3.
+    w.config_write<u16>(fd, 4, 6);
+    event = w.event();
+    ASSERT_TRUE(w.set_irqs(fd, kDataEventfd | kActionTrigger, kMsix, 0, 4, {event.fd, -1, -1, event.fd}));
+  }
+  void preserve_all() {
+    w.preserve_memfd(m, kMemfd);
+    ASSERT_TRUE(w.preserve(iommufd, kContext));
+    ASSERT_TRUE(w.preserve_device(fd, kDevice));
+  }
+  void jump() {
+    w.freeze_device(kDevice);
+    m.memory.release();
+    w.jump_vfio(kContext);
+  }
+  // The image page of the device's record.
+  abi::VfioPciRecord& record() { return *w.machine().virt<abi::VfioPciRecord>(Phys(w.vfio_record)); }
+  void reseal() { vfio::seal_record(w.machine(), Phys(w.vfio_record)); }
+
+  VfioWorld w{GetParam()};
+  s32 iommufd = -1, fd = -1;
+  u32 dev_id = 0, ioas = 0, hwpt = 0;
+  IommufdWorld::Memfd m;
+  VfioWorld::Event event;
+};
+
+INSTANTIATE_TEST_SUITE_P(Versions, VfioLiveUpdateTest, ::testing::Values(1u, 2u));
+
+TEST_P(VfioLiveUpdateTest, IsPreservedAfterItsIommufd) {
+  set_up();
+  const s32 idle = w.open_device(1);
+  EXPECT_EQ(error_of(w.preserve_device(idle, 77)), Errno::Einval) << "not bound";
+  ASSERT_TRUE(w.bind_device(idle, iommufd));
+  EXPECT_EQ(error_of(w.preserve_device(idle, 77)), Errno::Enoent) << "not attached";
+  EXPECT_EQ(error_of(w.preserve_device(fd, kDevice)), Errno::Enoent) << "context first";
+  w.preserve_memfd(m, kMemfd);
+  ASSERT_TRUE(w.preserve(iommufd, kContext));
+  ASSERT_TRUE(w.attach(idle, w.ioas(iommufd)));
+  EXPECT_EQ(error_of(w.preserve_device(idle, 77)), Errno::Einval) << "HWPT not preserved";
+  // A device with a cache of translations: after the jump nobody could tell it to forget them.
+  w.hw_a.set<u32>(0x190, 0x0001000f);
+  EXPECT_EQ(error_of(w.preserve_device(fd, kDevice)), Errno::Eopnotsupp);
+  w.hw_a.set<u32>(0x190, 0x0001000b);
+  const u64 before = (w.heap().trim(), w.iommu.frames().totals().free);
+  w.hw_a.writes.clear();
+  ASSERT_TRUE(w.preserve_device(fd, kDevice));
+  EXPECT_EQ(error_of(w.preserve_device(fd, kDevice)), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.detach(fd)), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.attach(fd, ioas)), Errno::Ebusy);
+  EXPECT_EQ(record().iommufd_token, kContext);
+  EXPECT_EQ(record().generation, IommufdWorld::kGeneration);
+  w.unpreserve_device(fd, kDevice);
+  EXPECT_TRUE(w.hw_a.writes.empty());
+  w.heap().trim();
+  EXPECT_GE(w.iommu.frames().totals().free + 8, before);
+  w.unpreserve(iommufd, kContext);
+  EXPECT_TRUE(w.detach(fd));
+}
+
+TEST_P(VfioLiveUpdateTest, EveryFailingAllocationOfPreserveIsUndone) {
+  set_up();
+  w.preserve_memfd(m, kMemfd);
+  ASSERT_TRUE(w.preserve(iommufd, kContext));
+  ASSERT_TRUE(w.preserve_device(fd, kDevice));
+  w.unpreserve_device(fd, kDevice);
+  for (u64 n = 1;; ++n) {
+    w.machine().counting.allocations = 0;
+    w.machine().counting.fail_at = n;
+    const Result<void> preserved = w.preserve_device(fd, kDevice);
+    w.machine().counting.fail_at = 0;
+    if (preserved) break;
+    ASSERT_EQ(preserved.error(), Errno::Enomem);
+    ASSERT_FALSE(w.iommu.device(a0).preserved()) << n;
+    ASSERT_LT(n, 100u);
+  }
+  w.unpreserve_device(fd, kDevice);
+  w.unpreserve(iommufd, kContext);
+}
+
+TEST_P(VfioLiveUpdateTest, NothingIsWrittenToADeviceAtWork) {
+  set_up();
+  w.config_write<u32>(fd, 0x18, 0x77000000);
+  w.config_write<u8>(fd, 0x3c, 0x55);
+  w.config_write<u16>(fd, 0x04, 0x0406);
+  preserve_all();
+  const auto config = w.hw_a.config;
+  const auto bar2 = w.hw_a.bar2_memory;
+  const unsigned resets = w.hw_a.resets;
+  w.hw_a.writes.clear();
+  w.hw_a.accesses.clear();
+  const std::string reached = w.reached(a0, kBase);
+  w.freeze_device(kDevice);
+  EXPECT_TRUE(w.hw_a.writes.empty());
+  m.memory.release();
+  w.jump_vfio(kContext);
+
+  EXPECT_EQ(error_of(w.vfio->open(0)), Errno::Ebusy) << "it waits for its session";
+  EXPECT_TRUE(w.vfio->open(1));
+  EXPECT_FALSE(w.can_finish_device(-1, kDevice, 0));
+  fd = *w.retrieve_device(kDevice);
+  EXPECT_EQ(error_of(w.vfio->open(0)), Errno::Ebusy);
+  EXPECT_FALSE(w.can_finish_device(fd, kDevice, 1)) << "not bound";
+
+  // To the one iommufd that it was preserved with, and to no other.
+  const s32 stranger = w.open();
+  EXPECT_EQ(error_of(w.bind_device(fd, stranger)), Errno::Eperm);
+  EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::HeldForSession);
+  iommufd = *w.retrieve(kContext);
+  uapi::VfioBindIommufd cmd{};
+  cmd.argsz = sizeof(cmd);
+  cmd.iommufd = iommufd;
+  const UserAddr unwritable = w.task.put(cmd);
+  w.task.set_writable(unwritable, false);
+  EXPECT_EQ(error_of(w.task.files.at(fd)->ioctl(w.task, uapi::kVfioDeviceBindIommufd, unwritable)), Errno::Efault);
+  EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::HeldForSession) << "a failed bind leaves it held";
+  dev_id = *w.bind_device(fd, iommufd);
+  EXPECT_TRUE(w.can_finish_device(fd, kDevice, 1));
+  EXPECT_EQ(w.reached(a0, kBase), reached);
+  EXPECT_TRUE(w.hw_a.writes.empty()) << std::hex << w.hw_a.writes.front().offset;
+  EXPECT_TRUE(w.hw_a.accesses.empty()) << w.hw_a.accesses.front();
+  EXPECT_EQ(w.hw_a.config, config);
+  EXPECT_EQ(w.hw_a.bar2_memory, bar2);
+  EXPECT_EQ(w.hw_a.resets, resets);
+
+  // The program finds what it had: the sizes nobody asked the device for, and (version 2) its own view.
+  uapi::VfioRegionInfo info{};
+  info.argsz = 32;
+  info.index = 0;
+  ASSERT_TRUE(w.call(fd, uapi::kVfioDeviceGetRegionInfo, info));
+  EXPECT_EQ(info.size, FakeFunction::kBar0Bytes);
+  EXPECT_EQ(w.config_read<u32>(fd, 0x18), GetParam() >= 2 ? 0x77000000u : 0xd0000000u);
+  EXPECT_EQ(w.config_read<u8>(fd, 0x3c), GetParam() >= 2 ? 0x55 : 0x0b);
+  EXPECT_EQ(w.config_read<u16>(fd, 0x04) & 0x0406, GetParam() >= 2 ? 0x0406 : 0x0006);
+  EXPECT_TRUE(w.write<u32>(fd, 0, 0x10, 1));
+
+  // Interrupts are the program's to connect again.
+  w.send_msix(w.hw_a, 0);
+  const auto again = w.event();
+  ASSERT_TRUE(w.set_irqs(fd, kDataEventfd | kActionTrigger, kMsix, 0, 1, {again.fd}));
+  w.send_msix(w.hw_a, 0);
+  w.send_msix(w.hw_a, 3);
+  EXPECT_EQ(again.host->count, 1u);
+
+  ASSERT_TRUE(w.restore(iommufd, kHwpt));
+  ASSERT_TRUE(w.can_finish(iommufd, kContext));
+  w.finish_device(fd, kDevice);
+  w.finish(iommufd, kContext);
+  w.iommu.live->finish(0);
+  EXPECT_TRUE(w.vfio->open(0)) << "like any other device now";
+  // And is put to rest like any other.
+  w.session->files.clear();
+  w.task.close(fd);
+  EXPECT_EQ(w.hw_a.resets, resets + 1);
+  EXPECT_EQ(w.reached(a0, kBase), "blocked");
+}
+
+TEST_P(VfioLiveUpdateTest, ReplacedThroughTheUserApi) {
+  set_up();
+  preserve_all();
+  const auto entry = w.iommu.hw_a.entries.at(a0);
+  const std::string reached = w.reached(a0, kBase + kMiB);
+  jump();
+  iommufd = *w.retrieve(kContext);
+  fd = *w.retrieve_device(kDevice);
+  dev_id = *w.bind_device(fd, iommufd);
+  const u32 restored = *w.restore(iommufd, kHwpt);
+  const Ref<File> memory = w.session->files.at(kMemfd);
+  const s32 memfd = w.task.add(memory);
+  ioas = w.ioas(iommufd);
+  EXPECT_EQ(error_of(w.attach(fd, ioas)), Errno::Einval) << "nothing is mapped there yet";
+  ASSERT_TRUE(w.map_file(iommufd, ioas, memfd, 0, 4 * kMiB, kBase));
+  hwpt = *w.attach(fd, ioas);
+  EXPECT_EQ(w.reached(a0, kBase + kMiB), reached);
+  EXPECT_EQ(w.iommu.hw_a.entries.at(a0), entry);
+  EXPECT_TRUE(w.destroy(iommufd, restored));
+  EXPECT_TRUE(w.can_finish(iommufd, kContext));
+  EXPECT_TRUE(w.can_finish_device(fd, kDevice, 1));
+}
+
+TEST_P(VfioLiveUpdateTest, EveryBitOfTheRecordMatters) {
+  set_up();
+  preserve_all();
+  jump();
+  const u32 bytes = abi::vfio_pci_schema(GetParam()).size;
+  luo::FileState state = w.vfio_state(kDevice);
+  for (u64 bit = 0; bit < u64{bytes} * 8; ++bit) {
+    std::byte& at = *w.machine().virt(Phys(w.vfio_record + bit / 8));
+    at ^= std::byte(1 << bit % 8);
+    ASSERT_EQ(error_of(w.vfio_handler->retrieve(state)), Errno::Eproto) << bit;
+    at ^= std::byte(1 << bit % 8);
+  }
+  for (const u64 elsewhere : {u64{0}, w.vfio_record + 8, u64{64} << 20, ~u64{0xfff}}) {
+    luo::FileState lost = state;
+    lost.data = elsewhere;
+    EXPECT_EQ(error_of(w.vfio_handler->retrieve(lost)), Errno::Eproto) << elsewhere;
+    lost.retrieve_status = -static_cast<int>(Errno::Eproto);
+    EXPECT_FALSE(w.vfio_handler->can_finish(lost)) << "the device is still held";
+  }
+  EXPECT_TRUE(w.hw_a.writes.empty());
+  EXPECT_TRUE(w.retrieve_device(kDevice));
+}
+
+TEST_P(VfioLiveUpdateTest, TheDeviceMustBeTheOneThatWasRecorded) {
+  set_up();
+  preserve_all();
+  jump();
+  luo::FileState state = w.vfio_state(kDevice);
+  const auto with = [&](auto change) {
+    const abi::VfioPciRecord good = record();
+    change(record());
+    reseal();
+    const Errno error = error_of(w.vfio_handler->retrieve(state));
+    record() = good;
+    return error;
+  };
+  EXPECT_EQ(with([](auto& r) { r.bdf = 0x0300; }), Errno::Enodev);
+  EXPECT_EQ(with([](auto& r) { r.segment = 1; }), Errno::Enodev);
+  EXPECT_EQ(with([](auto& r) { r.ids ^= 1; }), Errno::Eproto);
+  EXPECT_EQ(with([](auto& r) { r.bar_address[2] += 0x1000; }), Errno::Eproto);
+  EXPECT_EQ(with([](auto& r) { r.bar_size[2] = 0x1800; }), Errno::Eproto);
+  EXPECT_EQ(with([](auto& r) { r.generation++; }), Errno::Eproto);
+  EXPECT_EQ(with([](auto& r) { r.bdf = IommufdWorld::b0.bdf; }), Errno::Eio) << "not held: nobody preserved it";
+  EXPECT_EQ(with([](auto& r) { r.iommufd_token++; }), Errno{}) << "shows when it is bound";
+  record().iommufd_token++;
+  reseal();
+  fd = *w.retrieve_device(kDevice);
+  iommufd = *w.retrieve(kContext);
+  EXPECT_EQ(error_of(w.bind_device(fd, iommufd)), Errno::Eperm);
+  EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::HeldForSession);
+}
+
+TEST_P(VfioLiveUpdateTest, AQuarantinedDeviceCanBeFinishedWithoutIt) {
+  set_up();
+  preserve_all();
+  jump();
+  w.iommu.iommu->quarantine(w.iommu.device(a0), "test");
+  luo::FileState state = w.vfio_state(kDevice);
+  EXPECT_EQ(error_of(w.vfio_handler->retrieve(state)), Errno::Eio);
+  EXPECT_TRUE(w.can_finish_device(-1, kDevice, -static_cast<int>(Errno::Eio)));
+  w.finish_device(-1, kDevice);
+  EXPECT_EQ(error_of(w.vfio_handler->retrieve(state)), Errno::Eproto) << "the record is gone";
+  iommufd = *w.retrieve(kContext);
+  // Its translation is whole, only nobody runs on it any more.
+  EXPECT_FALSE(w.can_finish(iommufd, kContext));
+  const u32 restored = *w.restore(iommufd, kHwpt);
+  EXPECT_TRUE(w.can_finish(iommufd, kContext));
+  EXPECT_TRUE(w.destroy(iommufd, restored));
+  fd = w.open_device();
+  EXPECT_EQ(error_of(w.bind_device(fd, iommufd)), Errno::Eio);
+}
+
+// Hardware's entry is not what the record says: the next kernel trusts neither.
+TEST_P(VfioLiveUpdateTest, ATranslationThatWasNotRestoredDoesNotKeepTheSessionOpen) {
+  set_up();
+  preserve_all();
+  w.iommu.hw_a.entries.at(a0).top += kPageSize;
+  jump();
+  EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::Quarantined);
+  iommufd = *w.retrieve(kContext);
+  EXPECT_EQ(error_of(w.restore(iommufd, kHwpt)), Errno::Eio);
+  EXPECT_TRUE(w.can_finish(iommufd, kContext)) << "there is nothing left to take over";
+  EXPECT_TRUE(w.can_finish_device(-1, kDevice, -static_cast<int>(Errno::Eio)));
+}
+
+TEST_P(VfioLiveUpdateTest, WhatWasNeverRetrievedIsHandedOn) {
+  set_up();
+  preserve_all();
+  jump();
+  w.iommu.begin();
+  luo::FileState context = w.state(kContext);
+  luo::FileState state = w.vfio_state(kDevice);
+  const u64 outgoing_context = *w.handler->forward(context);
+  for (u64 n = 1;; ++n) {
+    w.machine().counting.allocations = 0;
+    w.machine().counting.fail_at = n;
+    const Result<u64> outgoing = w.vfio_handler->forward(state);
+    w.machine().counting.fail_at = 0;
+    if (outgoing) {
+      w.vfio_handler->unforward(state, *outgoing);
+      break;
+    }
+    ASSERT_FALSE(w.iommu.device(a0).preserved());
+    ASSERT_LT(n, 100u);
+  }
+  const u64 outgoing = *w.vfio_handler->forward(state);
+  EXPECT_TRUE(w.iommu.device(a0).preserved());
+  const auto& handed_on = *w.machine().virt<abi::VfioPciRecord>(Phys(outgoing));
+  EXPECT_EQ(handed_on.generation, w.session->next_generation());
+  EXPECT_EQ(handed_on.iommufd_token, kContext);
+  EXPECT_EQ(handed_on.command, 6u);
+  EXPECT_EQ(handed_on.irq_vectors, 2u);
+  EXPECT_TRUE(w.hw_a.writes.empty());
+  w.vfio_handler->unforward(state, outgoing);
+  w.handler->unforward(context, outgoing_context);
+  EXPECT_FALSE(w.iommu.device(a0).preserved());
+  EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::HeldForSession);
+}
+
+}  // namespace
+}  // namespace perdure::testing
