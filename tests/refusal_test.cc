@@ -55,7 +55,7 @@ class Refusal : public testing::Test {
 
 TEST_F(Refusal, DeviceBeforeIommufd) {
   make();
-  EXPECT_EQ(session.preserve(device.number(), 1).error(), Errno::Einval);
+  EXPECT_EQ(session.preserve(device.number(), 1).error(), Errno::Enoent);
   ASSERT_DONE(session.preserve(memory.number(), 2));
   ASSERT_DONE(session.preserve(iommufd.number(), 3));
   ASSERT_DONE(session.preserve(device.number(), 1));
@@ -86,3 +86,42 @@ TEST_F(Refusal, DuplicateTokens) {
   make();
   ASSERT_DONE(session.preserve(memory.number(), 2));
   EXPECT_EQ(session.preserve(iommufd.number(), 2).error(), Errno::Eexist);
+}
+
+TEST_F(Refusal, TheSameMemoryTwice) {
+  make();
+  ASSERT_DONE(session.preserve(memory.number(), 2));
+  EXPECT_EQ(session.preserve(memory.number(), 3).error(), Errno::Ebusy);
+}
+
+TEST_F(Refusal, TwoPageTablesUnderOneToken) {
+  make();
+  const u32 ioas = *iommufd.ioas_alloc();
+  const auto other = iommufd.hwpt_alloc(1, ioas);
+  ASSERT_TRUE(other) << errno_name(other.error());
+  EXPECT_EQ(iommufd.mark_preserve(*other, 7).error(), Errno::Eaddrinuse);
+}
+
+TEST_F(Refusal, ChangesWhilePreserved) {
+  make();
+  ASSERT_DONE(session.preserve(memory.number(), 2));
+  ASSERT_DONE(session.preserve(iommufd.number(), 3));
+  ASSERT_DONE(session.preserve(device.number(), 4));
+  EXPECT_EQ(iommufd.unmap(2, kIova, kBytes).error(), Errno::Ebusy);
+  EXPECT_EQ(device.detach().error(), Errno::Ebusy);
+  EXPECT_EQ(device.attach(hwpt).error(), Errno::Ebusy);
+  EXPECT_EQ(iommufd.destroy(hwpt).error(), Errno::Ebusy);
+  EXPECT_EQ(iommufd.mark_preserve(hwpt, 9).error(), Errno::Ebusy);
+}
+
+TEST_F(Refusal, KernelsThatAreNone) {
+  EXPECT_EQ(rig.kernel().kexec_load("missing").error(), Errno::Enoent);
+  EXPECT_EQ(rig.kernel().kexec().error(), Errno::Enoexec) << "nothing is loaded";
+  EXPECT_EQ(rig.kernel().kexec_load("future").error(), Errno::Enoexec) << "it cannot read what kernel a writes";
+  EXPECT_EQ(rig.kernel().kexec_load("noteless").error(), Errno::Enoexec);
+  // What was refused does not stand in the way.
+  ASSERT_DONE(rig.kexec("b"));
+}
+
+}  // namespace
+}  // namespace perdure::tool

@@ -17,7 +17,8 @@ InProcessRig::InProcessRig(const RigConfig& config, std::unique_ptr<board::Board
 InProcessRig::~InProcessRig() {
   if (!life_) return;
   end_program();
-  life_->kernel->~Kernel();
+  // After a jump there is nothing left to take down.
+  if (!life_->machine->jumped()) life_->kernel->~Kernel();
 }
 
 void InProcessRig::end_program() {
@@ -58,7 +59,10 @@ Result<void> InProcessRig::leave(std::string_view kernel) {
   old.program.reset();
   old.sys.reset();
   old.machine->abandon();
-  graveyard_.push_back(std::move(old.storage));
+  // Its view stays where it was, accessible to nobody, so that the next kernel's cannot come to lie there and hide a
+  // use of the old one. Address space is finite: the oldest go.
+  if (graveyard_.size() == kGraves) graveyard_.erase(graveyard_.begin());
+  graveyard_.push_back({std::move(old.machine), std::move(old.storage)});
   return {};
 }
 

@@ -68,8 +68,12 @@ class InProcessRig final : public Rig, private scenarios::Witness {
   process::BoardSteps steps_;
   std::optional<Life> life_;
   std::optional<process::InProcessMachine::Jump> jump_;
-  // Storage of abandoned kernels, never looked at again, only kept so that it is no leak.
-  std::vector<std::unique_ptr<std::byte[]>> graveyard_;
+  struct Grave {
+    std::unique_ptr<process::InProcessMachine> machine;
+    std::unique_ptr<std::byte[]> storage;
+  };
+  static constexpr usize kGraves = 4;
+  std::vector<Grave> graveyard_;
   std::optional<board::Bdf> forget_;
   board::PoisonStats poison_;
 };

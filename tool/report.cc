@@ -73,6 +73,13 @@ void render_devices(std::string& out, const HopReport& hop, const Style& style) 
   }
 }
 
+// The first of many lines; --json has all.
+void render_some(std::string& out, const std::vector<std::string>& lines, std::string_view what, const Style& style) {
+  constexpr usize kMost = 8;
+  for (usize i = 0; i < lines.size() && i < kMost; ++i) out += style.bad(fmt::format("  {}{}", what, lines[i])) + "\n";
+  if (lines.size() > kMost) out += fmt::format("  ... and {} more like that (--json has all)\n", lines.size() - kMost);
+}
+
 }  // namespace
 
 std::string duration(u64 ns) {
@@ -119,14 +126,10 @@ std::string render(const DemoReport& report, bool colour) {
                          bytes(hop.poison.poisoned_frames * kPageSize), bytes(hop.poison.kept_frames * kPageSize));
     }
     render_devices(out, hop, style);
-    for (const board::Finding& f : hop.audit.findings) {
-      if (&f - hop.audit.findings.data() == 8) {
-        out += fmt::format("  ... and {} findings more (--json has all)\n", hop.audit.findings.size() - 8);
-        break;
-      }
-      out += style.bad("  " + f.to_string()) + "\n";
-    }
-    for (const std::string& v : hop.violations) out += style.bad("  hardware rule broken: " + v) + "\n";
+    std::vector<std::string> findings;
+    for (const board::Finding& f : hop.audit.findings) findings.push_back(f.to_string());
+    render_some(out, findings, "", style);
+    render_some(out, hop.violations, "hardware rule broken: ", style);
     for (const std::string& p : hop.problems) out += style.bad("  problem: " + p) + "\n";
   }
   out += "\n" + (report.clean() ? style.good("nothing was lost") : style.bad("FAILED: see above")) +

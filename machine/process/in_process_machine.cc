@@ -82,6 +82,7 @@ Result<void> InProcessMachine::jump(KernelImage& image, const abi::BootInfo& nex
 }
 
 void InProcessMachine::abandon() {
+  abandoned_ = true;
   board_.set_msi_sink(nullptr);
   revoke();
 }

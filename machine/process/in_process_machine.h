@@ -64,6 +64,7 @@ class InProcessMachine final : public PortMachine {
   LocalPort port_here_;
   std::optional<Jump> jumped_;
   std::optional<Errno> fail_jump_;
+  bool abandoned_ = false;
   std::mutex queue_mutex_;
   std::vector<std::pair<u64, u32>> queued_;
 };
