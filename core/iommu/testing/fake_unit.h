@@ -1,8 +1,10 @@
 // Units and functions as tests drive them: what hardware knows outlives the kernels, what a driver knows does not.
 // Everything that happens is one line of one log, so that order can be checked.
 #pragma once
+#include <atomic>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <set>
 #include <string>
 #include <vector>
@@ -10,6 +12,16 @@
 #include "core/iommu/iommu.h"
 
 namespace perdure::testing {
+
+// One log of events, in the order in which they happened.
+struct EventLog {
+  std::mutex lock;
+  std::vector<std::string> lines;
+  void add(const std::string& line) {
+    std::lock_guard guard(lock);
+    lines.push_back(line);
+  }
+};
 
 struct FakeHardware {
   struct Entry {
@@ -26,8 +38,9 @@ struct FakeHardware {
   u32 did_limit = 256;
   pt::Geometry geometry{pt::FormatId::VtdSecondStage, 4, 48, 46, kPageSize | kHugePageSize | kGiantPageSize, true};
   std::map<SourceId, Entry> entries;
-  std::vector<std::string>* log = nullptr;
+  EventLog* log = nullptr;
   u64 entry_writes = 0;
+  mutable std::recursive_mutex lock;  // of everything here
 
   // Driver state of the kernel that runs now.
   std::set<u64> dids;
@@ -35,12 +48,12 @@ struct FakeHardware {
   Phys root, queue, status;
   std::map<SourceId, Entry> saved;  // by quiesce and disable
   bool preserved = false;
-  bool dead = false;
+  std::atomic<bool> dead = false;
   std::map<std::string, int> fail_after;  // calls of that name that still succeed; then Eio (set_entry: Enomem)
   std::function<void(const std::string&)> on_call;
 
   void note(const std::string& what) {
-    if (log) log->push_back(what);
+    if (log) log->add(what);
     if (on_call) on_call(what);
   }
   bool fails(const std::string& name) {
@@ -65,7 +78,8 @@ class FakeUnit final : public IommuUnit {
     hw_.dids.clear();
     hw_.next_did = kFirstDynamicDid;
     hw_.saved.clear();
-    hw_.preserved = hw_.dead = false;
+    hw_.preserved = false;
+    hw_.dead = false;
     hw_.fail_after.clear();
     hw_.root = hw_.queue = hw_.status = {};
   }
@@ -91,6 +105,7 @@ class FakeUnit final : public IommuUnit {
 
   const UnitInfo& info() const override { return info_; }
   Result<u32> did_alloc() override {
+    std::lock_guard guard(hw_.lock);
     if (hw_.fails("did_alloc")) return fail(Errno::Enospc);
     for (u32 did = kFirstDynamicDid; did < hw_.did_limit; ++did) {
       if (hw_.dids.insert(did).second) return did;
@@ -98,18 +113,24 @@ class FakeUnit final : public IommuUnit {
     return fail(Errno::Enospc);
   }
   Result<void> did_reserve(u64 did) override {
+    std::lock_guard guard(hw_.lock);
     hw_.note("did_reserve " + std::to_string(did));
     if (did < kFirstDynamicDid || did >= hw_.did_limit) return fail(Errno::Erange);
     if (!hw_.dids.insert(did).second) return fail(Errno::Eexist);
     return {};
   }
   void did_free(u32 did) override {
+    std::lock_guard guard(hw_.lock);
     hw_.note("did_free " + std::to_string(did));
     EXPECT_EQ(hw_.dids.erase(did), 1u);
   }
-  bool did_taken(u64 did) const override { return hw_.dids.contains(did); }
+  bool did_taken(u64 did) const override {
+    std::lock_guard guard(hw_.lock);
+    return hw_.dids.contains(did);
+  }
 
   Result<void> set_entry(SourceId source, u32 did, const pt::IoPageTable& table) override {
+    std::lock_guard guard(hw_.lock);
     hw_.note("set " + text(source) + " did " + std::to_string(did));
     if (hw_.dead) return fail(Errno::Eio);
     if (hw_.fails("set_entry")) return fail(Errno::Enomem);
@@ -120,16 +141,19 @@ class FakeUnit final : public IommuUnit {
     return {};
   }
   Result<void> clear_entry(SourceId source) override {
+    std::lock_guard guard(hw_.lock);
     hw_.note("clear " + text(source));
     if (hw_.entries.erase(source) != 0) ++hw_.entry_writes;
     if (hw_.dead || hw_.fails("clear_entry")) return fail(Errno::Eio);
     return {};
   }
   EntryState read_entry(SourceId source) const override {
+    std::lock_guard guard(hw_.lock);
     const auto at = hw_.entries.find(source);
     return at == hw_.entries.end() ? EntryState() : state_of(at->second);
   }
   void each_present_entry(FunctionRef<void(SourceId source, const EntryState& state)> visit) const override {
+    std::lock_guard guard(hw_.lock);
     for (const auto& [source, entry] : hw_.entries) visit(source, state_of(entry));
   }
 
@@ -219,6 +243,7 @@ class FakeUnit final : public IommuUnit {
     return state;
   }
   Result<void> flush(const std::string& name, const std::string& what) {
+    std::lock_guard guard(hw_.lock);
     hw_.note(what);
     if (hw_.dead || hw_.fails(name)) return fail(Errno::Eio);
     return {};
@@ -234,18 +259,23 @@ class FakeUnit final : public IommuUnit {
 class FakeBus final : public BusMasterSwitch {
  public:
   bool off_and_verify(SourceId source) override {
-    if (log) log->push_back("bus master off " + text(source));
+    if (log) log->add("bus master off " + text(source));
+    std::lock_guard guard(lock);
     if (stuck.contains(source)) return false;
     on.erase(source);
     return true;
   }
-  bool is_on(SourceId source) const override { return on.contains(source); }
+  bool is_on(SourceId source) const override {
+    std::lock_guard guard(lock);
+    return on.contains(source);
+  }
   bool transactions_pending(SourceId source) const override {
-    if (log) log->push_back("pending? " + text(source));
+    if (log) log->add("pending? " + text(source));
     return busy.contains(source);
   }
+  mutable std::mutex lock;
   std::set<SourceId> on, stuck, busy;
-  std::vector<std::string>* log = nullptr;
+  EventLog* log = nullptr;
 };
 
 }  // namespace perdure::testing

@@ -20,7 +20,7 @@ class IommuWorld {
   explicit IommuWorld(u32 version = abi::kIommuReadMax) : write_version(version), handover(kRam) {
     hw_a.base = kUnitA;
     hw_b.base = kUnitB;
-    hw_a.log = hw_b.log = bus.log = &events;
+    hw_a.log = hw_b.log = bus.log = &event_log;
     for (SourceId s : {a0, a1, a2, b0, b1}) bus.on.insert(s);
     boot_iommu(0);
   }
@@ -121,7 +121,8 @@ class IommuWorld {
   }
 
   u32 write_version;
-  std::vector<std::string> events;
+  EventLog event_log;
+  std::vector<std::string>& events = event_log.lines;
   FakeHardware hw_a, hw_b;
   FakeBus bus;
   std::map<SourceId, std::vector<SourceId>> aliases;
