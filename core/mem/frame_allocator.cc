@@ -407,8 +407,9 @@ Result<Phys> FrameAllocator::take(Pool& pool, unsigned order) {
     const unsigned at = bits.find(order, b.hint);
     if (at == FrameBits::kNotFound) {
       // Less is left than the bucket promised. Every block here has a free frame, so order 0 is always found.
+      PERDURE_ASSERT(order > 0);
       unsigned left = order - 1;
-      while (bits.find(left, b.hint) == FrameBits::kNotFound) --left;
+      while (left > 0 && bits.find(left, b.hint) == FrameBits::kNotFound) --left;
       unlink(pool, block);
       link(pool, block, left);
       continue;

@@ -31,7 +31,7 @@ struct FrameBits {
     while (count > 0) {
       const unsigned bit = first % 64;
       const unsigned here = count < 64 - bit ? count : 64 - bit;
-      const u64 mask = (here == 64 ? ~u64{0} : (u64{1} << here) - 1) << bit;
+      const u64 mask = (~u64{0} >> ((64 - here) & 63)) << bit;
       visit(first / 64, mask);
       first += here;
       count -= here;
