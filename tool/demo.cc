@@ -95,10 +95,10 @@ class Demo {
   }
 
   bool one_hop(unsigned number) {
-    const std::string next = number % 2 == 1 ? "b" : "a";
+    const std::string next = !options_.kernel.empty() ? options_.kernel : number % 2 == 1 ? "b" : "a";
     current().number = number;
     current().from = rig_->release();
-    current().to = "perdure-" + next;
+    current().to = next.find('/') == std::string::npos ? "perdure-" + next : next;
     // What set-up did (the reset that comes with BIND) is not the update.
     rig_->board().enter_phase(Phase::Before);
 

@@ -15,6 +15,7 @@ struct DemoOptions {
   unsigned hops = 2;
   u64 memory = u64{64} << 30;  // of guests, bytes
   u64 seed = 1;
+  std::string kernel;             // to jump to, instead of b and a in turn: a name or a path
   std::string caches = "sticky";  // policy of the model's caches, in process
 };
 

@@ -33,6 +33,8 @@ int run(int argc, char** argv) {
   demo_command->add_option("--caches", demo.caches, "with --in-process: the IOMMU's cache policy")
       ->check(CLI::IsMember({"sticky", "evict", "random"}))
       ->capture_default_str();
+  demo_command->add_option("--kernel", demo.kernel,
+                           "jump to this kernel (a name, or a path to a binary) instead of b and a in turn");
   demo_command->add_flag("--verbose", demo.verbose, "with --in-process: the kernels' log on standard error");
 
   perdure::tool::ProgramOptions program;

@@ -21,7 +21,11 @@ class Line {
     }
     return *this;
   }
-  Line& operator<<(const char* s) { return *this << std::string_view(s); }
+  // Not through string_view, whose length would need strlen from outside.
+  Line& operator<<(const char* s) {
+    for (; *s != 0; ++s) *this << std::string_view(s, 1);
+    return *this;
+  }
   template <std::integral I>
     requires(!std::same_as<I, bool> && !std::same_as<I, char>)
   Line& operator<<(I v) {

@@ -26,8 +26,8 @@ Result<void> Kernel::kexec_load(std::string_view name) {
   const abi::KernelNote current = abi::kernel_note(config_.release, config_.write_version);
   const abi::FormatVersions* misfit = nullptr;
   if (auto fits = abi::check_compatible(*note, current, &misfit); !fits) {
-    report(LogLevel::Error, Line() << name << " (" << note->release_name() << ") cannot read what " << config_.release
-                                   << " writes: format " << (misfit ? std::string_view(misfit->name) : "?")
+    report(LogLevel::Error, Line() << name << " (" << note->release << ") cannot read what " << config_.release
+                                   << " writes: format " << (misfit ? misfit->name : "?")
                                    << "; nothing was frozen, load another kernel");
     return fits;
   }
