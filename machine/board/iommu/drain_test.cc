@@ -213,7 +213,7 @@ TEST_P(DrainThreads, NothingArrivesAfterTheWait) {
     while (!stop) {
       Translation t = write(source, 0x1000);
       if (!t.ok()) continue;
-      for (int spin = 0; spin < 20; ++spin) std::this_thread::yield();  // the data is on its way
+      std::this_thread::yield();  // the data is on its way
       pages[(t.phys - 0xA000) >> 12].fetch_add(1);
       ++transfers;
     }
@@ -222,7 +222,8 @@ TEST_P(DrainThreads, NothingArrivesAfterTheWait) {
   std::thread second(device, kSibling);
 
   u64 late = 0;
-  for (u64 round = 0; round < 300; ++round) {
+  // Without drain the first late arrival is all that is wanted.
+  for (u64 round = 0; drains ? round < 50 || transfers < 100 : late == 0; ++round) {
     const u64 old_page = round % kPages;
     map(top, 0x1000, 0xA000 + (round + 1) % kPages * 0x1000);
     memory.set(kStatus, 0);
@@ -231,13 +232,13 @@ TEST_P(DrainThreads, NothingArrivesAfterTheWait) {
     ring();
     while (!done()) std::this_thread::yield();
     const u64 count = pages[old_page].load();
-    for (int spin = 0; spin < 50; ++spin) std::this_thread::yield();
+    for (const u64 seen = transfers; transfers < seen + 3;) std::this_thread::yield();  // whatever was on its way is in
     late += pages[old_page].load() - count;
   }
   stop = true;
   first.join();
   second.join();
-  EXPECT_GT(transfers.load(), 100u);
+  EXPECT_GT(transfers.load(), 2u);
   if (drains) {
     EXPECT_EQ(late, 0u);
   } else {
