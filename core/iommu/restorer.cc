@@ -225,7 +225,10 @@ void Restorer::restore_device(IncomingDevice& entry) {
     MutexGuard guard(group.lock_);
     held = group.hold_locked(domain.owner, domain.domain);
   }
-  if (!held) return refuse(entry, held.error() == Errno::Eexist ? "its group has an owner" : "its group has others");
+  if (!held) {
+    using std::literals::operator""sv;
+    return refuse(entry, held.error() == Errno::Eexist ? "its group has an owner"sv : "its group has others"sv);
+  }
   IncomingAttachment& attachment = model_.attachments[entry.attachment];
   domain.domain->adopt_attachment(entry.device->unit(), static_cast<u32>(attachment.record.did), 1);
   ++attachment.devices;
