@@ -1,6 +1,5 @@
 // Inside of IommuModel: state, lock, and who does what.
 #pragma once
-#include "core/base/scope_guard.h"
 #include "machine/board/iommu/device_mutex.h"
 #include "machine/board/iommu/invalidation_queue.h"
 #include "machine/board/iommu/iommu_model.h"

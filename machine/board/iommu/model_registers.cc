@@ -1,6 +1,5 @@
 // Register accesses and what they set off.
 #include <bit>
-#include <optional>
 
 #include "machine/board/iommu/model_impl.h"
 #include "machine/board/iommu/registers.h"
