@@ -7,9 +7,10 @@ namespace {
 constexpr u64 kMiB = u64{1} << 20;
 constexpr u64 kMemfd = 11, kMemfd2 = 12, kContext = 21, kHwpt = 31, kHwpt2 = 32;
 
+constexpr SourceId a0 = IommufdWorld::a0, a1 = IommufdWorld::a1;
+
 class IommufdLiveUpdateTest : public ::testing::TestWithParam<u32> {
  protected:
-  static constexpr SourceId a0 = IommufdWorld::a0, a1 = IommufdWorld::a1, b0 = IommufdWorld::b0;
   IommufdLiveUpdateTest() { w.config.write_version = GetParam(); }
 
   // A context with one IOAS, a device attached through a marked HWPT, and 4 MiB mapped at 1 GiB.

@@ -1,23 +1,22 @@
 // The world of iommufd's tests, with functions on a bus: configuration space, BARs and interrupts that outlive kernels.
 #pragma once
+#include <deque>
+
 #include "core/iommufd/testing/iommufd_world.h"
 #include "core/vfio/handler.h"
 
 namespace perdure::testing {
 
+// Belongs to the test's world, since kernels that are abandoned give no reference back.
 class FakeEvent final : public HostEvent {
  public:
-  static Ref<FakeEvent> create() {
-    static u64 next = 1;
-    return Ref<FakeEvent>::adopt(::new FakeEvent(next++));
-  }
+  explicit FakeEvent(u64 id) : id_(id) {}
   u64 id() const override { return id_; }
   void signal(u64 n) override { count += n; }
   u64 count = 0;
 
  private:
-  explicit FakeEvent(u64 id) : id_(id) {}
-  void dispose() override { ::delete this; }
+  void dispose() override {}
   u64 id_;
 };
 
@@ -229,7 +228,7 @@ class VfioWorld final : public IommufdWorld, public test::TestHardware {
   };
   Event event() {
     Event e;
-    e.host = FakeEvent::create();
+    e.host = Ref<FakeEvent>(&events.emplace_back(events.size() + 1));
     e.fd = task.add(*files->event(e.host));
     return e;
   }
@@ -344,6 +343,7 @@ class VfioWorld final : public IommufdWorld, public test::TestHardware {
   }
 
   FakeFunction hw_a{a0}, hw_b{b0};
+  std::deque<FakeEvent> events;
   std::map<u32, IrqSink*> irqs;
   vfio::Vfio::Config vfio_config{};
   test::Forgettable<pci::ConfigSpace> config;
