@@ -47,11 +47,13 @@ if(PERDURE_SANITIZE STREQUAL "address")
 endif()
 
 # Hosted code that uses classes of the core, which have no run-time types for UBSan's vptr check.
-add_library(perdure_hosted_options INTERFACE)
-target_link_libraries(perdure_hosted_options INTERFACE perdure_options)
+# The last word on a flag wins, so this one stands behind the options.
+add_library(perdure_no_vptr_check INTERFACE)
 if(PERDURE_SANITIZE STREQUAL "address")
-  target_compile_options(perdure_hosted_options INTERFACE -fno-sanitize=vptr)
+  target_compile_options(perdure_no_vptr_check INTERFACE -fno-sanitize=vptr)
 endif()
+add_library(perdure_hosted_options INTERFACE)
+target_link_libraries(perdure_hosted_options INTERFACE perdure_options perdure_no_vptr_check)
 
 function(perdure_target_name folder out)
   string(REPLACE "/" "_" name "${folder}")
