@@ -1,5 +1,9 @@
 // Every intermediate state, as hardware could see it: after each single store an address translates as before the
 // operation or as after it, and nothing but complete tables can be reached.
+#include <gtest/gtest.h>
+#include <rapidcheck.h>
+#include <rapidcheck/gtest.h>
+
 #include "core/pt/testing/rationed.h"
 #include "core/pt/testing/table_world.h"
 
@@ -94,6 +98,26 @@ TEST(PageTableHistory, MapAndUnmapSecondStage) {
 
 TEST(PageTableHistory, MapAndUnmapFirstStage) {
   for (unsigned levels : {4u, 5u}) ordinary_life<X86FirstStage>(x86(levels));
+}
+
+RC_GTEST_PROP(PageTableHistory, RandomOperations, ()) {
+  const u64 sizes =
+      kPageSize | *rc::gen::element<u64>(0, kHugePageSize, kGiantPageSize, kHugePageSize | kGiantPageSize);
+  Watched<VtdSecondStage> w(vtd(*rc::gen::element(3u, 4u), sizes));
+  const unsigned steps = *rc::gen::inRange(1u, 7u);
+  for (unsigned i = 0; i < steps; ++i) {
+    const u64 border = *rc::gen::element(k2M, k1G, k1G + k2M, 512 * k1G - k2M);
+    const u64 iova = border - *rc::gen::inRange<u64>(0, 12) * k4;
+    const u64 length = *rc::gen::inRange<u64>(1, 24) * k4 + *rc::gen::element<u64>(0, 0, k2M - 12 * k4, 2 * k2M);
+    const u64 end = u64{1} << w.geometry.iova_bits;
+    const u64 bytes = std::min(length, end - iova);
+    if (!w.model.overlaps(iova, bytes) && *rc::gen::inRange(0, 8) != 0) {
+      w.map(iova, (u64{1} << 40) + iova + *rc::gen::element<u64>(0, 0, k4), bytes);
+    } else {
+      w.unmap(iova, bytes);
+    }
+  }
+  RC_ASSERT(!::testing::Test::HasFailure());
 }
 
 // One store each: what is not in the range cannot change, whatever a walker caches.
