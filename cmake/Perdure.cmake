@@ -14,6 +14,7 @@ endif()
 set(CMAKE_CXX_FLAGS_RELEASE "-O2 -g1")
 
 option(PERDURE_TESTS "Build the tests" ON)
+option(PERDURE_WERROR "Warnings are errors; off only where code is broken on purpose" ON)
 option(PERDURE_BENCH "Build the benchmarks" OFF)
 set(PERDURE_SANITIZE "" CACHE STRING "address (with undefined), thread, or empty")
 
@@ -24,7 +25,8 @@ endif()
 
 add_library(perdure_options INTERFACE)
 target_compile_options(perdure_options INTERFACE
-  -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wold-style-cast -Werror)
+  -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wold-style-cast
+  $<$<BOOL:${PERDURE_WERROR}>:-Werror>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   target_compile_options(perdure_options INTERFACE -Wthread-safety)
 endif()
