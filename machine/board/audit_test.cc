@@ -67,6 +67,17 @@ TEST_F(AuditTest, OtherContentsAreCorruption) {
   expect_only(audit(), &PhaseResult::corrupted, 2);
 }
 
+TEST_F(AuditTest, AWholeRecordThatTheDeviceNeverWroteIsCorruption) {
+  std::array<u64, 8> w{};
+  for (unsigned i = 0; i < 8; ++i) w[i] = guest->word(offset_of(5) + 8 * i);
+  Record forged = Record::from(w);
+  forged.time_ns += 1;
+  forged.seal();
+  const std::array<u64, 8> f = forged.words();
+  for (unsigned i = 0; i < 8; ++i) guest->set_word(offset_of(5) + 8 * i, f[i]);
+  expect_only(audit(), &PhaseResult::corrupted, 1);
+}
+
 TEST_F(AuditTest, ARecordInAnotherSlotIsCorruptionThereAndADuplicate) {
   const u64 from = offset_of(20);
   const u64 to = offset_of(21);
@@ -149,6 +160,17 @@ TEST_F(AuditTest, MovedIntentLeavesOldRecordsInPeace) {
   ASSERT_TRUE(board->declare(kStreamerAt, {kIova, u64{16} << 20, second.id(), 0, IntentAccess::ReadWrite}));
   write64(ring_at(kStreamerAt, 0), 1);
   board->step_for(5'000'000);
+  const PhaseResult r = audit();
+  EXPECT_EQ(r.slots_checked, 256u);
+  EXPECT_TRUE(r.clean());
+}
+
+TEST_F(AuditTest, WhatARingWroteBeforeItWasConfiguredAnewIsNotJudged) {
+  const u64 from = offset_of(30);
+  for (unsigned i = 0; i < 8; ++i) store(0x300'0000 + 8 * i, guest->word(from + 8 * i));
+  write64(ring_at(kStreamerAt, 0) + 0x28, 99);
+  write64(ring_at(kStreamerAt, 0), 1);
+  board->step_for(3'000'000);
   const PhaseResult r = audit();
   EXPECT_EQ(r.slots_checked, 256u);
   EXPECT_TRUE(r.clean());

@@ -245,7 +245,11 @@ TEST_F(StreamerTest, InterruptsEverySoManyRecordsByMsix) {
   stop_ring(kStreamerAt, 0);
   EXPECT_TRUE(messages.empty());
   EXPECT_EQ(read64(table + 0x800), 1u << 3);
+  set_command(kStreamerAt, 2);
   write32(table + 16 * 3 + 12, 0);
+  EXPECT_TRUE(messages.empty()) << "no message without bus mastering";
+  EXPECT_EQ(read64(table + 0x800), 1u << 3);
+  set_command(kStreamerAt, 6);
   EXPECT_EQ(messages.size(), 1u);
   EXPECT_EQ(read64(table + 0x800), 0u);
 }
@@ -263,6 +267,20 @@ TEST_F(StreamerTest, MessagesAreTranslatedToo) {
   board->step_for(100'000);
   EXPECT_TRUE(messages.empty());
   EXPECT_GT(board->dropped_messages(), 0u);
+}
+
+TEST_F(StreamerTest, DataForTheInterruptRangeIsBlocked) {
+  BoardConfig without = testing::small_machine();
+  without.units.clear();
+  for (const BoardConfig& c : {testing::small_machine(), without}) {
+    build(c);
+    set_command(kStreamerAt, 6);
+    start_ring(kStreamerAt, 0, {.base = 0xFEE0'0000, .length = 0x1000, .slots = 64});
+    board->step_for(200'000);
+    EXPECT_NEAR(static_cast<double>(total(kBlocked)), 20, 2);
+    EXPECT_EQ(total(kDone), 0u);
+    EXPECT_TRUE(messages.empty());
+  }
 }
 
 TEST_F(StreamerTest, ReadRingVerifiesWhatAWriteRingLeft) {
