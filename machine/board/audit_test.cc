@@ -231,6 +231,21 @@ TEST_F(AuditTest, PhasesKeepTheirOwnNumbers) {
   EXPECT_EQ(after.devices[0].in(Phase::During).done, d.in(Phase::During).done);
 }
 
+TEST_F(AuditTest, TheNextUpdateStartsFromZero) {
+  set_config16(kBelowAt, capability(kBelowAt, 0x10) + 8, 0x8000);  // a reset, as at BIND
+  EXPECT_EQ(now(board->audit(), kBelowAt).resets, 1u);
+  board->enter_phase(Phase::Before);
+  EXPECT_EQ(now(board->audit(), kBelowAt).resets, 0u);
+  board->enter_phase(Phase::During);
+  write64(ring_at(kStreamerAt, 0), 1);
+  board->step_for(1'000'000);
+  board->enter_phase(Phase::After);
+  EXPECT_GT(board->audit().devices[0].in(Phase::During).done, 90u);
+  board->enter_phase(Phase::Before);
+  EXPECT_EQ(board->audit().devices[0].in(Phase::During).done, 0u);
+  EXPECT_EQ(board->audit().devices[0].in(Phase::Before).slots_checked, 256u) << "slots are judged all the same";
+}
+
 TEST_F(AuditTest, AGapStillOpenCounts) {
   write64(ring_at(kStreamerAt, 0), 1);
   board->step_for(100'000);
