@@ -86,10 +86,11 @@ void SharedMemory::unpin() {
   --pins_;
 }
 
-void SharedMemory::set_preserved(bool preserved) {
+u64 SharedMemory::set_preserved(bool preserved) {
   MutexGuard guard(lock_);
   preserved_ = preserved;
   frozen_size_ = host_->size();
+  return frozen_size_;
 }
 
 bool SharedMemory::preserved() const {

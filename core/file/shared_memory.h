@@ -53,7 +53,8 @@ class SharedMemory final : public File {
   // While preserved the size is frozen (kho-luo §4.3): nothing beyond the size as of now gets an address, and our own
   // write() and resize() refuse with Eperm. The memory itself is the host's, whose ftruncate and seals nobody
   // here can refuse; the handler looks at them again when it freezes.
-  void set_preserved(bool preserved);
+  // Returns the size in bytes that is frozen.
+  u64 set_preserved(bool preserved);
   bool preserved() const;
 
   // Reads and writes through the direct map, for programs whose front end does not do that natively. A read past the

@@ -198,6 +198,29 @@ TEST(Fdt, NoiseIsRefusedOrHarmless) {
   }
 }
 
+TEST(Fdt, LengthsThatWrapAreRefused) {
+  Tree good;
+  FdtPage::create(good.span(), Phys(0x1000));
+  // The length of the first property: its end would lie before its start.
+  for (u32 length : {0xffff'fff0u, 0xffff'ffffu, 0x8000'0000u, 0x1000u}) {
+    Tree t = good;
+    for (int i = 0; i < 4; ++i) t.page[0x44 + static_cast<usize>(i)] = std::byte(length >> (24 - 8 * i));
+    FdtProblem problem;
+    EXPECT_FALSE(FdtReader::open(t.page, problem));
+    EXPECT_EQ(problem.what, "property value leaves the structure block");
+    EXPECT_EQ(problem.offset, 0x40u);
+  }
+  // Sizes and offsets of the blocks likewise.
+  for (usize word : {4u, 8u, 12u, 16u, 32u, 36u}) {
+    for (u32 value : {0xffff'ffffu, 0xffff'fff8u, 0x1001u}) {
+      Tree t = good;
+      for (usize i = 0; i < 4; ++i) t.page[word + i] = std::byte(value >> (24 - 8 * i));
+      FdtProblem problem;
+      EXPECT_FALSE(FdtReader::open(t.page, problem)) << word << " " << value;
+    }
+  }
+}
+
 TEST(Fdt, DeepNestingIsRefused) {
   Tree t;
   void* fdt = t.page.data();

@@ -70,20 +70,25 @@ Result<Place> place_of(Machine& machine, const MemfdRecord& record, std::string_
   Place place;
   bool any_ram = false, any_bank = false;
   u64 next = 0;
+  Bank at;  // of the folio before: most often of this one, too
   const auto look = [&](const MemfdRecord::Folio& folio) -> Result<void> {
     (folio.in_ram ? any_ram : any_bank) = true;
     if (folio.in_ram) return {};
-    bool found = false;
-    const auto match = [&](const Bank& bank) -> Result<void> {
-      if (folio.base < bank.base || folio.base - bank.base >= bank.length) return {};
-      const u64 into = folio.base - bank.base;
-      found = folio.bytes() <= bank.length - into && bank.offset + into == folio.index << kPageShift &&
-              (place.host_id == 0 || place.host_id == bank.host_id);
-      place.host_id = bank.host_id;
-      return {};
+    const auto holds = [&](const Bank& bank) {
+      return folio.base >= bank.base && folio.base - bank.base < bank.length;
     };
-    TRY(each_map_bank(machine, match));
-    if (!found || folio.index != next) {
+    if (!holds(at)) {
+      at = Bank{};
+      TRY(each_map_bank(machine, [&](const Bank& bank) -> Result<void> {
+        if (holds(bank)) at = bank;
+        return {};
+      }));
+    }
+    const u64 into = folio.base - at.base;
+    const bool fits = holds(at) && folio.bytes() <= at.length - into && at.offset + into == folio.index << kPageShift &&
+                      (next == 0 || at.host_id == place.host_id);
+    place.host_id = at.host_id;
+    if (!fits || folio.index != next) {
       problem = "a folio is not where the memory map has the memory";
       return fail(Errno::Einval);
     }
@@ -123,9 +128,8 @@ Result<void> MemfdHandler::preserve(FileState& state) {
   SharedMemory& memory = memory_of(state);
   const u32 seals = memory.seals();
   if ((seals & ~seal::kKnown) != 0) return fail(Errno::Eopnotsupp);
-  memory.set_preserved(true);
+  const u64 size = memory.set_preserved(true);
   ScopeGuard thaw([&] { memory.set_preserved(false); });
-  const u64 size = memory.size();
   const u64 pages = align_up(size, kPageSize) >> kPageShift;
   if (size > kMemfdMaxPages << kPageShift) return fail(Errno::Efbig);
 

@@ -148,13 +148,24 @@ TEST_F(Preserve, FailingEveryAllocationLeavesNothing) {
 }
 
 TEST_F(Preserve, ManySessionsAndFiles) {
+  w.heap().trim();
+  const u64 bytes = w.heap().bytes_in_use();
   std::vector<Ref<SessionFile>> sessions;
   for (int i = 0; i < 2000; ++i) sessions.push_back(w.create("session-" + std::to_string(i)));
   EXPECT_EQ(SessionFile::create(w.luo(), "session-1999").error(), Errno::Eexist);
   for (u64 i = 0; i < 500; ++i) ASSERT_TRUE(w.preserve(*sessions[7], w.open_fake(i), i * 64));
   EXPECT_EQ(w.preserve(*sessions[7], w.open_fake(900), 499 * 64).error(), Errno::Eexist);
+  const auto blocks = [&] {
+    u64 preserved = 0;
+    for (u64 at = 0; at < w.machines.machine.ram_bytes(); at += kPageSize)
+      preserved += w.kho().is_preserved(Phys(at), 0);
+    return preserved;
+  };
+  EXPECT_EQ(blocks(), 3u + 40 + 8);  // FDT, LUO, states; 40 blocks of 51 sessions; 8 of 63 files
   sessions.clear();
   w.task.close_all();
+  EXPECT_EQ(blocks(), 3u);
+  EXPECT_LT(w.heap().bytes_in_use() - bytes, 100'000u);  // indexes that grew
   for (const auto& e : w.take_events()) {
     ASSERT_NE(e, "CLOSED UNDER A LOCK");
     ASSERT_NE(e, "WRONG STATE");

@@ -248,6 +248,22 @@ TEST_F(Serialize, NoEmptyBlockCrossesAfterSessionsLeft) {
   for (auto& session : sessions) w.held.push_back(std::move(session));
 }
 
+TEST_F(Serialize, NoEmptyBlockCrossesForFinishedSessions) {
+  fill();
+  die();
+  w.update();
+  // 51 in all, and one that is finished but open: room is made for it before that is known.
+  std::vector<Ref<SessionFile>> sessions;
+  for (int i = 0; i < 49; ++i) sessions.push_back(w.create("n" + std::to_string(i)));
+  auto back = w.retrieve("t");
+  ASSERT_TRUE(w.finish(**back));
+  ASSERT_TRUE(w.luo().serialize());
+  EXPECT_EQ(header(ser().sessions).count, 51u);
+  EXPECT_EQ(header(ser().sessions).next, 0u);
+  for (auto& session : sessions) w.held.push_back(std::move(session));
+  w.held.push_back(std::move(*back));
+}
+
 TEST_F(Serialize, RefusedFileLeavesNoEmptyBlock) {
   s = w.create("s");
   for (u64 i = 0; i < 63; ++i) ASSERT_TRUE(w.preserve(*s, w.open_fake(i), i));
