@@ -82,10 +82,13 @@ void LegacyTables::wipe(u16 bdf) {
   writer_.store(&entry[1], 0);
 }
 
-u32 LegacyTables::retracted_did(u16 bdf) const {
+bool LegacyTables::retracted(u16 bdf, u32& did) const {
   const u64* entry = context_entry(bdf);
-  if (!entry || ContextEntry::Present::test(hw::load(entry))) return 0;
-  return static_cast<u32>(ContextEntry::Did::get(hw::load(&entry[1])));
+  if (!entry || ContextEntry::Present::test(hw::load(entry))) return false;
+  const u64 high = hw::load(&entry[1]);
+  did = static_cast<u32>(ContextEntry::Did::get(high));
+  // The width of an entry that once was present is never 0.
+  return ContextEntry::Width::get(high) != 0;
 }
 
 void LegacyTables::save(u16 bdf, SavedEntry& saved) const {

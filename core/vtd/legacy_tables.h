@@ -26,7 +26,7 @@ class LegacyTables final : public TranslationTables {
   void set(u16 bdf, u32 did, unsigned levels, Phys top) override;
   void retract(u16 bdf) override;
   void wipe(u16 bdf) override;
-  u32 retracted_did(u16 bdf) const override;
+  bool retracted(u16 bdf, u32& did) const override;
   void save(u16 bdf, SavedEntry& entry) const override;
   void restore(u16 bdf, const SavedEntry& entry) override;
   void flush_after_clear(u16 bdf, u32 did, Drain drain, Batch& batch) const override;

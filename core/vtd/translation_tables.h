@@ -51,8 +51,8 @@ class TranslationTables : public HeapObject {
   virtual void retract(u16 bdf) = 0;
   // Zeroes what retract() left; after the flush.
   virtual void wipe(u16 bdf) = 0;
-  // The id of an entry that was retracted and not wiped: a flush is still owed for it. 0: none.
-  virtual u32 retracted_did(u16 bdf) const = 0;
+  // True for an entry that was retracted and not wiped: a flush is still owed for `did`, which may be any id.
+  virtual bool retracted(u16 bdf, u32& did) const = 0;
   virtual void save(u16 bdf, SavedEntry& entry) const = 0;
   virtual void restore(u16 bdf, const SavedEntry& entry) = 0;
 

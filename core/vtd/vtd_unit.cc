@@ -151,7 +151,7 @@ Result<void> VtdUnit::set_entry(SourceId source, u32 did, const pt::IoPageTable&
   if (state_ != State::Running) return fail(Errno::Ebusy);
   if (!queue_.alive()) return fail(Errno::Eio);
   if (tables_->read(source.bdf).present) return fail(Errno::Eexist);
-  if (const u32 owed = tables_->retracted_did(source.bdf); owed != 0) {
+  if (u32 owed = 0; tables_->retracted(source.bdf, owed)) {
     Batch batch;
     tables_->flush_after_clear(source.bdf, owed, drain_, batch);
     TRY(submit(batch));
@@ -182,9 +182,9 @@ Result<void> VtdUnit::clear_entry(SourceId source) {
   MutexGuard guard(lock_);
   if (!ours(source)) return fail(Errno::Einval);
   const EntryState state = tables_->read(source.bdf);
+  u32 did = state.did;
   // An entry whose flush failed before is flushed again.
-  const u32 did = state.present ? state.did : tables_->retracted_did(source.bdf);
-  if (!state.present && did == 0) return {};
+  if (!state.present && !tables_->retracted(source.bdf, did)) return {};
   if (state.present) tables_->retract(source.bdf);
   Batch batch;
   tables_->flush_after_clear(source.bdf, did, drain_, batch);

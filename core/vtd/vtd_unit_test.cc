@@ -240,6 +240,18 @@ TEST_F(VtdUnitTest, ADeadQueueIsReportedWithTheEntryNotPresent) {
   EXPECT_EQ(unit->preserve(world.kho()).error(), Errno::Eio);
 }
 
+// An entry that a former kernel left may carry any id, 0 too: the flush that it is owed must not be forgotten.
+TEST_F(VtdUnitTest, AFlushIsOwedForIdZeroAsWell) {
+  auto unit = up();
+  auto t = table(*unit);
+  ASSERT_TRUE(unit->set_entry(kDevice, *unit->did_alloc(), *t));
+  context(kDevice)[1] &= 7;
+  hw.queue_dead = true;
+  EXPECT_EQ(unit->clear_entry(kDevice).error(), Errno::Eio);
+  EXPECT_FALSE(unit->read_entry(kDevice).present);
+  EXPECT_EQ(unit->clear_entry(kDevice).error(), Errno::Eio);
+}
+
 TEST_F(VtdUnitTest, CachingModeFlushesWhatBecamePresent) {
   hw.cap |= test::ScriptedUnit::kCachingMode;
   auto unit = up();
