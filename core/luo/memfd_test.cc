@@ -326,6 +326,38 @@ TEST_F(Memfd, EveryFailureOfForwardingIsUndone) {
   w.held.push_back(std::move(in));
 }
 
+TEST_F(Memfd, StoppedHalfwayEverythingIsUndone) {
+  auto s = w.create("s");
+  auto host = TestMemfd::create(3 * kPageSize);
+  auto m = open(host);
+  const s32 fd = w.task.open(m);
+  ASSERT_TRUE(m->extents(0, 3 * kPageSize, [](const FileExtent&) -> Result<void> { return {}; }));
+  const Phys base = w.machines.machine.banks.begin()->second.base;
+  // Somebody else's block in the way of the second folio.
+  ASSERT_TRUE(w.kho().preserve(base + 2 * kPageSize, 0));
+  EXPECT_EQ(w.preserve(*s, fd, 1).error(), Errno::Eexist);
+  EXPECT_FALSE(w.kho().is_preserved(base, 1));
+  EXPECT_FALSE(m->preserved());
+  w.kho().unpreserve(base + 2 * kPageSize, 0);
+  ASSERT_TRUE(w.preserve(*s, fd, 1));
+  ASSERT_TRUE(w.luo().serialize());
+  const Phys record_page = w.machines.machine.phys(&record(0));
+  m = nullptr;
+  w.held.push_back(std::move(s));
+  w.jump();
+
+  ASSERT_TRUE(w.kho().preserve(base + 2 * kPageSize, 0));
+  EXPECT_EQ(w.luo().serialize().error(), Errno::Eexist);
+  EXPECT_FALSE(w.kho().is_preserved(record_page, 0));
+  EXPECT_FALSE(w.kho().is_preserved(base, 1));
+  w.kho().unpreserve(base + 2 * kPageSize, 0);
+  ASSERT_TRUE(w.luo().serialize());
+  EXPECT_TRUE(w.kho().is_preserved(record_page, 0));
+  w.luo().unfreeze_all();
+  EXPECT_FALSE(w.kho().is_preserved(record_page, 0));
+  EXPECT_FALSE(w.kho().is_preserved(base, 1));
+}
+
 TEST_F(Memfd, SizeOfTheHostMemoryIsPutRight) {
   auto s = w.create("s");
   auto host = add(2 * kPageSize, 1, *s);
@@ -367,6 +399,7 @@ const Damage kDamages[] = {
     {"folios overlap", [](Rig& t) { t.folios(t.record(0))[1].index = 1; }, "overlap in the file"},
     {"folios swapped", [](Rig& t) { std::swap(t.folios(t.record(0))[0].word, t.folios(t.record(0))[1].word); },
      "not where the memory map has"},
+    {"first folio absent", [](Rig& t) { t.folios(t.record(0))[0].word = 0; }, "not where the memory map has"},
     {"folio absent", [](Rig& t) { t.folios(t.record(0))[1].word = 0; }, "do not reach the end"},
     {"somebody else's folio", [](Rig& t) { t.folios(t.record(0))[1].word = t.folios(t.record(1))[0].word; },
      "not where the memory map has"},
