@@ -21,6 +21,28 @@ Result<u64> file_id(int fd) {
   return static_cast<u64>(st.st_dev) << 40 | static_cast<u64>(st.st_ino);
 }
 
+HostObjects::Object::Object(HostObjects& home) : home_(home) {
+  const std::scoped_lock lock(home_.mutex_);
+  home_.live_.insert(this);
+}
+
+HostObjects::Object::~Object() {
+  const std::scoped_lock lock(home_.mutex_);
+  home_.live_.erase(this);
+}
+
+void HostObjects::end_all() {
+  for (;;) {
+    Object* one = nullptr;
+    {
+      const std::scoped_lock lock(mutex_);
+      if (live_.empty()) return;
+      one = *live_.begin();
+    }
+    one->destroy();
+  }
+}
+
 u64 Memfd::size() const {
   struct stat st = {};
   return fstat(fd_.get(), &st) == 0 ? static_cast<u64>(st.st_size) : 0;
@@ -67,23 +89,23 @@ HostKind kind_of(int fd) {
   return HostKind::Other;
 }
 
-Result<Ref<HostMemory>> open_memory(Descriptor fd) {
+Result<Ref<HostMemory>> open_memory(HostObjects& home, Descriptor fd) {
   const u64 id = TRY(file_id(fd.get()));
-  return Ref<HostMemory>(Ref<Memfd>::adopt(new Memfd(std::move(fd), id)));
+  return Ref<HostMemory>(Ref<Memfd>::adopt(new Memfd(home, std::move(fd), id)));
 }
 
-Result<Ref<HostEvent>> open_event(Descriptor fd) {
+Result<Ref<HostEvent>> open_event(HostObjects& home, Descriptor fd) {
   if (fcntl(fd.get(), F_GETFD) < 0) return fail(last_error());
   // Anonymous inodes are shared; two descriptors of one eventfd are two objects, which signals do not notice.
   const auto id = static_cast<u64>(fd.get());
-  return Ref<HostEvent>(Ref<HostEventFd>::adopt(new HostEventFd(std::move(fd), id)));
+  return Ref<HostEvent>(Ref<HostEventFd>::adopt(new HostEventFd(home, std::move(fd), id)));
 }
 
-Result<Ref<HostMemory>> create_memory(u64 bytes) {
+Result<Ref<HostMemory>> create_memory(HostObjects& home, u64 bytes) {
   Descriptor fd(memfd_create("perdure", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!fd) return fail(last_error());
   if (ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) return fail(last_error());
-  return open_memory(std::move(fd));
+  return open_memory(home, std::move(fd));
 }
 
 }  // namespace perdure::host

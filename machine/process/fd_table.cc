@@ -13,11 +13,13 @@ Result<Ref<File>> FdTable::get(s32 fd) {
 
 Result<Ref<File>> FdTable::wrap(host::Descriptor fd) {
   switch (host::kind_of(fd.get())) {
-    case host::HostKind::Memory: return Ref<File>(TRY(host_files_.memory(TRY(host::open_memory(std::move(fd))))));
-    case host::HostKind::Event: return Ref<File>(TRY(host_files_.event(TRY(host::open_event(std::move(fd))))));
+    case host::HostKind::Memory:
+      return Ref<File>(TRY(host_files_.memory(TRY(host::open_memory(host_objects_, std::move(fd))))));
+    case host::HostKind::Event:
+      return Ref<File>(TRY(host_files_.event(TRY(host::open_event(host_objects_, std::move(fd))))));
     case host::HostKind::Other: break;
   }
-  return Ref<File>(Ref<OpaqueFile>::adopt(new OpaqueFile));
+  return Ref<File>(Ref<OpaqueFile>::adopt(new OpaqueFile(host_objects_)));
 }
 
 Result<s32> FdTable::reserve() {

@@ -8,22 +8,26 @@
 #include "core/file/task.h"
 #include "machine/host/descriptor.h"
 #include "machine/host/host_calls.h"
+#include "machine/host/host_files.h"
 
 namespace perdure::process {
 
 // A host file that the kernel knows nothing about: can be named, not used.
-class OpaqueFile final : public File {
+class OpaqueFile final : public File, private host::HostObjects::Object {
  public:
   static constexpr FileType kType{"host file"};
+  explicit OpaqueFile(host::HostObjects& home) : Object(home) {}
   const FileType& type() const override { return kType; }
 
  private:
   void dispose() override { ::delete this; }
+  void destroy() override { ::delete this; }
 };
 
 class FdTable {
  public:
-  explicit FdTable(HostFiles& host_files) : host_files_(host_files) {}
+  FdTable(HostFiles& host_files, host::HostObjects& host_objects)
+      : host_files_(host_files), host_objects_(host_objects) {}
   ~FdTable() { close_all(); }
   FdTable(const FdTable&) = delete;
   FdTable& operator=(const FdTable&) = delete;
@@ -45,6 +49,7 @@ class FdTable {
  private:
   static constexpr s32 kMost = 65536;
   HostFiles& host_files_;
+  host::HostObjects& host_objects_;
   std::mutex mutex_;
   std::map<s32, Ref<File>> files_;
   std::set<s32> reserved_;

@@ -11,9 +11,10 @@ constexpr Config kKernels[] = {
     {.release = "perdure-b", .write_version = 2},
 };
 
-class ConfigImage final : public KernelImage {
+class ConfigImage final : public KernelImage, private host::HostObjects::Object {
  public:
-  ConfigImage(std::string_view name, std::optional<abi::KernelNote> note) : name_(name), note_(note) {}
+  ConfigImage(host::HostObjects& home, std::string_view name, std::optional<abi::KernelNote> note)
+      : Object(home), name_(name), note_(note) {}
   std::string_view name() const override { return name_; }
   std::string_view note() const override {
     return note_ ? std::string_view(reinterpret_cast<const char*>(&*note_), sizeof *note_) : std::string_view();
@@ -21,6 +22,7 @@ class ConfigImage final : public KernelImage {
 
  private:
   void dispose() override { ::delete this; }
+  void destroy() override { ::delete this; }
   std::string name_;
   std::optional<abi::KernelNote> note_;
 };
@@ -72,7 +74,7 @@ Result<Ref<KernelImage>> InProcessMachine::image_open(std::string_view name) {
   } else if (name != "noteless") {
     return fail(Errno::Enoent);
   }
-  return Ref<KernelImage>(Ref<ConfigImage>::adopt(new ConfigImage(name, note)));
+  return Ref<KernelImage>(Ref<ConfigImage>::adopt(new ConfigImage(host_objects(), name, note)));
 }
 
 Result<void> InProcessMachine::jump(KernelImage& image, const abi::BootInfo& next, Phys at) {

@@ -48,7 +48,7 @@ int main() {
     m.serve_interrupts();
     _exit(0);  // the board is gone, and with it the machine
   }).detach();
-  SyscallServer server(*kernel);
+  SyscallServer server(*kernel, (*machine)->host_objects());
   if (auto listening = server.listen((*port)->program_socket()); !listening) {
     return refuse("programs' socket", listening.error());
   }

@@ -53,11 +53,11 @@ Result<Ref<HostMemory>> PortMachine::bank_memory(u64 host_id) {
   if (file == bank_files_.end()) return fail(Errno::Enoent);
   host::Descriptor copy(fcntl(file->second.get(), F_DUPFD_CLOEXEC, 0));
   if (!copy) return fail(host::last_error());
-  return host::open_memory(std::move(copy));
+  return host::open_memory(host_objects_, std::move(copy));
 }
 
 Result<Ref<HostMemory>> PortMachine::host_memory_create(u64 bytes) {
-  return host::create_memory(bytes);
+  return host::create_memory(host_objects_, bytes);
 }
 
 }  // namespace perdure::process

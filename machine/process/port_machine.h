@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/abi/boot_info.h"
+#include "machine/host/host_files.h"
 #include "machine/process/board_port.h"
 #include "machine/process/irq_table.h"
 #include "machine/process/window.h"
@@ -34,17 +35,22 @@ class PortMachine : public Machine {
   Result<Ref<HostMemory>> host_memory_create(u64 bytes) override;
 
   IrqTable& irqs() { return irqs_; }
+  host::HostObjects& host_objects() { return host_objects_; }
 
  protected:
   PortMachine(BoardPort& port, LogSink log) : port_(port), log_(std::move(log)) {}
   // Maps RAM and the banks that are there, then reads the boot information at `boot_info`. Eproto.
   Result<void> open(Phys boot_info);
   // Nothing of the machine can be reached through this kernel's view any more.
-  void revoke() { view_.revoke(); }
+  void revoke() {
+    view_.revoke();
+    host_objects_.end_all();
+  }
   BoardPort& port_;
 
  private:
   LogSink log_;
+  host::HostObjects host_objects_;
   Window view_;
   abi::BootInfo boot_;
   IrqTable irqs_;

@@ -53,8 +53,8 @@ namespace {
 // One program: its calls, until it goes.
 class Connection {
  public:
-  Connection(Kernel& kernel, int socket, u32 uid)
-      : kernel_(kernel), socket_(socket), task_(socket, kernel.host_files(), uid) {}
+  Connection(Kernel& kernel, host::HostObjects& host_objects, int socket, u32 uid)
+      : kernel_(kernel), socket_(socket), task_(socket, kernel.host_files(), host_objects, uid) {}
 
   void run() {
     for (;;) {
@@ -153,7 +153,7 @@ void SyscallServer::serve(host::Descriptor socket) {
   ucred peer = {};
   socklen_t length = sizeof peer;
   if (getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || peer.uid != geteuid()) return;
-  Connection(kernel_, socket.get(), peer.uid).run();
+  Connection(kernel_, host_objects_, socket.get(), peer.uid).run();
 }
 
 }  // namespace perdure::process

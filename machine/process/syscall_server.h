@@ -13,7 +13,7 @@ namespace perdure::process {
 
 class SyscallServer {
  public:
-  explicit SyscallServer(Kernel& kernel) : kernel_(kernel) {}
+  SyscallServer(Kernel& kernel, host::HostObjects& host_objects) : kernel_(kernel), host_objects_(host_objects) {}
 
   // Binds the socket, readable and writable for this user only, in place of a former kernel's. Eacces, Eaddrinuse…
   Result<void> listen(const std::string& path);
@@ -23,6 +23,7 @@ class SyscallServer {
  private:
   void serve(host::Descriptor socket);
   Kernel& kernel_;
+  host::HostObjects& host_objects_;
   host::Descriptor listener_;
 };
 

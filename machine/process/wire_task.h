@@ -8,7 +8,10 @@ namespace perdure::process {
 
 class WireTask final : public Task {
  public:
-  WireTask(int socket, HostFiles& host_files, u32 uid) : socket_(socket), fds_(host_files) { creds_.uid = uid; }
+  WireTask(int socket, HostFiles& host_files, host::HostObjects& host_objects, u32 uid)
+      : socket_(socket), fds_(host_files, host_objects) {
+    creds_.uid = uid;
+  }
 
   Result<void> copy_in(std::span<std::byte> to, UserAddr from) override;
   Result<void> copy_out(UserAddr to, std::span<const std::byte> from) override;
