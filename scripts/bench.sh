@@ -1,45 +1,40 @@
-# Sourced by ./dev: builds for speed and runs the benchmarks, with the arguments passed on to each program
-# (--benchmark_filter=…, --benchmark_repetitions=…). One line a row: its time, and what else it counted.
+# Sourced by ./dev: builds for speed and runs the benchmarks; arguments are passed on to each program
+# (--benchmark_filter=preserve, --benchmark_repetitions=5 …). One line a row: its time, and what else it counted.
 
-# show: from Google Benchmark's CSV to columns.
+# show FILE: Google Benchmark's JSON as columns.
 show() {
-  python3 -c '
-import csv, sys
+  python3 - "$1" <<'PYTHON'
+import json, sys
 
-def number(text):
-    value = float(text)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+PER_ONE = {"page", "leaf", "table", "call"}  # counters that are seconds for one of these
+KNOWN = {"name", "family_index", "per_family_instance_index", "run_name", "run_type", "repetitions",
+         "repetition_index", "threads", "iterations", "real_time", "cpu_time", "time_unit", "aggregate_name",
+         "aggregate_unit", "label"}
+SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1}
 
-def seconds(text):
-    value = float(text)
-    for unit, factor in (("ns", 1e9), ("us", 1e6), ("ms", 1e3), ("s", 1)):
-        if value * factor < 1000:
+
+def time(seconds):
+    for unit, factor in SECONDS.items():
+        if seconds < 1000 * factor:
             break
-    return f"{value * factor:.3g} {unit}"
+    return f"{seconds / factor:.3g} {unit}"
 
-rates = {"page", "leaf", "table", "call"}  # seconds for one
-lines = sys.stdin.read().splitlines()
-start = next((i for i, line in enumerate(lines) if line.startswith("name,iterations")), None)
-if start is None:
-    sys.exit("\n".join(lines) or "no benchmark ran")
-factor = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1}
-known = {"name", "iterations", "real_time", "cpu_time", "time_unit", "bytes_per_second", "items_per_second", "label"}
-for row in csv.DictReader(lines[start:]):
-    if row.get("error_occurred") == "true":
-        sys.exit(row["name"] + ": " + row["error_message"])
-    name = row["name"]
-    for suffix in ("/manual_time",):
-        name = name.replace(suffix, "")
-    parts = name.split("/")
-    name = "/".join(p for p in parts if not p.startswith("iterations:"))
-    counters = []
-    for key, value in row.items():
-        if key in known or key.startswith("error_") or not value:
-            continue
-        counters.append(f"{seconds(value)}/{key}" if key in rates else f"{key} {number(value)}")
-    total = seconds(float(row["real_time"]) * factor[row["time_unit"]])
-    print(f"  {name:32} {total:>10}   " + "   ".join(counters), flush=True)
-'
+
+def number(value):
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+for row in json.load(open(sys.argv[1]))["benchmarks"]:
+    if row.get("error_occurred"):
+        sys.exit(f"{row['name']}: {row['error_message']}")
+    name = "/".join(p for p in row["name"].split("/") if p != "manual_time" and not p.startswith("iterations:"))
+    if row.get("aggregate_unit") == "percentage":
+        print(f"  {name:30} {100 * row['real_time']:9.3g} %")
+        continue
+    counters = [f"{time(v)}/{k}" if k in PER_ONE else f"{k} {number(v)}" for k, v in row.items() if k not in KNOWN]
+    total = time(row["real_time"] * SECONDS[row["time_unit"]])
+    print(f"  {name:30} {total:>11}   " + "   ".join(counters))
+PYTHON
 }
 
 # run_bench NAME ARGS…
@@ -47,17 +42,15 @@ run_bench() {
   name=$1
   shift
   say "bench_$name"
-  # In a file, so that a benchmark that failed is not taken for one that had nothing to say.
-  "$build/bench/bench/bench_$name" --benchmark_format=csv "$@" >"$log/bench-$name.csv" 2>"$log/bench-$name.log" || {
-    cat "$log/bench-$name.log" >&2
-    die "bench_$name failed"
-  }
-  if grep -q '^name,iterations' "$log/bench-$name.csv"; then
-    show <"$log/bench-$name.csv"
-  elif grep -q 'Failed to match' "$log/bench-$name.log" "$log/bench-$name.csv"; then
-    say '  (none of its rows asked for)'
+  rm -f "$log/bench-$name.json"
+  "$build/bench/bench/bench_$name" --benchmark_out="$log/bench-$name.json" --benchmark_out_format=json "$@" \
+    >"$log/bench-$name.log" 2>&1 || { cat "$log/bench-$name.log" >&2; die "bench_$name failed"; }
+  if grep -q '"benchmarks": ' "$log/bench-$name.json" 2>/dev/null; then
+    show "$log/bench-$name.json"
+  elif grep -q 'Failed to match' "$log/bench-$name.log"; then
+    say '  (no row of it asked for)'
   else
-    show <"$log/bench-$name.csv"  # a list, or help
+    cat "$log/bench-$name.log"  # a list of its rows, or help
   fi
 }
 
