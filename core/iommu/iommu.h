@@ -46,6 +46,10 @@ class Iommu {
   // Function off: bus master cleared and read back, then blocked as design §8 demands. Never fails: what cannot be
   // proven stopped is reported, and its memory is never given out. Allocates nothing. Takes the group's lock.
   void quarantine(IommuDevice& device, std::string_view why);
+  // The only way out: the function was reset, with its entry blocked all the time. Unowned again; what it may have
+  // reached before stays with nobody. Enoent: not quarantined, Ebusy: its owner has not let go, its group has others,
+  // or it can reach memory, Eio: its unit cannot be asked.
+  Result<void> reset_done(IommuDevice& device);
   // Every function behind the unit, known or not.
   void quarantine_unit(IommuUnit& unit, std::string_view why);
 

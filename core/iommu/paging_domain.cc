@@ -153,22 +153,22 @@ Result<u32> PagingDomain::begin_attach(IommuUnit& unit, u32 devices) {
   }
   TRY(units_.reserve(units_.size() + 1));
   const u32 did = TRY(unit.did_alloc());
-  static_cast<void>(units_.push_back({&unit, did, devices, true}));
+  static_cast<void>(units_.push_back({&unit, did, devices}));
   return did;
 }
 
 void PagingDomain::end_attach(IommuUnit& unit, u32 devices, bool flushed) {
   MutexGuard guard(lock_);
-  if (!flushed) never_free_ = true;
+  // The unit may go on with what it has cached: nothing behind this domain is proven free again.
+  if (!flushed) never_free_ = flush_failed_ = true;
   for (usize i = 0; i < units_.size(); ++i) {
     UnitUse& use = units_[i];
     if (use.unit != &unit) continue;
     PERDURE_ASSERT(use.devices >= devices);
     use.devices -= devices;
-    use.flushed = use.flushed && flushed;
     if (use.devices == 0) {
       // A DID whose translations may still be cached would hand them to its next user.
-      if (use.flushed && !flush_failed_) unit.did_free(use.did);
+      if (!flush_failed_) unit.did_free(use.did);
       units_.erase_at(i);
     }
     return;
@@ -188,7 +188,7 @@ void PagingDomain::adopt_attachment(IommuUnit& unit, u32 did, u32 devices) {
     use->devices += devices;
     return;
   }
-  const Result<void> added = units_.push_back({&unit, did, devices, true});
+  const Result<void> added = units_.push_back({&unit, did, devices});
   PERDURE_ASSERT(added.has_value());
 }
 

@@ -48,7 +48,6 @@ class PagingDomain : public RefCounted {
     IommuUnit* unit = nullptr;
     u32 did = 0;
     u32 devices = 0;
-    bool flushed = true;  // no detach so far was left unconfirmed
   };
 
   // Attaching and detaching `devices` behind `unit`, around the writes to the unit's entries. The unit is in the list

@@ -84,6 +84,27 @@ void Group::quarantine_locked(std::string_view why) {
   domain_ = nullptr;
 }
 
+Result<void> Iommu::reset_done(IommuDevice& device) {
+  Group& group = device.group();
+  MutexGuard guard(group.lock_);
+  if (group.ownership_ != Ownership::Quarantined) return fail(Errno::Enoent);
+  if (!usable(group.unit_)) return fail(Errno::Eio);
+  const bool claimed = group.owner_ && group.owner_.get() != group.held_.get();
+  if (claimed || group.device_total_ != 1 || group.preserved_.load() || group.entry_present_locked()) {
+    return fail(Errno::Ebusy);
+  }
+  // A reset leaves bus mastering off; nobody else may have turned it on.
+  if (!bus_master_ || bus_master_->is_on(device.source()) || bus_master_->transactions_pending(device.source())) {
+    return fail(Errno::Ebusy);
+  }
+  group.owner_ = nullptr;
+  group.held_ = nullptr;
+  group.owner_count_ = 0;
+  group.ownership_ = Ownership::Unowned;
+  log(machine(), LogLevel::Info, describe(device.source()) << "was reset and may be used again");
+  return {};
+}
+
 void Iommu::quarantine_entry(IommuUnit& unit, SourceId source, std::string_view why) {
   log(machine(), LogLevel::Warn, describe(source) << "quarantined: " << why);
   if (!bus_master_off(source)) {

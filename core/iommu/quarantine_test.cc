@@ -69,6 +69,7 @@ TEST_F(QuarantineTest, WhatWasNotProvenUnreachableNeverComesBack) {
        {Case{a0, "does not stay off"}, Case{a1, "did not complete"}, Case{b0, "did not confirm the flush"}}) {
     auto d = w.domain(function);
     const Phys top = d->table().top();
+    ASSERT_TRUE(d->map(Iova(0), Phys(0x1000), kPageSize, Access::ReadWrite));
     w.attach(function, who, d);
     if (function == a0) w.bus.stuck.insert(function);
     if (function == a1) w.bus.busy.insert(function);
@@ -77,6 +78,12 @@ TEST_F(QuarantineTest, WhatWasNotProvenUnreachableNeverComesBack) {
     w.iommu->quarantine(w.device(function), "a test");
     EXPECT_TRUE(w.logged(complaint)) << complaint;
     w.group(function).release(*who);
+    if (function == b0) {
+      EXPECT_EQ(d->unmap(Iova(0), kPageSize).error(), Errno::Eio) << "the page may still be written to";
+      EXPECT_EQ(d->map(Iova(0), Phys(0x1000), kPageSize, Access::Read).error(), Errno::Eio);
+    } else {
+      EXPECT_TRUE(d->unmap(Iova(0), kPageSize)) << "blocked and flushed is unreachable, whatever the function does";
+    }
     d = nullptr;
     EXPECT_TRUE(w.frames().in_use(top, kPageSize)) << complaint;
     EXPECT_EQ(w.group(function).ownership(), Ownership::Quarantined);
@@ -84,6 +91,43 @@ TEST_F(QuarantineTest, WhatWasNotProvenUnreachableNeverComesBack) {
   EXPECT_EQ(w.group(b1).ownership(), Ownership::Quarantined) << "a unit that does not answer takes all behind it";
   EXPECT_EQ(w.group(a2).ownership(), Ownership::Unowned);
   EXPECT_EQ(w.hw_b.dids.size(), 1u) << "the DID may still be cached";
+}
+
+TEST_F(QuarantineTest, EndsOnlyWithAResetBehindABlockedEntry) {
+  auto who = w.owner();
+  EXPECT_EQ(w.iommu->reset_done(w.device(a0)).error(), Errno::Enoent);
+  w.attach(a0, who, w.domain());
+  w.iommu->quarantine(w.device(a0), "a test");
+  EXPECT_EQ(w.iommu->reset_done(w.device(a0)).error(), Errno::Ebusy) << "owned";
+  w.group(a0).release(*who);
+  w.hw_a.entries[a0] = {9, 4, 0x1000, false};
+  EXPECT_EQ(w.iommu->reset_done(w.device(a0)).error(), Errno::Ebusy) << "not blocked";
+  w.hw_a.entries.clear();
+  w.bus.on.insert(a0);
+  EXPECT_EQ(w.iommu->reset_done(w.device(a0)).error(), Errno::Ebusy) << "at work";
+  w.bus.on.erase(a0);
+  w.bus.busy.insert(a0);
+  EXPECT_EQ(w.iommu->reset_done(w.device(a0)).error(), Errno::Ebusy) << "in flight";
+  w.bus.busy.clear();
+  ASSERT_TRUE(w.iommu->reset_done(w.device(a0)));
+  EXPECT_EQ(w.group(a0).ownership(), Ownership::Unowned);
+  w.attach(a0, who, w.domain());
+  w.iommu->quarantine_unit(w.unit(kUnitA), "a test");
+  w.group(a0).release(*who);
+  EXPECT_EQ(w.iommu->reset_done(w.device(a0)).error(), Errno::Eio);
+}
+
+TEST_F(QuarantineTest, HeldFunctionThatWasResetIsNobodysAnyMore) {
+  Workload s = set_up(w, {a0});
+  w.begin();
+  preserve(w, s, {a0});
+  forget(s);
+  w.jump();
+  w.iommu->quarantine(w.device(a0), "a test");
+  ASSERT_TRUE(w.iommu->reset_done(w.device(a0)));
+  auto who = w.owner();
+  EXPECT_EQ(w.group(a0).claim_held(who, kSession, kToken).error(), Errno::Eperm);
+  EXPECT_TRUE(w.group(a0).claim(who));
 }
 
 TEST_F(QuarantineTest, AllocatesNothing) {
