@@ -71,6 +71,7 @@ class Hardware final : public test::TestHardware,
   void mmio_write(Phys at, Width width, u64 value) override {
     const u64 offset = at.value - model.config().base;
     ++register_writes;
+    writes.emplace_back(offset, value);
     devices();
     if (offset < IommuModel::kWindow) model.write(offset, static_cast<unsigned>(width), value);
     devices();
@@ -126,6 +127,7 @@ class Hardware final : public test::TestHardware,
 
   FrameAllocator* frames = nullptr;
   u64 register_writes = 0;
+  std::vector<std::pair<u64, u64>> writes;  // offset, value
   u64 messages = 0;
   unsigned te_off = 0;
   u64 allocations = 0;
@@ -429,7 +431,14 @@ TEST_P(VtdBoardTest, LiveUpdateGoesOnUnderDma) {
     unit->fill_record(record);
     jump();
     hw.must_not.clear();
+    hw.writes.clear();
     ASSERT_TRUE(adopt(record)) << log();
+    for (const auto& [offset, value] : hw.writes) {
+      EXPECT_NE(offset, 0x20u) << "the root pointer stays (R29)";
+      if (offset == 0x18) {
+        EXPECT_EQ(value >> 30, 2u) << "TE, and no SRTP";
+      }
+    }
     must_not(kLeaves, 0x20'0000);
     hw.devices();
     EXPECT_GE(unit->faults().reported() + unit->faults().overflows(), 1u) << "what came in between is inherited";
@@ -733,6 +742,49 @@ TEST_P(VtdAdoptTest, LostFaultRecordsAreNoReasonToRefuse) {
   for (int i = 0; i < 20; ++i) hw.devices();
   jump();
   EXPECT_TRUE(adopt(record)) << log();
+  expect_clean();
+}
+
+// A kernel of another make may leave its queue with something else than a wait at the end.
+TEST_P(VtdAdoptTest, AQueueThatDoesNotEndInAWait) {
+  prepare();
+  const u64 tail = hw.model.read(0x88, 8);
+  u64* slot = world.machine.virt<u64>(Phys((record.iqa & ~u64{0xfff}) + tail));
+  std::memset(slot, 0, record.queue_descriptor_bytes);
+  slot[0] = 0x11;  // context cache, global
+  hw.written_back(world.machine.phys(slot), record.queue_descriptor_bytes);
+  hw.model.write(0x88, 8, (tail + record.queue_descriptor_bytes) % (kPageSize << record.queue_order));
+  for (int i = 0; i < 100; ++i) hw.model.step();
+  jump();
+  must(kStays, 0x10'0000, data);
+  EXPECT_TRUE(adopt(record)) << log();
+  expect_clean();
+}
+
+// ... or owe a flush.
+TEST_P(VtdAdoptTest, AFlushThatTheFormerKernelOwed) {
+  create();
+  table = &domain();
+  did = *unit->did_alloc();
+  data = page();
+  const Phys later = page();
+  map(*table, did, 0x10'0000, data);
+  map(*table, did, 0x10'1000, later);  // so that no table goes with the leaf
+  ASSERT_TRUE(unit->set_entry(kStays, did, *table));
+  must(kStays, 0x10'0000, data);
+  hw.devices();  // cached
+  hw.must.clear();
+  ASSERT_TRUE(unit->preserve(world.kho()));
+  ASSERT_TRUE(unit->quiesce([](SourceId) { return true; }));
+  pt::Gather gather;
+  EXPECT_EQ(table->unmap(Iova(0x10'0000), kPageSize, gather), kPageSize);
+  ASSERT_TRUE(table->map(Iova(0x10'0000), later, kPageSize, perdure::Access::ReadWrite));
+  preserve(*table, {data, later});
+  unit->fill_record(record);
+  jump();
+  ASSERT_TRUE(adopt(record)) << log();
+  must(kStays, 0x10'0000, later);
+  hw.devices();
   expect_clean();
 }
 
