@@ -1,4 +1,6 @@
 // The ioctls of a context: errors and their order (uapi §2.1 – §2.8), and what devices reach afterwards.
+#include <thread>
+
 #include "core/iommufd/testing/iommufd_world.h"
 
 namespace perdure::testing {
@@ -612,6 +614,52 @@ TEST_F(IommufdTest, LastCloseEndsEverything) {
   EXPECT_EQ(m.memory->ref_count(), 2u) << "the test's and the descriptor's";
   w.heap().trim();
   EXPECT_EQ(w.iommu.frames().totals().free, before);
+}
+
+// --- several programs at once --------------------------------------------------------------------------------------
+
+TEST_F(IommufdTest, ThreadsOfOneContextGetInNobodysWay) {
+  const auto m = w.memfd(kMiB);
+  const Ref<File> file = w.task.files.at(fd);
+  std::vector<std::thread> threads;
+  std::atomic<u32> mapped{0};
+  for (u64 me = 0; me < 3; ++me) {
+    threads.emplace_back([&, me] {
+      test::FakeTask task;
+      const s32 memory = task.add(m.memory);
+      const auto call = [&](u32 command, auto& cmd) {
+        const UserAddr at = task.put(cmd);
+        const bool done = file->ioctl(task, command, at).has_value();
+        cmd = task.peek<std::remove_reference_t<decltype(cmd)>>(at);
+        return done;
+      };
+      for (u64 round = 0; round < 40; ++round) {
+        uapi::IommuIoasAlloc alloc{.size = sizeof(alloc)};
+        ASSERT_TRUE(call(uapi::kIommuIoasAlloc, alloc));
+        // Anybody's: ids are small numbers.
+        for (u32 id = 1; id <= 4; ++id) {
+          uapi::IommuIoasMapFile map{.size = sizeof(map),
+                                     .flags = IommufdWorld::kRw | 1,
+                                     .ioas_id = id,
+                                     .fd = memory,
+                                     .start = 0,
+                                     .length = kPageSize,
+                                     .iova = me * kMiB + round * kPageSize};
+          if (call(uapi::kIommuIoasMapFile, map)) ++mapped;
+          uapi::IommuIoasUnmap unmap{.size = sizeof(unmap), .ioas_id = id, .iova = 0, .length = ~u64{0}};
+          if (round % 3 == 0) call(uapi::kIommuIoasUnmap, unmap);
+        }
+        uapi::IommuDestroy destroy{.size = sizeof(destroy), .id = alloc.out_ioas_id};
+        call(uapi::kIommuDestroy, destroy);
+      }
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  EXPECT_GT(mapped.load(), 0u);
+  // All gone but what one thread may have mapped into another's address space as it went.
+  EXPECT_EQ(w.ioas(fd), 1u);
+  ASSERT_TRUE(w.unmap(fd, 1, 0, ~u64{0}));
+  EXPECT_EQ(m.memory->ref_count(), 2u);
 }
 
 // --- every allocation fails once -----------------------------------------------------------------------------------

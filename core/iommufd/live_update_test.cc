@@ -398,6 +398,25 @@ TEST_P(IommufdLiveUpdateTest, KeptAsItIsAndPreservedAgain) {
   EXPECT_TRUE(w.destroy(fd, hwpt));
 }
 
+// The session is over, and only then the program makes its own table.
+TEST_P(IommufdLiveUpdateTest, KeptFirstAndReplacedLater) {
+  set_up();
+  preserve_all();
+  const std::string reached = w.reached(a0, kBase);
+  jump();
+  const auto entry = w.iommu.hw_a.entries.at(a0);
+  come_back();
+  const u32 restored = *w.restore(fd, kHwpt);
+  w.finish(fd, kContext);
+  w.iommu.live->finish(0);
+  const u32 fresh = rebuild();
+  ASSERT_TRUE(w.file(fd).attach(*device, fresh));
+  EXPECT_EQ(w.reached(a0, kBase), reached);
+  EXPECT_EQ(w.iommu.hw_a.entries.at(a0), entry);
+  EXPECT_TRUE(w.destroy(fd, restored));
+  unbind();
+}
+
 TEST_P(IommufdLiveUpdateTest, RestoreIsUndoneWhenItsAnswerCannotBeWritten) {
   set_up();
   preserve_all();

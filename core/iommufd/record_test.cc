@@ -187,96 +187,97 @@ TEST_P(RecordTest, RefusesWhatContradictsItself) {
   using Kind = abi::IommufdRecordKind;
   struct Case {
     const char* what;
+    std::string_view why;  // in the log: refused for this, not for something else
     std::function<void(Phys header)> change;
   };
   const Case cases[] = {
-      {"unknown version",
+      {"unknown version", "bad header field 'version'",
        [&](Phys h) {
          header_at(h).version = 3;
          reseal(h);
        }},
-      {"the other version",
+      {"the other version", "does not belong to this chain",
        [&](Phys h) {
          header_at(h).version = 3 - version();
          reseal(h);
        }},
-      {"more areas than there are",
+      {"more areas than there are", "does not belong to this chain",
        [&](Phys h) {
          ++header_at(h).area_count;
          reseal(h);
        }},
-      {"fewer areas than there are",
+      {"fewer areas than there are", "does not belong to this chain",
        [&](Phys h) {
          --header_at(h).area_count;
          reseal(h);
        }},
-      {"chain too long",
+      {"chain too long", "length of a chain",
        [&](Phys h) {
          header_at(h).area_bytes += kPageSize;
          reseal(h);
        }},
-      {"chain to nowhere",
+      {"chain to nowhere", "block is not preserved memory",
        [&](Phys h) {
          header_at(h).area_chain = 0;
          reseal(h);
        }},
-      {"HWPTs where areas should be",
+      {"HWPTs where areas should be", "does not belong to this chain",
        [&](Phys h) {
          header_at(h).area_chain = header_at(h).hwpt_chain;
          reseal(h);
        }},
-      {"a chain that goes on",
+      {"a chain that goes on", "does not belong to this chain",
        [&](Phys h) {
          auto& block = *handover.machine.virt<abi::IommufdBlock>(Phys(header_at(h).area_chain));
          block.next = header_at(h).area_chain;
          reseal_block(header_at(h).area_chain);
        }},
-      {"areas beyond the last",
+      {"areas beyond the last", "areas that are not there",
        [&](Phys h) {
          const u64 block = header_at(h).hwpt_chain;
          first_record<abi::IommufdHwptRecord>(block).first_area = 3;
          first_record<abi::IommufdHwptRecord>(block).area_count = 2;
          reseal_record(block, Kind::Hwpt);
        }},
-      {"areas that wrap",
+      {"areas that wrap", "areas that are not there",
        [&](Phys h) {
          const u64 block = header_at(h).hwpt_chain;
          first_record<abi::IommufdHwptRecord>(block).first_area = 2;
          first_record<abi::IommufdHwptRecord>(block).area_count = 65535;
          reseal_record(block, Kind::Hwpt);
        }},
-      {"two HWPTs, one token",
+      {"two HWPTs, one token", "one token or one domain",
        [&](Phys h) {
          const u64 block = header_at(h).hwpt_chain;
          first_record<abi::IommufdHwptRecord>(block).token = u64{1} << 40;
          reseal_record(block, Kind::Hwpt);
        }},
-      {"two HWPTs, one domain",
+      {"two HWPTs, one domain", "one token or one domain",
        [&](Phys h) {
          const u64 block = header_at(h).hwpt_chain;
          first_record<abi::IommufdHwptRecord>(block).domain = 2;
          reseal_record(block, Kind::Hwpt);
        }},
-      {"overlapping areas",
+      {"overlapping areas", "overlap or are out of order",
        [&](Phys h) {
          const u64 block = header_at(h).area_chain;
          first_record<abi::IommufdAreaRecord>(block).length = 0x11000;
          reseal_record(block, Kind::Area);
        }},
-      {"an area that wraps",
+      {"an area that wraps", "area out of range",
        [&](Phys h) {
          const u64 block = header_at(h).area_chain;
          first_record<abi::IommufdAreaRecord>(block).length = ~u64{0xfff};
          first_record<abi::IommufdAreaRecord>(block).iova = 0x2000;
          reseal_record(block, Kind::Area);
        }},
-      {"an unaligned area",
+      {"an unaligned area", "area out of range",
        [&](Phys h) {
          const u64 block = header_at(h).area_chain;
          first_record<abi::IommufdAreaRecord>(block).offset = 0x800;
          reseal_record(block, Kind::Area);
        }},
-      {"no access at all",
+      {"no access at all", "bad record field 'access'",
        [&](Phys h) {
          const u64 block = header_at(h).area_chain;
          first_record<abi::IommufdAreaRecord>(block).access = 0;
@@ -286,6 +287,8 @@ TEST_P(RecordTest, RefusesWhatContradictsItself) {
   for (const Case& c : cases) {
     const Phys header = write(2, 2);
     EXPECT_EQ(error_after(header, [&] { c.change(header); }), Errno::Eproto) << c.what;
+    EXPECT_NE(handover.machine.lines.back().find(c.why), std::string::npos)
+        << c.what << ": " << handover.machine.lines.back();
   }
 }
 
