@@ -1,0 +1,147 @@
+// The failure policy, row by row, with real images: what a kernel does that finds its inheritance damaged. The image is
+// changed in memory between the last instruction of the old kernel and the first of the new one.
+#include "core/abi/iommu.h"
+#include "tests/small_machine.h"
+
+namespace perdure::tool {
+namespace {
+
+using board::Phase;
+
+constexpr u64 kStretch = 1'000'000;
+
+class Failure : public testing::Test {
+ protected:
+  // Four devices stream; everything is preserved; the old kernel is gone.
+  void SetUp() override {
+    ASSERT_DONE(rig.power_on("a"));
+    ASSERT_DONE(rig.start_program(0));
+    rig.run_for(kStretch);
+    ASSERT_DONE(rig.preserve());
+    rig.board().enter_phase(Phase::During);
+    ASSERT_DONE(rig.leave("b"));
+  }
+
+  std::byte* at(u64 phys) { return rig.board().direct_map() + phys; }
+  // The first page of RAM that starts with these bytes.
+  u64 find_page(std::span<const std::byte> begin) {
+    u64 found = 0;
+    rig.board().memory().each_materialised_ram([&](board::PhysRange r) {
+      for (u64 page = r.base; page < r.end() && found == 0; page += kPageSize) {
+        if (std::memcmp(at(page), begin.data(), begin.size()) == 0) found = page;
+      }
+    });
+    return found;
+  }
+  template <class T>
+  u64 find_page(const T& begin) {
+    return find_page(std::as_bytes(std::span(&begin, 1)));
+  }
+  bool translating() { return (rig.board().unit(0).read(0x1C, 4) >> 31 & 1) != 0; }  // GSTS.TES
+  // Transfers of device i in this phase so far, done and refused.
+  std::pair<u64, u64> transfers(usize i) {
+    const board::AuditReport report = rig.board().audit();
+    const board::PhaseResult& p = report.devices[i].in(Phase::During);
+    return {p.done, p.refused()};
+  }
+  // From now on: does nothing of device i get through, or everything?
+  void expect_stopped(usize i) {
+    const u64 before = transfers(i).first;
+    rig.run_for(kStretch);
+    EXPECT_EQ(transfers(i).first, before) << "device " << i << " still reaches memory";
+  }
+  void expect_running(usize i) {
+    const auto before = transfers(i);
+    rig.run_for(kStretch);
+    const auto after = transfers(i);
+    EXPECT_GT(after.first, before.first) << "device " << i;
+    EXPECT_EQ(after.second, before.second) << "device " << i;
+  }
+  void expect_no_gap() {
+    for (const board::DmaGap& gap : rig.board().unit(0).gaps()) ADD_FAILURE() << "translation off at " << gap.begin_ns;
+    EXPECT_TRUE(translating());
+  }
+  bool said(std::string_view what) {
+    bool found = false;
+    for (const std::string& p : rig.take_problems()) found = found || p.find(what) != std::string::npos;
+    return found;
+  }
+
+  InProcessRig rig{small_machine({.devices = 4})};
+};
+
+TEST_F(Failure, UnreadableHandoverBlocksEverythingAndTouchesNoMemory) {
+  const u64 fdt = rig.next().next.kho_fdt;
+  std::byte* const page = at(fdt);
+  for (u64 i = 0; i + 6 < kPageSize; ++i) {
+    if (std::memcmp(page + i, "kho-v4", 6) == 0) std::memcpy(page + i, "kho-v9", 6);
+  }
+  EXPECT_FALSE(rig.arrive().has_value());
+  EXPECT_TRUE(said("unreadable"));
+  for (usize i = 0; i < 4; ++i) expect_stopped(i);
+  expect_no_gap();
+}
+
+TEST_F(Failure, TranslationOnAndNoImageAtAllIsBlocked) {
+  process::InProcessMachine::Jump cold = rig.next();
+  cold.next.kho_fdt = 0;
+  cold.next.kho_scratch = 0;
+  cold.next.kho_scratch_length = 0;
+  ASSERT_DONE(rig.arrive(cold));
+  EXPECT_TRUE(said("no record says what"));
+  for (usize i = 0; i < 4; ++i) expect_stopped(i);
+  expect_no_gap();
+}
+
+TEST_F(Failure, UnknownSessionsQuarantineAllDevicesAndKeepMemory) {
+  const u64 luo = find_page(std::to_array<std::byte>(
+      {std::byte{'l'}, std::byte{'u'}, std::byte{'o'}, std::byte{'-'}, std::byte{'v'}, std::byte{'5'}}));
+  ASSERT_NE(luo, 0U);
+  *at(luo + 5) = std::byte{'9'};
+  ASSERT_DONE(rig.arrive());
+  EXPECT_EQ(rig.new_program().open("/dev/liveupdate").error(), Errno::Eio);
+  for (usize i = 0; i < 4; ++i) expect_stopped(i);
+  expect_no_gap();
+  EXPECT_GT(rig.kernel().frames().totals().kept, 0U) << "what was preserved stays reserved";
+}
+
+TEST_F(Failure, UnknownVersionOfIommuRecordsQuarantinesTheirDevices) {
+  const u64 header = find_page(abi::kIommuMagic);
+  ASSERT_NE(header, 0U);
+  reinterpret_cast<abi::IommuHeader*>(at(header))->version = 99;
+  ASSERT_DONE(rig.arrive());
+  for (usize i = 0; i < 4; ++i) expect_stopped(i);
+  expect_no_gap();
+}
+
+// One bit of one device's record: that device is stopped, the others lose nothing and come back.
+TEST_F(Failure, DamagedRecordOfOneDeviceQuarantinesThatDeviceAlone) {
+  const u64 header = find_page(abi::kIommuMagic);
+  ASSERT_NE(header, 0U);
+  const u64 block = reinterpret_cast<const abi::IommuHeader*>(at(header))->device_chain;
+  const u16 victim = rig.board().config().devices[3].bdf.value;
+  abi::IommuDeviceRecord* damaged = nullptr;
+  for (u64 i = 0; i + sizeof(abi::IommuDeviceRecord) <= kPageSize && !damaged; i += 8) {
+    auto* record = reinterpret_cast<abi::IommuDeviceRecord*>(at(block + i));
+    if (record->in_use == 1 && record->bdf == victim && record->generation != 0) damaged = record;
+  }
+  ASSERT_NE(damaged, nullptr);
+  damaged->did ^= 1;
+  ASSERT_DONE(rig.arrive());
+  expect_stopped(3);
+  for (usize i = 0; i < 3; ++i) expect_running(i);
+  expect_no_gap();
+}
+
+TEST_F(Failure, DamagedBootInformationIsRefused) {
+  process::InProcessMachine::Jump jump = rig.next();
+  ASSERT_DONE(rig.arrive(jump));
+  EXPECT_EQ(rig.kernel().boot_info().hop, 1U);
+  // The same page with one bit flipped is not believed.
+  abi::BootInfo info = rig.kernel().boot_info();
+  info.kho_fdt ^= u64{1} << 20;
+  EXPECT_FALSE(abi::check(info, rig.machine().window).has_value());
+}
+
+}  // namespace
+}  // namespace perdure::tool
