@@ -40,6 +40,12 @@ def find_program(build, name):
     return None
 
 
+def command(build, test, filter_):
+    """A GoogleTest program with its filter, or the program itself with arguments."""
+    program = str(find_program(build, test))
+    return [program, *filter_.split()] if test == "perdure" else [program, f"--gtest_filter={filter_}"]
+
+
 def check(mutant, source, build):
     """Returns (verdict, detail): killed, survived, or broken (the table or the build is wrong)."""
     path = source / mutant["file"]
@@ -52,7 +58,7 @@ def check(mutant, source, build):
         if built.returncode != 0:
             return "broken", "does not compile:\n" + built.stdout[-2000:]
         try:
-            tested = run([str(find_program(build, mutant["test"])), f"--gtest_filter={mutant['filter']}"],
+            tested = run(command(build, mutant["test"], mutant["filter"]),
                          timeout=mutant.get("timeout", 120), cwd=build)
         except subprocess.TimeoutExpired:
             return "killed", "timed out"
@@ -102,7 +108,7 @@ def main():
     if built.returncode != 0:
         sys.exit("mutate: the unchanged tree does not build:\n" + built.stdout[-3000:])
     for test, filter_ in sorted({(m["test"], m["filter"]) for m in mutants}):
-        sound = run([str(find_program(build, test)), f"--gtest_filter={filter_}"], cwd=build)
+        sound = run(command(build, test, filter_), cwd=build)
         if sound.returncode != 0:
             sys.exit(f"mutate: {test} {filter_} fails without any mutant:\n{sound.stdout[-3000:]}")
 

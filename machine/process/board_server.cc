@@ -73,6 +73,7 @@ Result<void> BoardServer::start_kernel() {
     } else {
       dup2(theirs.get(), kBoardSocket);
     }
+    close_range(kBoardSocket + 1, ~0U, 0);
     char name[] = "perdure-kernel";
     char* const arguments[] = {name, nullptr};
     char* const nothing[] = {nullptr};

@@ -1,5 +1,5 @@
 // A kernel process. Built once for each kernel, with its release and the version of its records.
-#include <sys/prctl.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -25,9 +25,21 @@ int refuse(const char* what, Errno why) {
   return 1;
 }
 
+// What a kernel knows, it knows from the board (docs/architecture.md): no argument, no environment, and of descriptors
+// the board's socket and the standard streams only. Anything else would be a way around the handover.
+bool comes_with_nothing(int argc) {
+  if (argc != 1 || (environ && *environ)) return false;
+  constexpr int kMost = 4096;
+  for (int fd = kBoardSocket + 1; fd < kMost; ++fd) {
+    if (fcntl(fd, F_GETFD) >= 0) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
-int main() {
+int main(int argc, char**) {
+  if (!comes_with_nothing(argc)) return refuse("started with arguments, environment or open files", Errno::Einval);
   auto port = RemotePort::connect(host::Descriptor(kBoardSocket));
   if (!port) return refuse("no board at descriptor 3", port.error());
   auto machine = KernelMachine::create(**port, [](LogLevel level, std::string_view line) {
