@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cstring>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -58,7 +59,10 @@ class TestMachine : public Machine {
   void relax() override {
     if (hardware) hardware->relax();
   }
-  void log(LogLevel, std::string_view line) override { lines.emplace_back(line); }
+  void log(LogLevel, std::string_view line) override {
+    const std::scoped_lock lock(lines_mutex);
+    lines.emplace_back(line);
+  }
   Result<MsiTarget> irq_alloc(IrqSink& sink) override {
     return hardware ? hardware->irq_alloc(sink) : fail(Errno::Enospc);
   }
@@ -82,6 +86,7 @@ class TestMachine : public Machine {
   u64 clock_step_ns = 1;  // that each look at the clock takes
   TestHardware* hardware = nullptr;
   u64 write_backs = 0;
+  std::mutex lines_mutex;  // for tests with threads; those without read `lines` as they like
   std::vector<std::string> lines;
 };
 
