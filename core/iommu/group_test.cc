@@ -229,6 +229,11 @@ TEST_F(GroupTest, GroupLockHeldWhileOwnerIsSetAndExistingOwnerReported) {
   // A second restore of one group is the same mistake.
   ASSERT_TRUE(GroupPeer::hold(w.group(a1), held(w, 1, 2), nullptr));
   EXPECT_EQ(GroupPeer::hold(w.group(a1), held(w, 1, 3), nullptr).error(), Errno::Eexist);
+  // Devices that cannot be told apart were refused when they were preserved (R14).
+  const SourceId bridge{0, 0x0400}, c{0, 0x0401}, d{0, 0x0402};
+  IommuDevice* sibling = *w.iommu->add_device(c, w.unit(kUnitA), std::span(&bridge, 1));
+  ASSERT_TRUE(w.iommu->add_device(d, w.unit(kUnitA), std::span(&bridge, 1)));
+  EXPECT_EQ(GroupPeer::hold(sibling->group(), held(w, 1, 2), nullptr).error(), Errno::Eopnotsupp);
   EXPECT_DEATH(GroupPeer::hold_without_lock(w.group(a2), held(w, 1, 2)), "held_by_me");
 }
 
