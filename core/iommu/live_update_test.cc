@@ -29,6 +29,29 @@ TEST_F(LiveUpdateTest, PreservingMarksTheTablesAndUndoingUnmarksThem) {
   EXPECT_FALSE(w.kho().is_preserved(Phys(w.data), 0));
 }
 
+// Whichever block of the tables cannot be marked: those before it are unmarked again, and the domain is mutable.
+TEST_F(LiveUpdateTest, PreservationThatFailsHalfWayLeavesNoKeyBehind) {
+  Workload s = set_up(w, {a0});
+  std::vector<std::pair<Phys, unsigned>> blocks;
+  EXPECT_TRUE(s.domain->table().each_block([&](Phys base, unsigned order) -> Result<void> {
+    blocks.emplace_back(base, order);
+    return {};
+  }));
+  ASSERT_GE(blocks.size(), 3u) << "top, chunk, descriptor";
+  w.begin();
+  for (usize taken = 0; taken < blocks.size(); ++taken) {
+    const auto [base, order] = blocks[taken];
+    ASSERT_TRUE(w.kho().preserve(base, order));
+    EXPECT_EQ(w.live->preserve_domain(*s.domain, kSession).error(), Errno::Eexist);
+    for (usize i = 0; i < blocks.size(); ++i) {
+      EXPECT_EQ(w.kho().is_preserved(blocks[i].first, blocks[i].second), i == taken) << "block " << i;
+    }
+    EXPECT_FALSE(s.domain->preserved());
+    w.kho().unpreserve(base, order);
+  }
+  EXPECT_TRUE(w.live->preserve_domain(*s.domain, kSession));
+}
+
 TEST_F(LiveUpdateTest, NothingIsPreservedOutsideAnUpdate) {
   Workload s = set_up(w, {a0});
   EXPECT_EQ(w.live->preserve_domain(*s.domain, kSession).error(), Errno::Enoent);
