@@ -117,6 +117,7 @@ void Board::build_devices() {
       case DeviceKind::Streamer: device = std::make_unique<Streamer>(name("streamer"), d.bdf, d.streamer, bus); break;
       case DeviceKind::Bridge: device = std::make_unique<Bridge>(name("bridge"), d.bdf, d.bridge, bus); break;
     }
+    if (device == nullptr) throw std::runtime_error("board: no such kind of device");
     bus_.add(std::move(device));
   }
   if (config_.firmware_assigns_bars) bus_.assign_addresses(memory_.bar_window());
