@@ -376,6 +376,20 @@ TEST(PageTable, RunDoesNotTakeALinkForALeaf) {
   EXPECT_EQ(runs_of(*t), expected);
 }
 
+// A table in between: the leaf behind it continues the output of the leaf before it, but not the run.
+TEST(PageTable, RunDoesNotReachAcrossATable) {
+  TableWorld w;
+  auto t = w.table(vtd(3));
+  ASSERT_TRUE(t->map(Iova(0), Phys(k1G), k2M, Access::ReadWrite));
+  ASSERT_TRUE(t->map(Iova(2 * k2M - k4), Phys(8 * k1G), k4, Access::ReadWrite));
+  ASSERT_TRUE(t->map(Iova(2 * k2M), Phys(k1G + k2M), k2M, Access::ReadWrite));
+  Translation expected;
+  expected.append(0, {k2M, k1G, 3});
+  expected.append(2 * k2M - k4, {k4, 8 * k1G, 3});
+  expected.append(2 * k2M, {k2M, k1G + k2M, 3});
+  EXPECT_EQ(runs_of(*t), expected);
+}
+
 // Map with room for 0, 1, 2, … table pages until it succeeds: before that nothing may have changed.
 TEST(PageTable, EveryAllocationOfMapCanFail) {
   struct Case {
