@@ -391,14 +391,25 @@ TEST_F(RestoreTest, NoRecordsAtAllQuarantinesWhatIsLive) {
 }
 
 TEST_F(RestoreTest, HeaderMustLieInMemoryOfThisHandover) {
+  // Preserved, too, but a bank: a program writes there.
+  const Phys bank(w.handover.machine.ram_bytes() + kHugePageSize);
+  ASSERT_TRUE(w.kho().preserve(bank, 0));
   jump();
-  for (u64 at : {u64{0}, w.data + 8, w.data + kPageSize, w.handover.machine.window, ~u64{0xfff}}) {
+  ASSERT_TRUE(w.kho().restorable(bank, 0));
+  memcpy(w.handover.machine.virt(bank), w.handover.machine.virt(Phys(w.data)), kPageSize);
+  for (u64 at : {u64{0}, w.data + 8, w.data + kPageSize, bank.value, w.handover.machine.window, ~u64{0xfff}}) {
     EXPECT_EQ(read_iommu_records(w.kho(), at).error(), Errno::Eproto) << at;
   }
-  // Nor in a bank, which programs write to.
-  const Phys bank(w.handover.machine.ram_bytes() + kHugePageSize);
-  memcpy(w.handover.machine.virt(bank), w.handover.machine.virt(Phys(w.data)), kPageSize);
-  EXPECT_EQ(read_iommu_records(w.kho(), bank.value).error(), Errno::Eproto);
+}
+
+TEST_F(RestoreTest, TablesOfAHeldFunctionThatIsQuarantinedLaterStayForGood) {
+  jump();
+  w.iommu->quarantine(w.device(a0), "a test");
+  expect_held({a1, b0});
+  w.iommu->quarantine(w.device(b0), "a test");
+  w.live->finish(w.data);
+  expect_tables_with_nobody();
+  EXPECT_EQ(w.hw_a.dids, (std::set<u64>{3})) << "the flush was confirmed";
 }
 
 // --- R20: failure while restoring -------------------------------------------------------------------------------
