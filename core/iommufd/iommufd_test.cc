@@ -404,6 +404,27 @@ TEST_F(IommufdTest, WithoutADomainTroubleWaitsForTheFirstOne) {
   unbind(device);
 }
 
+// An automatic HWPT is attached first and filled then: what a device could reach for a moment is unmapped and flushed
+// before its memory is let go.
+TEST_F(IommufdTest, AFailedFillTakesBackWhatItGave) {
+  auto m = w.memfd(kMiB);
+  const u32 ioas = w.ioas(fd);
+  ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, 0x4000, 0x10000));
+  ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, 2 * kMiB, 0x100000)) << "beyond the file: shows now";
+  Ref<iommufd::Device> device = w.bind(fd, a0);
+  w.iommu.events.clear();
+  EXPECT_EQ(error_of(w.file(fd).attach(*device, ioas)), Errno::Einval);
+  usize flushed = w.iommu.event("set 1:0.0 did 2");
+  while (flushed < w.iommu.events.size() && !w.iommu.events[flushed].starts_with("flush_pages did 2")) ++flushed;
+  EXPECT_LT(flushed, w.iommu.event("clear 1:0.0"));
+  unbind(device);
+  // Nothing stayed pinned.
+  EXPECT_TRUE(w.destroy(fd, ioas));
+  w.task.close(m.fd);
+  m.memory = nullptr;
+  EXPECT_TRUE(w.machine().banks.empty());
+}
+
 TEST_F(IommufdTest, ProgramsAddressesLeadToTheMemoryBehindThemAtThatTime) {
   const u32 ioas = w.ioas(fd);
   const auto m = w.memfd(kMiB), n = w.memfd(kMiB), ro = w.memfd(kMiB);
@@ -558,6 +579,8 @@ TEST_F(IommufdTest, AutomaticHwptsAreSharedAndGoWithTheirLastDevice) {
   EXPECT_EQ(error_of(w.destroy(fd, ioas)), Errno::Ebusy);
   const u32 next = *w.file(fd).attach(*two, other);
   EXPECT_NE(next, hwpt);
+  const auto m = w.memfd(kMiB);
+  EXPECT_TRUE(w.map_file(fd, ioas, m.fd, 0, kPageSize, 0xfee00000)) << "no device reserves it here any more";
   EXPECT_EQ(error_of(w.destroy(fd, hwpt)), Errno::Enoent) << "replaced by its last device";
   EXPECT_TRUE(w.destroy(fd, ioas));
   ASSERT_TRUE(w.file(fd).detach(*one)) << "not attached: nothing to do";
@@ -614,6 +637,36 @@ TEST_F(IommufdTest, LastCloseEndsEverything) {
   EXPECT_EQ(m.memory->ref_count(), 2u) << "the test's and the descriptor's";
   w.heap().trim();
   EXPECT_EQ(w.iommu.frames().totals().free, before);
+  w.task.close(m.fd);
+  m.memory = nullptr;
+  EXPECT_TRUE(w.machine().banks.empty()) << "nothing stayed pinned";
+}
+
+// In the middle of one domain, and after another one was filled.
+TEST_F(IommufdTest, AFailedMapTakesBackWhatItGave) {
+  const auto m = w.memfd(kMiB, 0);
+  ASSERT_TRUE(m.memory->extents(0, kMiB, [](const FileExtent&) -> Result<void> { return {}; }));
+  ASSERT_TRUE(m.host->resize(2 * kMiB));  // two banks: filled in two steps
+  Ref<iommufd::Device> device = w.bind(fd, a0), second = w.bind(fd, b0);
+  const u32 ioas = w.ioas(fd);
+  ASSERT_TRUE(w.file(fd).attach(*device, *w.hwpt(fd, device->id(), ioas)));
+  ASSERT_TRUE(w.file(fd).attach(*second, *w.hwpt(fd, second->id(), ioas)));
+  for (const SourceId where : {a0, b0}) {
+    // Something is in the way that the IOAS does not know of.
+    const Ref<PagingDomain> domain = w.iommu.group(where).domain();
+    const Iova obstacle(0x40000000 + kMiB + 0x8000);
+    ASSERT_TRUE(domain->map(obstacle, Phys(0x1000), kPageSize, Access::Read));
+    EXPECT_EQ(error_of(w.map_file(fd, ioas, m.fd, 0, 2 * kMiB, 0x40000000)), Errno::Eaddrinuse);
+    for (const SourceId s : {a0, b0}) {
+      EXPECT_EQ(w.reached(s, 0x40000000), "") << text(where) << " " << text(s);
+      EXPECT_EQ(w.reached(s, 0x40000000 + kMiB), "") << text(where) << " " << text(s);
+    }
+    ASSERT_TRUE(domain->unmap(obstacle, kPageSize));
+  }
+  ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, 2 * kMiB, 0x40000000));
+  EXPECT_EQ(w.reached(b0, 0x40000000 + kMiB), w.place(m, kMiB));
+  unbind(device);
+  unbind(second);
 }
 
 // --- several programs at once --------------------------------------------------------------------------------------
@@ -665,11 +718,14 @@ TEST_F(IommufdTest, ThreadsOfOneContextGetInNobodysWay) {
 // --- every allocation fails once -----------------------------------------------------------------------------------
 
 TEST_F(IommufdTest, EveryFailingAllocationIsUndone) {
-  const auto m = w.memfd(8 * kMiB);
+  // Two banks, so that one domain is filled in two steps; two domains, one after the other.
+  const auto m = w.memfd(4 * kMiB, 0);
+  ASSERT_TRUE(m.memory->extents(0, 4 * kMiB, [](const FileExtent&) -> Result<void> { return {}; }));
+  ASSERT_TRUE(m.host->resize(8 * kMiB));
   Ref<iommufd::Device> device = w.bind(fd, a0), second = w.bind(fd, b0);
   const u32 ioas = w.ioas(fd);
   ASSERT_TRUE(w.file(fd).attach(*device, ioas));
-  ASSERT_TRUE(w.file(fd).attach(*second, ioas));
+  ASSERT_TRUE(w.file(fd).attach(*second, *w.hwpt(fd, second->id(), ioas)));
   struct Step {
     const char* what;
     std::function<bool()> run;
@@ -708,6 +764,7 @@ TEST_F(IommufdTest, EveryFailingAllocationIsUndone) {
       }
       ASSERT_EQ(w.reached(a0, 0x80000000), reached) << step.what << " " << n;
       ASSERT_EQ(w.reached(a0, 0x40001000), "") << step.what << " " << n;
+      ASSERT_EQ(w.reached(a0, 0x40401000), "") << step.what << " " << n;
       ASSERT_EQ(w.reached(b0, 0x40001000), "") << step.what << " " << n;
       ASSERT_LT(n, 500u);
     }

@@ -230,7 +230,7 @@ TEST_P(IommufdLiveUpdateTest, FreezeNeedsAnAuditThatSawEverything) {
   usize used = 0;
   while (entries[used] == 0) ++used;
   const u64 good = entries[used];
-  entries[used] = good + kPageSize * 512 * 4;
+  entries[used] = good + kPageSize;
   EXPECT_EQ(error_of(w.iommu.live->audit()), Errno::Efault);
   entries[used] = 0;
   const bool core_noticed = !w.iommu.live->audit();
@@ -264,6 +264,11 @@ TEST_P(IommufdLiveUpdateTest, ComesBackAndIsReplacedWithoutAGap) {
   fd = *w.retrieve(kContext);
   EXPECT_EQ(error_of(w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration + 1, kContext)), Errno::Eperm);
   EXPECT_EQ(error_of(w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext + 1)), Errno::Eperm);
+  const s32 sibling = *w.retrieve(kContext + 1);
+  EXPECT_EQ(error_of(w.file(sibling).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext)), Errno::Eperm)
+      << "of the same session, under another token";
+  w.session->files.erase(kContext + 1);
+  w.task.close(sibling);
   device = *w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext);
   EXPECT_EQ(error_of(w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext)), Errno::Eperm);
   // What it runs on has no object yet.
@@ -504,7 +509,8 @@ TEST_P(IommufdLiveUpdateTest, AFailedBindLeavesTheDeviceHeld) {
   w.file(fd).unbind_to_held(*device);
   device = nullptr;
   EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::HeldForSession);
-  ASSERT_TRUE(w.restore(fd, kHwpt));
+  const u32 restored = *w.restore(fd, kHwpt);
+  EXPECT_EQ(error_of(w.destroy(fd, restored)), Errno::Ebusy) << "a device runs on it that is not bound yet";
   device = *w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext);
   w.file(fd).unbind_to_held(*device);
   device = *w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext);

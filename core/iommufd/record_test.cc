@@ -182,6 +182,22 @@ TEST_P(RecordTest, RefusesAnotherUpdatesRecord) {
   EXPECT_EQ(error_of(IncomingRecord::read(handover.kho(), header, kGeneration + 1)), Errno::Eproto);
 }
 
+TEST_P(RecordTest, RefusesBlocksInAnotherOrder) {
+  const u32 capacity = abi::iommufd_block_capacity(abi::IommufdRecordKind::Area, version());
+  const Phys header = write(1, 2 * capacity + 1);
+  const u64 first = header_at(header).area_chain;
+  const auto block = [&](u64 at) -> abi::IommufdBlock& { return *handover.machine.virt<abi::IommufdBlock>(Phys(at)); };
+  const u64 second = block(first).next;
+  header_at(header).area_chain = second;
+  reseal(header);
+  block(first).next = std::exchange(block(second).next, first);
+  reseal_block(first);
+  reseal_block(second);
+  ASSERT_TRUE(handover.jump());
+  EXPECT_EQ(error_of(read(header)), Errno::Eproto);
+  EXPECT_NE(handover.machine.lines.back().find("does not belong to this chain"), std::string::npos);
+}
+
 // Validly sealed, but lying.
 TEST_P(RecordTest, RefusesWhatContradictsItself) {
   using Kind = abi::IommufdRecordKind;

@@ -102,6 +102,22 @@ TEST_P(VfioLiveUpdateTest, EveryFailingAllocationOfPreserveIsUndone) {
   w.unpreserve(iommufd, kContext);
 }
 
+TEST_P(VfioLiveUpdateTest, TheRecordSaysHowItWasWhenItFroze) {
+  set_up();
+  w.config_write<u16>(fd, 4, 2);
+  preserve_all();
+  EXPECT_EQ(record().command, 2u);
+  EXPECT_EQ(record().irq_vectors, 2u);
+  w.config_write<u16>(fd, 4, 6);
+  ASSERT_TRUE(w.set_irqs(fd, kDataEventfd | kActionTrigger, kMsix, 3, 1, {-1}));
+  w.freeze_device(kDevice);
+  EXPECT_EQ(record().command, 6u);
+  EXPECT_EQ(record().irq_mode, static_cast<u32>(abi::VfioPciIrqMode::Msix));
+  EXPECT_EQ(record().irq_vectors, 1u);
+  w.unpreserve_device(fd, kDevice);
+  w.unpreserve(iommufd, kContext);
+}
+
 TEST_P(VfioLiveUpdateTest, NothingIsWrittenToADeviceAtWork) {
   set_up();
   w.config_write<u32>(fd, 0x18, 0x77000000);
@@ -140,6 +156,7 @@ TEST_P(VfioLiveUpdateTest, NothingIsWrittenToADeviceAtWork) {
   EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::HeldForSession) << "a failed bind leaves it held";
   dev_id = *w.bind_device(fd, iommufd);
   EXPECT_TRUE(w.can_finish_device(fd, kDevice, 1));
+  EXPECT_EQ(error_of(w.vfio->open(0)), Errno::Ebusy) << "not before the session is finished";
   EXPECT_EQ(w.reached(a0, kBase), reached);
   EXPECT_TRUE(w.hw_a.writes.empty()) << std::hex << w.hw_a.writes.front().offset;
   EXPECT_TRUE(w.hw_a.accesses.empty()) << w.hw_a.accesses.front();

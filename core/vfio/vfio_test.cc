@@ -437,6 +437,10 @@ TEST_F(VfioTest, ResetByIoctlAndByConfigSpace) {
   info.argsz = 16;
   ASSERT_TRUE(w.call(fd, uapi::kVfioDeviceGetInfo, info));
   EXPECT_EQ(info.flags, uapi::vfio_device::kFlagPci);
+  w.config_write<u16>(fd, 4, 6);
+  w.task.close(fd);
+  EXPECT_EQ(hw().get<u16>(0x04) & 4, 0) << "off the bus without a reset, too";
+  fd = w.open_device();
 }
 
 // --- interrupts --------------------------------------------------------------------------------------------------
