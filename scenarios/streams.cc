@@ -13,11 +13,13 @@ using client::VfioDevice;
 
 namespace {
 
-// Where a domain's pieces stand in the devices' address space: below 2^39, so that three levels reach them. The first
-// is aligned like its memory; the second is off by 2 MiB, the third by 4 KiB, so that no larger leaf can be used.
+// Where a domain's pieces stand in the devices' address space. The first is aligned like its memory; the second is off
+// by 2 MiB, the third by 4 KiB, so that no larger leaf can be used. The third stands in the last 2^39 bytes, all that
+// three levels reach; with more levels, under the last entry of the top page.
 constexpr u64 kGiantIova = u64{16} << 30;
 constexpr u64 kHugeIova = (u64{300} << 30) + kHugePageSize;
 constexpr u64 kSmallIova = (u64{400} << 30) + kPageSize;
+constexpr u64 kReachOfThreeLevels = u64{1} << 39;
 
 struct State {
   u64 magic;
@@ -54,7 +56,8 @@ void Streams::pieces(u32 domain, Piece (&out)[kPieces]) const {
   const u64 memory = plan_.memory[domain];
   out[0] = {0, memory - 2 * kGiantPageSize, kGiantIova};
   out[1] = {memory - 2 * kGiantPageSize, kGiantPageSize, kHugeIova};
-  out[2] = {memory - kGiantPageSize, plan_.small_leaves, kSmallIova};
+  out[2] = {memory - kGiantPageSize, plan_.small_leaves,
+            (u64{1} << plan_.iova_bits) - kReachOfThreeLevels + kSmallIova};
 }
 
 Result<void> Streams::begin(u32 hop) {

@@ -22,6 +22,7 @@ struct StreamsPlan {
   u64 slots = 2048;                                        // of each write ring; three a device
   u64 rate = 20'000;                                       // transfers a second and ring
   u64 seed = 1;
+  u32 iova_bits = 39;  // what addresses may have; the smallest leaves stand in the last 512 GiB of it
   // Keep the restored page tables instead of replacing them.
   bool keep = false;
 

@@ -2,6 +2,8 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <string>
 
 #include "tool/in_process_rig.h"
@@ -15,22 +17,53 @@ struct SmallMachine {
   bool coherent = true;
 };
 
+// Tables of so many levels are all that the units walk, and the whole width of their addresses is used.
+inline void set_levels(RigConfig& config, unsigned levels) {
+  for (board::UnitConfig& unit : config.board.units) {
+    unit.model.sagaw = static_cast<u8>(1U << (levels - 2));
+    unit.model.mgaw = static_cast<u8>(12 + 9 * levels);
+  }
+  config.plan.iova_bits = 12 + 9 * levels;
+}
+
+inline void set_coherent(RigConfig& config, bool coherent) {
+  for (board::UnitConfig& unit : config.board.units) unit.model.coherent = unit.model.scalable_coherent = coherent;
+}
+
+// As many streamers as domains are named, each in that domain.
+inline void set_devices(RigConfig& config, std::initializer_list<u32> domains) {
+  config.plan.devices = 0;
+  config.plan.domains = 0;
+  for (u32 domain : domains) {
+    config.plan.domain_of[config.plan.devices++] = domain;
+    config.plan.domains = std::max(config.plan.domains, domain + 1);
+  }
+  for (u32 d = 0; d < config.plan.domains; ++d) config.plan.memory[d] = u64{4} << 30;
+  config.board.devices.resize(config.plan.devices);
+}
+
+// Another unit like the first, which has this device alone; the first keeps the rest.
+inline void add_unit_for(RigConfig& config, u32 device) {
+  board::UnitConfig other = config.board.units[0];
+  other.model.base += u64{config.board.units.size()} * kPageSize;
+  other.model.seed += config.board.units.size();
+  other.include_all = false;
+  other.endpoints = {config.board.devices[device].bdf};
+  config.board.units.insert(config.board.units.begin(), other);  // explicit scopes come first
+}
+
 inline RigConfig small_machine(const SmallMachine& small) {
   RigConfig config = demo_machine(u64{16} << 30, small.seed);
   config.board.ram_bytes = u64{64} << 20;
   config.board.window_log2 = 37;
   config.board.step_ns = 500;
   config.board.units[0].model.policy = small.caches;
-  config.board.units[0].model.coherent = small.coherent;
+  config.board.units[0].model.seed = small.seed;
+  set_coherent(config, small.coherent);
   config.plan.slots = 64;
   config.plan.rate = 500'000;
   config.plan.small_leaves = u64{4} << 20;
-  if (small.devices == 1) {
-    config.board.devices.resize(1);
-    config.plan.devices = 1;
-    config.plan.domains = 1;
-    config.plan.memory[0] = u64{4} << 30;
-  }
+  if (small.devices == 1) set_devices(config, {0});
   return config;
 }
 
