@@ -12,7 +12,7 @@
 #pragma once
 #include <cstddef>
 
-#include "core/abi/schema.h"
+#include "core/abi/record_block.h"
 
 // One element of an array member.
 #define PERDURE_ELEMENT(Record, member, index, kind, min, max, meaning)                                                \
@@ -29,7 +29,7 @@ inline constexpr u32 kIommuReadMax = 2;
 
 inline constexpr u64 kIommuMagic = 0x554d'4d4f'4944'5250;       // "PRDIOMMU"
 inline constexpr u64 kIommuBlockMagic = 0x4b4c'424d'4d4f'4950;  // "PIOMMBLK"
-inline constexpr u64 kIommuBlockBytes = 4096;
+inline constexpr u64 kIommuBlockBytes = kRecordBlockBytes;
 inline constexpr u32 kIommuMaxRecords = 16384;  // of one kind; bounds what a reader follows
 
 enum class IommuRecordKind : u32 { Unit = 1, Domain = 2, Attachment = 3, Device = 4 };
@@ -76,18 +76,7 @@ inline constexpr Schema kIommuHeaderSchema{"iommu.header", 1, sizeof(IommuHeader
 static_assert(gapless(kIommuHeaderSchema));
 
 // At the start of each block of a chain; records follow.
-struct IommuBlock {
-  u64 magic = 0;
-  u32 version = 0;
-  u32 checksum = 0;
-  u64 generation = 0;
-  u64 next = 0;
-  u32 kind = 0;
-  u32 first_index = 0;
-  u32 slots = 0;
-  u32 record_bytes = 0;
-};
-static_assert(sizeof(IommuBlock) == 48);
+using IommuBlock = RecordBlock;
 
 inline constexpr FieldDef kIommuBlockFields[] = {
     PERDURE_FIELD(IommuBlock, magic, Number, kIommuBlockMagic, kIommuBlockMagic, "\"PIOMMBLK\""),
@@ -293,9 +282,13 @@ constexpr const Schema& iommu_schema(IommuRecordKind kind, u32 version) {
   }
   return kIommuUnitSchema;
 }
-// Records that fit in one block.
-constexpr u32 iommu_block_capacity(IommuRecordKind kind, u32 version) {
-  return static_cast<u32>((kIommuBlockBytes - sizeof(IommuBlock)) / iommu_schema(kind, version).size);
+constexpr ChainFormat iommu_chain(IommuRecordKind kind, u32 version) {
+  return {.block_magic = kIommuBlockMagic,
+          .kind = static_cast<u32>(kind),
+          .version = version,
+          .block = &kIommuBlockSchema,
+          .record = &iommu_schema(kind, version),
+          .most = kIommuMaxRecords};
 }
 
 }  // namespace perdure::abi

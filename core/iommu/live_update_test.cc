@@ -498,7 +498,7 @@ TEST_F(LiveUpdateTest, DomainWithoutADeviceComesBackToo) {
 
 TEST_F(LiveUpdateTest, RecordsFillSeveralBlocksAndHolesStayUnused) {
   // 1, capacity, capacity + 1 and 3 * capacity domains, with holes at the borders (R32).
-  const u32 capacity = abi::iommu_block_capacity(abi::IommuRecordKind::Domain, abi::kIommuReadMax);
+  const u32 capacity = abi::iommu_chain(abi::IommuRecordKind::Domain, abi::kIommuReadMax).capacity();
   ASSERT_EQ(capacity, 46u);
   Phys memory = w.memory(0);
   std::vector<Ref<PagingDomain>> domains;

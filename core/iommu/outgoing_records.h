@@ -2,7 +2,7 @@
 #pragma once
 #include "core/iommu/iommu.h"
 #include "core/iommu/leaf_check.h"
-#include "core/iommu/record_chain.h"
+#include "core/kho/record_chain.h"
 
 namespace perdure {
 
@@ -38,14 +38,14 @@ class OutgoingRecords : public HeapObject {
 
   // A slot of the chain and its entry here. Enomem, E2big.
   template <class Entry>
-  static Result<u32> add(RecordChain& chain, Vec<Entry>& entries) {
+  static Result<u32> add(kho::RecordChain& chain, Vec<Entry>& entries) {
     TRY(entries.reserve(chain.slots() + 1));
     const u32 index = TRY(chain.reserve());
     while (entries.size() < chain.slots()) static_cast<void>(entries.push_back(Entry{}));
     return index;
   }
   template <class Entry>
-  static void remove(RecordChain& chain, Vec<Entry>& entries, u32 index) {
+  static void remove(kho::RecordChain& chain, Vec<Entry>& entries, u32 index) {
     entries[index] = Entry{};
     chain.release(index);
   }
@@ -60,10 +60,10 @@ class OutgoingRecords : public HeapObject {
   const u32 version;
   u64 generation = 0;
   Phys header;
-  RecordChain unit_chain;
-  RecordChain domain_chain;
-  RecordChain attachment_chain;
-  RecordChain device_chain;
+  kho::RecordChain unit_chain;
+  kho::RecordChain domain_chain;
+  kho::RecordChain attachment_chain;
+  kho::RecordChain device_chain;
   Vec<Unit> units;
   Vec<Domain> domains;
   Vec<Attachment> attachments;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/base/log.h"
+#include "core/kho/record_chain.h"
 
 namespace perdure {
 namespace {
@@ -21,10 +22,6 @@ struct PageClaim {
   u32 index = 0;
   bool image = false;  // a page of records, which nobody may claim
 };
-
-bool all_zero(std::span<const std::byte> bytes) {
-  return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
-}
 
 class Reader {
  public:
@@ -47,11 +44,7 @@ class Reader {
   }
 
  private:
-  // Records are read where this kernel kept them from being given out, never where a program can write.
-  bool readable(u64 at) const {
-    return at != 0 && at % kPageSize == 0 && kho_.machine().in_window(Phys(at), kPageSize) &&
-           kho_.restorable_ram(Phys(at), 0);
-  }
+  bool readable(u64 at) const { return kho::readable_page(kho_, at); }
   bool covered(u64 at, u64 length) const {
     return at % kPageSize == 0 && kho_.machine().in_window(Phys(at), length) && kho_.incoming_covers(Phys(at), length);
   }
@@ -84,18 +77,19 @@ class Reader {
     return claims_.push_back({Phys(data), IommuRecordKind::Unit, 0, true});
   }
 
-  // Entries for as far as the chain can be followed. What a header claims beyond that costs no memory.
+  // Entries for as far as the chain can be followed.
   template <class Entry>
   Result<void> read_chain(IommuRecordKind kind, u64 first, u64 bytes, u32 slots, Vec<Entry>& out) {
-    const u32 capacity = abi::iommu_block_capacity(kind, header_.version);
-    const u32 blocks = slots / capacity + (slots % capacity != 0 ? 1 : 0);
-    u64 at = first;
-    std::string_view broken;
-    if (bytes != u64{blocks} * abi::kIommuBlockBytes || (blocks == 0) != (first == 0)) broken = "counts disagree";
-    for (u32 block = 0; block < blocks && broken.empty(); ++block) {
-      const u32 expected = std::min(capacity, slots - block * capacity);
-      broken = TRY(read_block(kind, at, block * capacity, expected, block + 1 == blocks, out, at));
-    }
+    const abi::ChainFormat format = abi::iommu_chain(kind, header_.version);
+    const usize known = model_.blocks.size();
+    const std::string_view broken =
+        TRY(kho::read_chain(kho_, format, {.first = first, .bytes = bytes, .slots = slots}, header_.generation,
+                            model_.blocks, [&](u32 index, std::span<const std::byte> record) -> Result<void> {
+                              Entry entry;
+                              read_record(kind, index, *format.record, record, entry);
+                              return out.push_back(std::move(entry));
+                            }));
+    for (usize i = known; i < model_.blocks.size(); ++i) TRY(claims_.push_back({model_.blocks[i], kind, 0, true}));
     if (!broken.empty()) {
       log(kho_.machine(), LogLevel::Error,
           Line() << kind_name(kind) << " chain: " << broken << ": records from " << static_cast<u32>(out.size())
@@ -104,47 +98,15 @@ class Reader {
     return {};
   }
 
-  // Empty, or what is wrong with the block. `next`: where the next one lies.
-  template <class Entry>
-  Result<std::string_view> read_block(IommuRecordKind kind, u64 at, u32 first_index, u32 slots, bool last,
-                                      Vec<Entry>& out, u64& next) {
-    if (!readable(at)) return std::string_view("a block is not in memory that the former kernel preserved");
-    for (Phys known : model_.blocks) {
-      if (known.value == at) return std::string_view("a block is there twice");
-    }
-    const abi::Schema& schema = abi::iommu_schema(kind, header_.version);
-    const std::byte* page = kho_.machine().virt(Phys(at));
-    if (!abi::validate(abi::kIommuBlockSchema, {page, sizeof(abi::IommuBlock)})) {
-      return std::string_view("a block header is damaged");
-    }
-    abi::IommuBlock block;
-    std::memcpy(&block, page, sizeof block);
-    if (block.kind != static_cast<u32>(kind) || block.version != header_.version ||
-        block.generation != header_.generation || block.first_index != first_index || block.slots != slots ||
-        block.record_bytes != schema.size || (block.next == 0) != last) {
-      return std::string_view("a block does not belong there");
-    }
-    TRY(model_.blocks.push_back(Phys(at)));
-    TRY(claims_.push_back({Phys(at), kind, 0, true}));
-    for (u32 i = 0; i < slots; ++i) {
-      Entry entry;
-      read_record(kind, first_index + i, schema, {page + sizeof block + usize{i} * schema.size, schema.size}, entry);
-      TRY(out.push_back(std::move(entry)));
-    }
-    next = block.next;
-    return std::string_view();
-  }
-
   template <class Entry>
   void read_record(IommuRecordKind kind, u32 index, const abi::Schema& schema, std::span<const std::byte> bytes,
                    Entry& entry) {
-    if (all_zero(bytes)) return;
-    entry.state = RecordState::Bad;
-    const abi::FieldDef* field = nullptr;
-    if (!abi::validate(schema, bytes, &field)) return report(kind, index, field ? field->name : "unreadable");
-    std::memcpy(static_cast<void*>(&entry.record), bytes.data(), bytes.size());
-    if (entry.record.generation != header_.generation) return report(kind, index, "is of another update");
-    entry.state = RecordState::Valid;
+    bool used = false;
+    std::string_view why = kho::read_record(schema, bytes, std::as_writable_bytes(std::span(&entry.record, 1)), used);
+    if (!used) return;
+    if (why.empty() && entry.record.generation != header_.generation) why = "is of another update";
+    if (!why.empty()) report(kind, index, why);
+    entry.state = why.empty() ? RecordState::Valid : RecordState::Bad;
   }
 
   void check_units() {

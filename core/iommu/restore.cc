@@ -5,6 +5,7 @@
 #include "core/iommu/outgoing_records.h"
 #include "core/iommu/record_reader.h"
 #include "core/iommu/restorer.h"
+#include "core/kho/record_chain.h"
 
 namespace perdure {
 
@@ -103,14 +104,7 @@ void IommuLiveUpdate::finish(u64 data) {
     if (!incoming_ || incoming_->data != data) return;
     done = std::move(incoming_);
   }
-  for (Phys block : done->blocks) {
-    if (const Result<void> restored = kho_.restore(block, 0); !restored) {
-      log(iommu_.machine(), LogLevel::Error,
-          Line() << "iommu: record page " << block << " cannot be given back: " << restored.error());
-      continue;
-    }
-    kho_.frames().free(block, 0);
-  }
+  kho::discard_pages(kho_, done->blocks.span());
 }
 
 }  // namespace perdure
