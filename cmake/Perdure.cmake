@@ -16,6 +16,8 @@ set(CMAKE_CXX_FLAGS_RELEASE "-O2 -g1")
 option(PERDURE_TESTS "Build the tests" ON)
 option(PERDURE_WERROR "Warnings are errors; off only where code is broken on purpose" ON)
 option(PERDURE_BENCH "Build the benchmarks" OFF)
+option(PERDURE_FUZZ "Build the fuzz targets for libFuzzer (clang); wants PERDURE_SANITIZE=address" OFF)
+option(PERDURE_COVERAGE "Count which lines run (clang)" OFF)
 set(PERDURE_SANITIZE "" CACHE STRING "address (with undefined), thread, or empty")
 
 find_program(PERDURE_CCACHE ccache)
@@ -37,6 +39,14 @@ if(PERDURE_SANITIZE STREQUAL "address")
 elseif(PERDURE_SANITIZE STREQUAL "thread")
   target_compile_options(perdure_options INTERFACE -fsanitize=thread -fno-omit-frame-pointer -O1)
   target_link_options(perdure_options INTERFACE -fsanitize=thread)
+endif()
+
+if(PERDURE_FUZZ)
+  target_compile_options(perdure_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+if(PERDURE_COVERAGE)
+  target_compile_options(perdure_options INTERFACE -fprofile-instr-generate -fcoverage-mapping)
+  target_link_options(perdure_options INTERFACE -fprofile-instr-generate)
 endif()
 
 # The core must build without exceptions and run-time types wherever it builds.

@@ -8,7 +8,7 @@ files=$(git ls-files '*.h' '*.cc')
 # shellcheck disable=SC2086 # a list
 clang-format-19 --dry-run -Werror $files || { echo 'lint: run ./dev format' >&2; exit 1; }
 # The perdure-kernel binaries' main is compiled twice with different definitions; one is enough.
-sources=$(git ls-files '*.cc' | grep -v -e '_test\.cc$' -e '^tests/' -e '^bench/' -e '^cmake/' -e '/testing/')
+sources=$(git ls-files '*.cc' | grep -v -e '_test\.cc$' -e '^tests/' -e '^bench/' -e '^fuzz/' -e '^cmake/' -e '/testing/')
 extra=
 if [ "$scope" = changed ]; then
   extra=--checks=-clang-analyzer-*

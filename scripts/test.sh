@@ -2,19 +2,6 @@
 quick=no
 [ "${1:-}" != --quick ] || quick=yes
 
-# run_tests PRESET [CTEST ARGS…]
-passed=0
-run_tests() {
-  preset=$1
-  shift
-  say "dev: testing ($preset)"
-  (cd "$build/$preset" && ctest -j "$jobs" --output-on-failure --no-tests=error "$@") >"$log/test-$preset.log" 2>&1 ||
-    { cat "$log/test-$preset.log" >&2; die "tests failed ($preset); run one alone: $build/$preset/…/test_NAME --gtest_filter=…"; }
-  n=$(grep -c ' Passed ' "$log/test-$preset.log")
-  passed=$((passed + n))
-  say "  $n test programs passed"
-}
-
 # shellcheck disable=SC2086 # lists
 timed packages install $packages_run $packages_test
 if [ $quick = yes ]; then
