@@ -9,19 +9,17 @@
 
 namespace perdure::board {
 
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool kThreadSanitizer = true;
+#elif defined(__has_feature)
+inline constexpr bool kThreadSanitizer = __has_feature(thread_sanitizer);
+#else
+inline constexpr bool kThreadSanitizer = false;
+#endif
+
 // log2 of the bytes of physical address space. ThreadSanitizer's own layout leaves no room for more than 512 GiB in
 // one piece; callgrind wants it at 35.
-#if defined(__SANITIZE_THREAD__)
-inline constexpr unsigned kDefaultWindowLog2 = 39;
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-inline constexpr unsigned kDefaultWindowLog2 = 39;
-#else
-inline constexpr unsigned kDefaultWindowLog2 = 42;
-#endif
-#else
-inline constexpr unsigned kDefaultWindowLog2 = 42;
-#endif
+inline constexpr unsigned kDefaultWindowLog2 = kThreadSanitizer ? 39 : 42;
 
 enum class DeviceKind : u8 {
   Edu,       // QEMU's teaching device, register-compatible
