@@ -99,6 +99,24 @@ TEST_P(VtdAdoptTest, RecordsThatDisagreeWithTheHardware) {
   expect_clean();
 }
 
+// R23: the unit's own pages are handed out once. A second initialisation with the same record takes nothing.
+TEST_P(VtdAdoptTest, ASecondAdoptionTakesNothing) {
+  prepare();
+  jump();
+  must(kStays, 0x10'0000, data);
+  ASSERT_TRUE(adopt(record)) << log();
+  const FrameAllocator::Totals before = world.frames().totals();
+  const u64 heap_before = world.heap().bytes_in_use();
+  const u64 writes = hw.register_writes;
+  EXPECT_FALSE(VtdUnit::adopt(world.heap(), world.kho(), record, config()));
+  EXPECT_EQ(VtdUnit::create(world.heap(), base(), 0, config()).error(), Errno::Ebusy);
+  EXPECT_EQ(hw.register_writes, writes);
+  EXPECT_EQ(world.frames().totals(), before);
+  EXPECT_EQ(world.heap().bytes_in_use(), heap_before);
+  EXPECT_TRUE(unit->flush_all()) << "and disturbs the first one in nothing";
+  expect_clean();
+}
+
 TEST_P(VtdAdoptTest, AnotherType) {
   prepare();
   jump();

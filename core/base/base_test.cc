@@ -62,6 +62,16 @@ Result<int> quarter(int v, bool ok = true) {
   return *TRY(half(*a));
 }
 
+// R66: an address space is a type, so that no conversion between physical and virtual can be left out or made twice.
+TEST(Types, AddressSpacesDoNotMix) {
+  EXPECT_FALSE((std::is_convertible_v<u64, Phys> || std::is_convertible_v<Phys, u64>));
+  EXPECT_FALSE((std::is_convertible_v<void*, Phys> || std::is_constructible_v<Phys, void*>));
+  EXPECT_FALSE((std::is_constructible_v<void*, Phys> || std::is_constructible_v<std::byte*, Phys>));
+  EXPECT_FALSE((std::is_constructible_v<Phys, Iova> || std::is_constructible_v<Iova, Phys>));
+  EXPECT_FALSE((std::is_assignable_v<Phys&, UserAddr> || std::is_assignable_v<UserAddr&, Phys>));
+  EXPECT_EQ((Phys(0x3000) + 0x10) - Phys(0x3000), 0x10u);
+}
+
 TEST(Result, TryReturnsTheError) {
   EXPECT_EQ(*quarter(12), 3);
   EXPECT_EQ(quarter(13).error(), Errno::Einval);

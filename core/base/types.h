@@ -5,6 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 
+// 64 bits: physical addresses, and what crosses the jump, do not fit into less (R64).
+static_assert(sizeof(void*) == 8, "perdure needs a 64-bit machine");
+
 namespace perdure {
 
 using u8 = std::uint8_t;

@@ -122,6 +122,35 @@ TEST(IommuConcurrency, NoUnmapMissesAUnitThatIsJustBeingAttached) {
   EXPECT_TRUE(w.hw_a.dids.empty() && w.hw_b.dids.empty());
 }
 
+// R37: who goes down the list of functions at the jump asks without a lock; under ThreadSanitizer a plain flag would
+// show.
+TEST(IommuConcurrency, PreservedIsReadWithoutALock) {
+  IommuWorld w;
+  Workload s = set_up(w, {a0});
+  w.handover.machine.steps = nullptr;
+  w.begin();
+  std::atomic<bool> stop{false};
+  std::atomic<u64> seen[2] = {0, 0};
+  const IommuDevice& device = w.device(a0);
+  together({[&] {
+              while (!stop || seen[0] == 0) ++seen[device.preserved() ? 1 : 0];
+            },
+            [&] {
+              for (int round = 0; round < 300; ++round) {
+                EXPECT_TRUE(w.live->preserve_domain(*s.domain, kSession));
+                EXPECT_TRUE(w.live->preserve_device(w.device(a0), *s.who, kSession, kToken));
+                // Until the other one looked, so that both states were seen.
+                for (const u64 before = seen[1]; round == 0 && seen[1] == before;) std::this_thread::yield();
+                w.live->unpreserve_device(w.device(a0));
+                EXPECT_FALSE(device.preserved());
+                w.live->unpreserve_domain(*s.domain);
+              }
+              stop = true;
+            }});
+  EXPECT_GT(seen[0], 0u);
+  EXPECT_GT(seen[1], 0u);
+}
+
 TEST(IommuConcurrency, QuarantineInTheMiddleOfAttachAndDetachEndsBlocked) {
   for (int round = 0; round < 50; ++round) {
     IommuWorld w;

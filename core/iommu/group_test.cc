@@ -257,7 +257,14 @@ template <class G>
 concept CanHold = requires(G& g) { g.hold_locked(nullptr, nullptr); };
 template <class G>
 concept CanSetOwner = requires(G& g) { g.owner_ = nullptr; };
-static_assert(!CanHold<Group> && !CanSetOwner<Group>);
+TEST_F(GroupTest, OnlyARestoreOwnsWithoutBlocking) {
+  static_assert(!CanHold<Group> && !CanSetOwner<Group>);
+  // What anybody can call leaves DMA blocked until something is attached.
+  auto who = w.owner();
+  ASSERT_TRUE(w.group(a0).claim(who));
+  EXPECT_TRUE(w.hw_a.entries.empty());
+  EXPECT_FALSE(w.group(a0).domain());
+}
 
 // R09.
 TEST_F(GroupTest, HeldGroupIsHandedOverExactlyOnceAndBackWhenBindFails) {

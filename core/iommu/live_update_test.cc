@@ -147,6 +147,82 @@ TEST_F(LiveUpdateTest, UnitIsPreservedWithItsFirstDeviceUntilItsLast) {
   EXPECT_TRUE(w.hw_b.preserved);
 }
 
+// R54, §8.3-2: a unit that cannot be preserved leaves no record, no pointer and no key behind.
+TEST_F(LiveUpdateTest, UnitThatCannotBePreservedIsNotRecorded) {
+  Workload s = set_up(w, {a0, b0});
+  w.begin();
+  ASSERT_TRUE(w.live->preserve_domain(*s.domain, kSession));
+  ASSERT_TRUE(w.kho().preserve(w.hw_a.status, 0)) << "somebody else's key is in the way of the unit's last page";
+  EXPECT_EQ(w.live->preserve_device(w.device(a0), *s.who, kSession, kToken).error(), Errno::Eexist);
+  EXPECT_FALSE(w.device(a0).preserved());
+  EXPECT_FALSE(w.hw_a.preserved);
+  for (Phys page : {w.hw_a.root, w.hw_a.queue}) EXPECT_FALSE(w.kho().is_preserved(page, 0));
+  ASSERT_TRUE(w.live->preserve_device(w.device(b0), *s.who, kSession, kToken)) << "the other unit is none the worse";
+  ASSERT_TRUE(w.live->freeze(w.data));
+  u64 used = 0;
+  Image image(w.handover.machine, w.data);
+  for (const Image::Part& p : image.parts()) {
+    if (p.what != Image::Part::What::Record || p.bytes[0] == std::byte{0}) continue;
+    used += p.kind != abi::IommuRecordKind::Domain ? 1 : 0;
+    if (p.kind == abi::IommuRecordKind::Unit) {
+      EXPECT_EQ(reinterpret_cast<const abi::IommuUnitRecord*>(p.bytes.data())->base, kUnitB.value);
+    }
+  }
+  EXPECT_EQ(used, 3u) << "a unit, an attachment and a device: those of b0";
+  w.kho().unpreserve(w.hw_a.status, 0);
+  EXPECT_TRUE(w.live->preserve_device(w.device(a0), *s.who, kSession, kToken)) << "and it can be tried again";
+}
+
+// R10, R35, §8.3-20: what a reader compares is really written.
+TEST_F(LiveUpdateTest, RecordsSayWhoseTheyAreAndInWhichVersion) {
+  for (const u32 version : {abi::kIommuReadMin, abi::kIommuReadMax}) {
+    IommuWorld one(version);
+    Workload s = set_up(one, {a0, b0});
+    one.begin();
+    preserve(one, s, {a0, b0}, kToken + 7);
+    ASSERT_TRUE(one.live->freeze(one.data));
+    Image image(one.handover.machine, one.data);
+    EXPECT_EQ(image.header().magic, 0x554d'4d4f'4944'5250u);
+    EXPECT_EQ(image.header().version, version);
+    EXPECT_NE(image.header().generation, 0u);
+    EXPECT_EQ(image.record<abi::IommuDomainRecord>(0).owner_generation, kSession);
+    for (u32 i : {0u, 1u}) {
+      EXPECT_EQ(image.record<abi::IommuDeviceRecord>(i).owner_generation, kSession);
+      EXPECT_EQ(image.record<abi::IommuDeviceRecord>(i).owner_token, kToken + 7);
+    }
+    forget(s);
+  }
+}
+
+// R53: a handler or a shared state that can preserve and cannot take it back is no implementation: nobody can make one.
+struct HandlerWithoutUnpreserve : luo::FileHandler {
+  virtual ~HandlerWithoutUnpreserve() = default;
+  std::string_view compatible() const override { return "half"; }
+  bool can_preserve(File&) const override { return true; }
+  Result<void> preserve(luo::FileState&) override { return {}; }
+  Result<Ref<File>> retrieve(luo::FileState&) override { return fail(Errno::Enoent); }
+  void finish(luo::FileState&) override {}
+};
+struct WholeHandler : HandlerWithoutUnpreserve {
+  void unpreserve(luo::FileState&) override {}
+};
+struct StateWithoutUnpreserve : luo::Flb {
+  virtual ~StateWithoutUnpreserve() = default;
+  std::string_view compatible() const override { return "half"; }
+  Result<u64> preserve() override { return 0; }
+  Result<void> retrieve(u64) override { return {}; }
+  void finish(u64) override {}
+};
+struct WholeState : StateWithoutUnpreserve {
+  void unpreserve(u64) override {}
+};
+TEST(Interfaces, PreserveWithoutItsInverseIsNoImplementation) {
+  EXPECT_TRUE(std::is_abstract_v<HandlerWithoutUnpreserve>);
+  EXPECT_FALSE(std::is_abstract_v<WholeHandler>);
+  EXPECT_TRUE(std::is_abstract_v<StateWithoutUnpreserve>);
+  EXPECT_FALSE(std::is_abstract_v<WholeState>);
+}
+
 TEST_F(LiveUpdateTest, AuditFindsLeavesOutsidePreservedMemory) {
   Workload s = set_up(w, {a0});
   const Phys lost = w.memory(0, /*preserve=*/false);

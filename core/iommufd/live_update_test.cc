@@ -439,6 +439,34 @@ TEST_P(IommufdLiveUpdateTest, RestoreIsUndoneWhenItsAnswerCannotBeWritten) {
   unbind();
 }
 
+// §8.3-13, §8.3-14: what a HWPT without IOAS refuses, and asking whether one may finish, keeps nothing.
+TEST_P(IommufdLiveUpdateTest, RefusedCallsOnARestoredHwptKeepNoReference) {
+  set_up();
+  preserve_all();
+  jump();
+  come_back();
+  const Ref<File> context = w.task.files.at(fd);
+  const u64 before = context->ref_count();
+  EXPECT_FALSE(w.can_finish(fd, kContext));
+  const u32 restored = *w.restore(fd, kHwpt);
+  for (int i = 0; i < 3; ++i) {
+    uapi::IommuHwptSetDirtyTracking set{.size = sizeof(set), .flags = 1, .hwpt_id = restored};
+    EXPECT_FALSE(w.call(fd, uapi::kIommuHwptSetDirtyTracking, set));
+    uapi::IommuHwptGetDirtyBitmap get{};
+    get.size = sizeof(get);
+    get.hwpt_id = restored;
+    EXPECT_FALSE(w.call(fd, uapi::kIommuHwptGetDirtyBitmap, get));
+    EXPECT_FALSE(w.map_file(fd, restored, m.fd, 0, kPageSize, 0x10000));
+    EXPECT_FALSE(w.unmap(fd, restored, kBase, kMiB));
+    EXPECT_FALSE(w.hwpt(fd, device->id(), restored)) << "no parent of others";
+    EXPECT_FALSE(w.destroy(fd, restored)) << "hardware walks it";
+    EXPECT_TRUE(w.can_finish(fd, kContext));
+  }
+  EXPECT_EQ(context->ref_count(), before);
+  unbind();
+  EXPECT_TRUE(w.destroy(fd, restored)) << "the last one to use it is gone";
+}
+
 TEST_P(IommufdLiveUpdateTest, DevicesThatShareADomainMoveTogether) {
   set_up();
   Ref<iommufd::Device> second = w.bind(fd, a1);

@@ -65,6 +65,7 @@ Result<void> Kernel::kexec() {
   };
 
   // Tables are immutable from preserve on, so the whole audit is made before anybody waits for it.
+  TRY(kho_.check_outgoing());
   TRY(live_update_->audit());
   TRY(iommufd_handler_->audit());
   phase(UpdatePhase::Audit);

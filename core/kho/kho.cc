@@ -205,6 +205,33 @@ bool Kho::is_preserved(Phys base, unsigned order) const {
   return is_block(machine(), base, order) && outgoing_.view().contains(key_of(base, order));
 }
 
+Kho::Extent Kho::outgoing_extent() const {
+  MutexGuard guard(lock_);
+  Extent extent;
+  if (!outgoing_.root()) return extent;
+  static_cast<void>(outgoing_.view().each([&](u64 key) -> Result<void> {
+    ++extent.blocks;
+    extent.bytes += block_of(key).bytes();
+    return {};
+  }));
+  outgoing_.view().each_node([&](Phys) { ++extent.tree_pages; });
+  return extent;
+}
+
+Result<void> Kho::check_outgoing() const {
+  MutexGuard guard(lock_);
+  if (!outgoing_.root()) return {};
+  return outgoing_.view().each([&](u64 key) -> Result<void> {
+    const Block block = block_of(key);
+    if (!frames().any_free(block.base, block.bytes())) return {};
+    perdure::log(machine(), LogLevel::Error,
+                 Line() << "kho: block " << block.base << " of order " << block.order
+                        << " is preserved, but its memory was freed; this is a defect of this kernel, the update is "
+                           "refused");
+    return fail(Errno::Efault);
+  });
+}
+
 // --- incoming ---------------------------------------------------------------------------------------------------
 // The incoming tree and FDT do not change: only what is handed out needs the lock.
 

@@ -51,6 +51,16 @@ class Kho {
   // What was added under this name; Enoent.
   Result<KhoBlob> outgoing_subtree(std::string_view name) const;
   bool is_preserved(Phys base, unsigned order) const;
+  // How much crosses the next jump, as of now: blocks, bytes in them, pages of the tree that lists them.
+  struct Extent {
+    u64 blocks = 0;
+    u64 bytes = 0;
+    u64 tree_pages = 0;
+  };
+  Extent outgoing_extent() const;
+  // Whether every preserved block still belongs to somebody: one that was freed would carry whatever is written there
+  // next (kho-luo §6 row 13). Efault, with the block logged.
+  Result<void> check_outgoing() const;
   // Cap on the order of one key, for those who split by themselves.
   unsigned max_order() const { return max_order_; }
 

@@ -78,6 +78,32 @@ TEST_F(KhoTest, OverlapIsRefusedAcrossOrders) {
   EXPECT_TRUE(kho().preserve(block + kPageSize * 9, 0));
 }
 
+// kho-luo §6 row 13: memory that was freed while it was preserved would carry its next owner's contents across.
+TEST_F(KhoTest, FreedButStillPreservedIsFound) {
+  const Phys one = page(), four = *frames().alloc(2);
+  ASSERT_TRUE(kho().preserve(one, 0));
+  ASSERT_TRUE(kho().preserve(four, 2));
+  ASSERT_TRUE(kho().preserve(kAbove, 18)) << "guest memory: no frames";
+  EXPECT_TRUE(kho().check_outgoing());
+  const Kho::Extent extent = kho().outgoing_extent();
+  EXPECT_EQ(extent.blocks, 4u) << "and the FDT's page";
+  EXPECT_EQ(extent.bytes, kPageSize * (1 + 1 + 4) + kGiantPageSize);
+  EXPECT_GE(extent.tree_pages, 6u);
+  // One page of the middle of a block, which its owner took to pieces.
+  frames().free(one, 0);
+  EXPECT_EQ(kho().check_outgoing().error(), Errno::Efault);
+  EXPECT_NE(world.machine.lines.back().find("was freed"), std::string::npos);
+  kho().unpreserve(one, 0);
+  EXPECT_TRUE(kho().check_outgoing());
+  frames().free(four, 2);
+  EXPECT_EQ(kho().check_outgoing().error(), Errno::Efault);
+  // Somebody else has a part of it by now: what is left of it is free, still.
+  const Phys again = page();
+  EXPECT_EQ(kho().check_outgoing().error(), Errno::Efault) << again.value;
+  kho().unpreserve(four, 2);
+  EXPECT_TRUE(kho().check_outgoing());
+}
+
 TEST_F(KhoTest, WhatNoBlockIsIsRefused) {
   EXPECT_EQ(kho().preserve(Phys(0x5800), 0).error(), Errno::Einval);
   EXPECT_EQ(kho().preserve(Phys(0x1000), 1).error(), Errno::Einval);

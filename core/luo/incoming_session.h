@@ -2,6 +2,7 @@
 #pragma once
 #include "core/kho/blocks.h"
 #include "core/luo/file_record.h"
+#include "core/luo/status.h"
 
 namespace perdure::luo {
 
@@ -38,6 +39,7 @@ class IncomingSession final : public RefCounted, public Session {
   // The claim came to nothing.
   void unclaim();
   State state() const;
+  void describe(SessionVisitor& visitor) const;
   bool broken() const { return broken_; }
   // Tries again to finish a zombie. True: it is finished.
   bool settle(Finished& finished);

@@ -11,6 +11,7 @@
 #include "core/luo/incoming_session.h"
 #include "core/luo/outgoing_session.h"
 #include "core/luo/session.h"
+#include "core/luo/status.h"
 
 namespace perdure::luo {
 
@@ -51,7 +52,9 @@ class Luo {
   Result<Ref<OutgoingSession>> create_session(std::string_view name);
   // Enoent; Einval: retrieved already; Ekilled. The caller closes it in the end.
   Result<Ref<IncomingSession>> retrieve_session(std::string_view name);
-  // For reports: every session that waits or is in use, oldest first. Must not enter LUO.
+  // For reports: sessions of the former kernel first, then this kernel's, each oldest first, with their files.
+  void describe(SessionVisitor& visitor) const;
+  // The same without files. Must not enter LUO.
   void each_incoming(FunctionRef<void(const IncomingSession& session)> visit) const;
   void each_outgoing(FunctionRef<void(const OutgoingSession& session)> visit) const;
 

@@ -73,6 +73,23 @@ TEST_F(Memfd, ComesBackWithEverything) {
   EXPECT_TRUE(w.machines.machine.banks.empty());  // the last close gives the addresses back
 }
 
+// kho-luo §6 row 7: programs may still run while the kernel goes down. What crosses is the state of the freeze.
+TEST_F(Memfd, PositionIsThatOfTheFreeze) {
+  auto s = w.create("s");
+  auto host = add(5000, 1, *s);
+  host->set_position(41);
+  ASSERT_TRUE(w.luo().serialize());
+  EXPECT_EQ(record(0).position, 41u) << "the freeze's, not the preservation's";
+  host->set_position(4000);
+  host->resize(9000).value();
+  w.held.push_back(std::move(s));
+  w.jump();
+  auto in = *w.retrieve("s");
+  EXPECT_EQ(memory(*w.retrieve(*in, 1)).host().position(), 41u);
+  EXPECT_EQ(host->size(), 5000u);
+  w.held.push_back(std::move(in));
+}
+
 TEST_F(Memfd, RecordIsLaidOutAsLinuxs) {
   auto s = w.create("s");
   auto host = add(5000, 1, *s);

@@ -2,6 +2,7 @@
 #pragma once
 #include "core/kho/blocks.h"
 #include "core/luo/file_record.h"
+#include "core/luo/status.h"
 
 namespace perdure {
 class Task;
@@ -30,6 +31,7 @@ class OutgoingSession final : public RefCounted, public Session {
   void unfreeze();
   bool frozen() const { return frozen_; }
   bool orphaned() const { return orphaned_; }
+  void describe(SessionVisitor& visitor) const;
 
   // --- Session ------------------------------------------------------------------------------------------------------
   Result<u64> token_of(File& file) const override;

@@ -379,6 +379,30 @@ bool FrameAllocator::in_use(Phys base, u64 length) const {
   return true;
 }
 
+bool FrameAllocator::any_free(Phys base, u64 length) const {
+  if (length == 0 || range_overflows(base.value, length)) return false;
+  const MutexGuard guard(lock_);
+  if (overlaps_reserved(base.value, length)) return false;
+  const u64 last = base.value + (length - 1);
+  for (usize i = 0; i < bank_count_; ++i) {
+    const Bank& bank = banks_[i];
+    if (bank.base > last || bank.end <= base.value) continue;
+    const u64 bank_last = bank.end - 1 < last ? bank.end - 1 : last;
+    u64 at = bank.base > base.value ? bank.base : align_down(base.value, kPageSize);
+    while (at <= bank_last) {
+      const u32 block = block_of(bank, at);
+      if (!touched(block)) return true;
+      const u64 block_last = align_down(at, kScratchGrain) + (kScratchGrain - 1);
+      const u64 stop = block_last < bank_last ? block_last : bank_last;
+      const unsigned first = static_cast<unsigned>(at >> kPageShift) % FrameBits::kFrames;
+      const unsigned count = static_cast<unsigned>((stop >> kPageShift) - (at >> kPageShift)) + 1;
+      if (!FrameBits::all(bits_[block].busy, first, count)) return true;
+      at = align_down(stop, kPageSize) + kPageSize;
+    }
+  }
+  return false;
+}
+
 FrameAllocator::Totals FrameAllocator::totals() const {
   const MutexGuard guard(lock_);
   return totals_;

@@ -75,6 +75,8 @@ class FrameAllocator {
   bool is_kept(Phys base, unsigned order) const;
   // True when the whole range is RAM under management and not free: kept or allocated.
   bool in_use(Phys base, u64 length) const;
+  // True when any page of the range is RAM under management and free.
+  bool any_free(Phys base, u64 length) const;
   // True when any byte of the range is scratch memory.
   bool in_scratch(Phys base, u64 length) const;
   // Sorted. Changes only in init() and carve_scratch().

@@ -101,6 +101,32 @@ TEST(PageTableHandover, AdoptedTableWorksLikeAnyOther) {
   }
 }
 
+// R24, R25: the table of a unit that does not snoop was written back by the kernel that made it. Freeing it needs
+// nothing of that unit: no store into a page that hardware may have walked, no write-back, whatever its leaves are.
+TEST(PageTableHandover, FreeingAnAdoptedTableDoesNothingButGiveItsPagesBack) {
+  for (unsigned levels : {3u, 4u, 5u}) {
+    TableWorld w;
+    w.heap.trim();
+    const u64 free_before = w.frames.totals().free;
+    const Geometry g = vtd(levels, kAllLeafSizes, /*coherent=*/false);
+    auto old = w.table(g);
+    ASSERT_TRUE(old->map(Iova(k1G - k4), Phys(k4), 3 * k2M, Access::ReadWrite));
+    ASSERT_TRUE(old->map(Iova(8 * k1G), Phys(8 * k1G), k1G, Access::Read));
+    ASSERT_TRUE(old->map(Iova((u64{1} << (12 + 9 * levels)) - k4), Phys(k4), k4, Access::Read)) << "the last page";
+    const Left left = leave(std::move(old));
+    const u64 written_back = w.machine.write_backs, stores = w.machine.counting.stores;
+    Kept kept(left);
+    auto adopted = kept.adopt(w, g, left.top, left.chain);
+    ASSERT_TRUE(adopted);
+    EXPECT_EQ((*adopted)->leaf_at(Iova((u64{1} << (12 + 9 * levels)) - k4))->phys, Phys(k4));
+    adopted->reset();
+    EXPECT_EQ(w.machine.write_backs, written_back);
+    EXPECT_EQ(w.machine.counting.stores, stores);
+    w.heap.trim();
+    EXPECT_EQ(w.frames.totals().free, free_before);
+  }
+}
+
 TEST(PageTableHandover, EmptyTableHasNoChain) {
   TableWorld w;
   const Left left = leave(w.table(vtd(3)));
