@@ -91,8 +91,10 @@ struct IommufdHwptRecord {
   u32 checksum = 0;
   u32 first_area = 0;
   u32 area_count = 0;
+  u32 ioas = 0;
+  u32 padding = 0;
 };
-static_assert(sizeof(IommufdHwptRecord) == 24);
+static_assert(sizeof(IommufdHwptRecord) == 32);
 
 inline constexpr FieldDef kIommufdHwptFields[] = {
     PERDURE_FIELD(IommufdHwptRecord, token, Number, 0, ~u64{0}, "the program's; unique in this record"),
@@ -100,6 +102,9 @@ inline constexpr FieldDef kIommufdHwptFields[] = {
     PERDURE_FIELD(IommufdHwptRecord, checksum, Checksum, 0, ~u64{0}, ""),
     PERDURE_FIELD(IommufdHwptRecord, first_area, Index, 0, kIommufdMaxAreas, "of the areas that the domain translates"),
     PERDURE_FIELD(IommufdHwptRecord, area_count, Count, 0, kIommufdMaxAreas, "that many, by ascending address"),
+    PERDURE_FIELD(IommufdHwptRecord, ioas, Index, 0, kIommufdMaxHwpts,
+                  "number of its address space; HWPTs of one have the same areas"),
+    PERDURE_FIELD(IommufdHwptRecord, padding, Padding, 0, 0, ""),
 };
 inline constexpr Schema kIommufdHwptSchema{"iommufd.hwpt", 1, sizeof(IommufdHwptRecord), kIommufdHwptFields};
 static_assert(gapless(kIommufdHwptSchema));

@@ -107,10 +107,6 @@ bool PagingDomain::preserved() const {
   return preserved_;
 }
 
-bool PagingDomain::restored() const {
-  return restored_;
-}
-
 u32 PagingDomain::attached_devices() const {
   MutexGuard guard(lock_);
   u32 count = 0;
@@ -236,6 +232,23 @@ Result<void> PagingDomain::take_over(PagingDomain& live) {
 Ref<PagingDomain> PagingDomain::successor() const {
   MutexGuard guard(lock_);
   return successor_;
+}
+
+Result<void> PagingDomain::adopt(u64 mapped_bytes) {
+  MutexGuard guard(lock_);
+  if (preserved_) return fail(Errno::Ebusy);
+  if (!restored_ || successor_) return fail(Errno::Einval);
+  if (never_free_ || flush_failed_) return fail(Errno::Eio);
+  if (mapped_bytes_known_ && mapped_bytes_ != mapped_bytes) {
+    log(iommu_.machine(), LogLevel::Error,
+        Line() << "iommu: adopt: the table maps " << Hex{mapped_bytes_} << " bytes, its owner's records say "
+               << Hex{mapped_bytes} << ": the handover is damaged");
+    return fail(Errno::Eio);
+  }
+  mapped_bytes_ = mapped_bytes;
+  mapped_bytes_known_ = true;  // the next audit counts
+  restored_.store(false, std::memory_order_release);
+  return {};
 }
 
 void PagingDomain::install_restored_table(Owned<pt::IoPageTable> table, u64 mapped_bytes, bool mapped_bytes_known) {

@@ -1,5 +1,7 @@
 // A translation that devices are attached to, on every unit that they are behind.
 #pragma once
+#include <atomic>
+
 #include "core/iommu/unit.h"
 #include "core/mem/vec.h"
 
@@ -30,12 +32,19 @@ class PagingDomain : public RefCounted {
   Result<pt::Leaf> leaf_at(Iova iova) const;
 
   bool preserved() const;  // immutable: in an outgoing record
-  bool restored() const;   // built around a former kernel's table; free-only until adopted or grafted away
+  // Built around a former kernel's table, and not adopted: free-only.
+  bool restored() const { return restored_.load(std::memory_order_acquire); }
   u32 attached_devices() const;
   u32 did_on(const IommuUnit& unit) const;  // 0: not attached there
   u64 mapped_bytes() const;
 
   pt::IoPageTable& table() const { return *table_; }
+
+  // For whoever reclaimed a restored domain: it can be changed from now on like any other, the same table and DIDs.
+  // `mapped_bytes`: what its owner's records say that it maps. Nothing is looked at or written, so O(1). Einval: not
+  // restored, or another domain took over; Ebusy: preserved; Eio: it maps another number of bytes, or hardware may walk
+  // its tables for ever, whose pages must not be used again. Nothing changed then.
+  Result<void> adopt(u64 mapped_bytes);
 
  private:
   friend class Iommu;
@@ -88,8 +97,8 @@ class PagingDomain : public RefCounted {
   bool preserved_ GUARDED_BY(lock_) = false;
   bool never_free_ GUARDED_BY(lock_) = false;
   bool flush_failed_ GUARDED_BY(lock_) = false;
-  const bool restored_;
-  u32 record_index_ = 0;  // while preserved; guarded by IommuLiveUpdate's lock
+  std::atomic<bool> restored_;  // written under lock_
+  u32 record_index_ = 0;        // while preserved; guarded by IommuLiveUpdate's lock
 };
 
 }  // namespace perdure

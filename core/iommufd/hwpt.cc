@@ -7,8 +7,12 @@ namespace perdure::iommufd {
 HwptPaging::HwptPaging(Heap& heap, Ref<Ioas> ioas, Ref<PagingDomain> domain, bool automatic)
     : Object(kObjectType), ioas_(std::move(ioas)), domain_(std::move(domain)), automatic_(automatic), areas_(heap) {}
 
-HwptPaging::HwptPaging(Ref<PagingDomain> domain, Vec<RecordedArea> areas)
-    : Object(kObjectType), domain_(std::move(domain)), automatic_(false), areas_(std::move(areas)) {
+HwptPaging::HwptPaging(Ref<PagingDomain> domain, Vec<RecordedArea> areas, u32 recorded_ioas)
+    : Object(kObjectType),
+      domain_(std::move(domain)),
+      automatic_(false),
+      areas_(std::move(areas)),
+      recorded_ioas_(recorded_ioas) {
   for (const RecordedArea& area : areas_) area.memory->pin();
 }
 

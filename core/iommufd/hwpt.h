@@ -25,7 +25,8 @@ class HwptPaging final : public Object {
   HwptPaging(Heap& heap, Ref<Ioas> ioas, Ref<PagingDomain> domain, bool automatic);
   // Around a former kernel's domain: no IOAS, nothing can be mapped or unmapped, no further device attached. Its memory
   // stays pinned for as long as it lives.
-  HwptPaging(Ref<PagingDomain> domain, Vec<RecordedArea> areas);
+  // `recorded_ioas`: the number of the IOAS that it had, in the context's record.
+  HwptPaging(Ref<PagingDomain> domain, Vec<RecordedArea> areas, u32 recorded_ioas);
   ~HwptPaging() override;
 
   Ioas* ioas() const { return ioas_.get(); }
@@ -34,6 +35,7 @@ class HwptPaging final : public Object {
   bool automatic() const { return automatic_; }
   bool restored() const { return !ioas_; }
   std::span<const RecordedArea> recorded_areas() const { return areas_.span(); }
+  u32 recorded_ioas() const { return recorded_ioas_; }
 
   bool marked = false;
   u64 token = 0;           // when marked
@@ -49,6 +51,7 @@ class HwptPaging final : public Object {
   Ref<PagingDomain> domain_;
   const bool automatic_;
   Vec<RecordedArea> areas_;
+  const u32 recorded_ioas_ = 0;
 };
 
 }  // namespace perdure::iommufd

@@ -190,7 +190,9 @@ Result<u64> Ioas::unmap(Iova first, Iova last, AreaList& removed) {
   while (Area* area = areas_.find(first, last)) {
     if (area->iova < first || area->last() > last) return fail(Errno::Enoent);
     for (HwptPaging& hwpt : domains_) {
-      if (!hwpt.domain().unmap(area->iova, area->length)) area->lost = true;
+      // Less than was mapped: an adopted table is damaged, and what it still leads to nobody knows.
+      const Result<u64> bytes = hwpt.domain().unmap(area->iova, area->length);
+      if (!bytes || *bytes != area->length) area->lost = true;
     }
     if (area->lost) confirmed = false;
     areas_.remove(*area);
@@ -205,6 +207,14 @@ Result<u64> Ioas::unmap(Iova first, Iova last, AreaList& removed) {
 
 // --- domains ----------------------------------------------------------------------------------------------------
 
+Result<void> Ioas::reserve_aperture_locked(const HwptPaging& hwpt) {
+  const pt::Geometry& geometry = hwpt.domain().geometry();
+  if (geometry.iova_bits >= 64) return {};
+  const u64 end = u64{1} << geometry.iova_bits;
+  if (areas_.find(Iova(end), Iova(kHighest))) return fail(Errno::Eaddrinuse);
+  return reserved_.add(&hwpt, {end, kHighest});
+}
+
 Result<void> Ioas::add_domain(HwptPaging& hwpt) {
   PagingDomain& domain = hwpt.domain();
   const pt::Geometry& geometry = domain.geometry();
@@ -212,11 +222,7 @@ Result<void> Ioas::add_domain(HwptPaging& hwpt) {
   const u64 page = geometry.leaf_sizes & (~geometry.leaf_sizes + 1);
   if (page == 0 || page > kPageSize) return fail(Errno::Einval);
 
-  const u64 end = geometry.iova_bits >= 64 ? 0 : u64{1} << geometry.iova_bits;
-  if (end != 0) {
-    if (areas_.find(Iova(end), Iova(kHighest))) return fail(Errno::Eaddrinuse);
-    TRY(reserved_.add(&hwpt, {end, kHighest}));
-  }
+  TRY(reserve_aperture_locked(hwpt));
   ScopeGuard unreserve([&] {
     lock_.assert_held();
     reserved_.remove(&hwpt);
@@ -247,6 +253,72 @@ Result<void> Ioas::add_domain(HwptPaging& hwpt) {
   }
   domains_.push_back(hwpt);
   alignment_ = kPageSize;
+  unreserve.dismiss();
+  return {};
+}
+
+Result<void> Ioas::take_areas(std::span<const RecordedArea> recorded) {
+  MutexGuard guard(lock_);
+  PERDURE_ASSERT(areas_.empty());
+  for (const RecordedArea& r : recorded) {
+    Source source(heap_);
+    source.kind = Source::Kind::File;
+    source.start = r.offset;
+    // Those that its memfd came back with: preserving it again needs them again (R59).
+    source.seals = r.memory->seals();
+    TRY(source.pieces.push_back({r.memory, r.offset, r.length}));
+    Owned<Area> area = TRY(heap_.make<Area>(r.iova, r.length, r.access, std::move(source)));
+    areas_.insert(*area.release());
+  }
+  return {};
+}
+
+// Which memory lies behind a record is said by a token (and, from version 2 on, the memory's identity), what hardware
+// reaches by the table: a token that leads to other memory shows at the first page. That nothing in between differs
+// was seen by the former kernel's audit, and is looked at again by the next one of this kernel.
+Result<void> Ioas::check_ends_locked(const PagingDomain& domain, const Area& area, std::span<const Run> runs) const {
+  for (const Run& run : runs) {
+    for (const u64 at : {u64{0}, run.length - kPageSize}) {
+      const Result<pt::Leaf> leaf = domain.leaf_at(run.iova + at);
+      if (!leaf || leaf->access != area.access || leaf->phys + (run.iova + at - leaf->iova) != run.phys + at) {
+        return fail(Errno::Eproto);
+      }
+    }
+  }
+  return {};
+}
+
+Result<void> Ioas::adopt_domain(HwptPaging& hwpt) {
+  PagingDomain& domain = hwpt.domain();
+  MutexGuard guard(lock_);
+  TRY(reserve_aperture_locked(hwpt));
+  ScopeGuard unreserve([&] {
+    lock_.assert_held();
+    reserved_.remove(&hwpt);
+  });
+  if (domain.attached_devices() != 0) {
+    // Its devices may be bound later than areas are mapped; they reserve it as if they were bound now.
+    if (areas_.find(Iova(kMsiWindow.first), Iova(kMsiWindow.last))) return fail(Errno::Eaddrinuse);
+    TRY(reserved_.add(&hwpt, kMsiWindow));
+  }
+  const bool first = domains_.empty();
+  ScopeGuard unpin([&] {
+    lock_.assert_held();
+    for (Area* area = areas_.first(); area && first; area = AreaMap::next(*area)) unpin_locked(*area);
+  });
+  Vec<Run> runs(heap_);
+  u64 mapped = 0;
+  for (Area* area = areas_.first(); area; area = AreaMap::next(*area)) {
+    TRY(pin_locked(*area));
+    runs.clear();
+    TRY(runs_locked(*area, runs));
+    TRY(check_ends_locked(domain, *area, runs.span()));
+    mapped += area->length;
+  }
+  TRY(domain.adopt(mapped));
+  domains_.push_back(hwpt);
+  alignment_ = kPageSize;
+  unpin.dismiss();
   unreserve.dismiss();
   return {};
 }

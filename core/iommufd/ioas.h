@@ -25,8 +25,9 @@ class Ioas final : public Object {
   // fits. Efault: nothing there to pin. Enomem. On failure nothing changed.
   Result<Iova> map(Source source, u64 length, const Iova* fixed, Access access) EXCLUDES(lock_);
   // Unmaps the areas in [first, last], each of which must lie in there whole; returns the bytes unmapped. Enoent: one
-  // does not (those before it stay unmapped), or none is there. Ebusy: immutable. Eio: a unit did not confirm; the
-  // areas are gone, but their memory stays pinned for ever. `removed` is for release_areas(), with no lock held.
+  // does not (those before it stay unmapped), or none is there. Ebusy: immutable. Eio: a unit did not confirm, or an
+  // adopted table was damaged; the areas are gone, but their memory stays pinned for ever. `removed` is for
+  // release_areas(), with no lock held.
   Result<u64> unmap(Iova first, Iova last, AreaList& removed) EXCLUDES(lock_);
   static void release_areas(Heap& heap, AreaList& removed);
 
@@ -37,6 +38,12 @@ class Ioas final : public Object {
   Result<void> add_domain(HwptPaging& hwpt) EXCLUDES(lock_);
   // Which no device is attached to any more, so nothing is unmapped one by one. Unpins with the last domain.
   void remove_domain(HwptPaging& hwpt) EXCLUDES(lock_);
+  // One IOAS rebuilt around what a former kernel's domains translate. First its areas, before anybody else sees it;
+  // then each domain, whose table is neither filled nor walked: O(areas). Both ends of each stretch of memory are
+  // compared with the table. Eproto: it leads elsewhere; Eaddrinuse: an area lies where the domain cannot translate;
+  // what PagingDomain::adopt() says; Enomem. On failure nothing changed.
+  Result<void> take_areas(std::span<const RecordedArea> recorded) EXCLUDES(lock_);
+  Result<void> adopt_domain(HwptPaging& hwpt) EXCLUDES(lock_);
   // Keeps a range free for `owner`. Eaddrinuse: an area is there. Enomem.
   Result<void> reserve(const void* owner, IovaRange range) EXCLUDES(lock_);
   void unreserve(const void* owner) EXCLUDES(lock_);
@@ -51,6 +58,11 @@ class Ioas final : public Object {
   // Every area must be preservable: of a file (Einval) which had the seals when it was mapped (Einval, R59).
   Result<void> check_preservable() const EXCLUDES(lock_);
   Result<void> each_area(FunctionRef<Result<void>(const Area&)> visit) const EXCLUDES(lock_);
+  // Rebuilt: its number in the context's record, and whether HWPTs of it wait to be restored, which keeps it immutable.
+  // Both are guarded by the context's lock.
+  u32 recorded_number = 0;
+  bool rebuilt = false;
+  bool awaits_siblings = false;
   // Calls `then` if every recorded area is mapped here with the same result: same memory, offset and access; Einval
   // otherwise. Nothing can be unmapped in between.
   Result<void> with_equal_areas(std::span<const RecordedArea> recorded, FunctionRef<Result<void>()> then) const
@@ -62,6 +74,10 @@ class Ioas final : public Object {
   Result<void> pin_locked(Area& area) REQUIRES(lock_);
   void unpin_locked(Area& area) REQUIRES(lock_);
   Result<void> runs_locked(const Area& area, Vec<Run>& runs) const REQUIRES(lock_);
+  // What the domain cannot translate.
+  Result<void> reserve_aperture_locked(const HwptPaging& hwpt) REQUIRES(lock_);
+  Result<void> check_ends_locked(const PagingDomain& domain, const Area& area, std::span<const Run> runs) const
+      REQUIRES(lock_);
   Result<void> fill_locked(PagingDomain& domain, Area& area, std::span<const Run> runs) REQUIRES(lock_);
   bool equal_locked(const RecordedArea& recorded) const REQUIRES(lock_);
 

@@ -93,7 +93,8 @@ class IommufdFile final : public File {
     const u64 token;
     IncomingRecord record;
     Vec<Memory> memories;  // each pinned
-    Vec<bool> reclaimed;   // by HWPT
+    enum class Reclaim : u8 { No, UnderWay, Done };
+    Vec<Reclaim> reclaimed;  // by HWPT
   };
 
   struct PreservedHwpt {
@@ -140,6 +141,13 @@ class IommufdFile final : public File {
   Result<void> collect_areas(const HwptPaging& hwpt, Vec<RecordedArea>& areas) const;
   Result<void> write_areas(const luo::Session& session, std::span<const RecordedArea> areas, RecordWriter& writer,
                            Vec<Memory>& tokens) const;
+  struct Restore;
+  Result<void> begin_restore_locked(u64 token, bool with_ioas, Restore& restore) REQUIRES(lock_);
+  void cancel_restore_locked(const Restore& restore) REQUIRES(lock_);
+  Result<void> finish_restore_locked(Restore& restore) REQUIRES(lock_);
+  // The IOAS that was rebuilt from the record with this number, or null.
+  Ioas* rebuilt_ioas_locked(u32 recorded) const REQUIRES(lock_);
+  void update_awaiting_locked(u32 recorded) REQUIRES(lock_);
   static Result<Owned<Incoming>> find_memory(Heap& heap, luo::Session& session, u64 token, IncomingRecord record);
   void log_line(LogLevel level, std::string_view text) const;
 

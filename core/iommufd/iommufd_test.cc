@@ -90,7 +90,7 @@ TEST_F(IommufdTest, TheTwoOwnIoctlsCanMoveOrBeOff) {
     EXPECT_EQ(error(0x3b97, uapi::IommuHwptRestore{.size = 24}), Errno::Enotty);
     if (mark != 0) {
       EXPECT_EQ(error(mark, uapi::IommuHwptMarkPreserve{.size = 16, .hwpt_id = 9, .token = 0}), Errno::Enoent);
-      EXPECT_EQ(error(restore, uapi::IommuHwptRestore{.size = 24, .flags = 1}), Errno::Eopnotsupp);
+      EXPECT_EQ(error(restore, uapi::IommuHwptRestore{.size = 24, .flags = 2}), Errno::Eopnotsupp);
     }
     w.task.files.clear();
   }

@@ -1,4 +1,4 @@
-// A context across a live update: marking, preserving, and coming back (iommu-liveupdate §3.1, §5, §6).
+// A context on its way to the next kernel: marking and preserving (iommu-liveupdate §3.1, §6).
 #include "core/base/log.h"
 #include "core/base/scope_guard.h"
 #include "core/iommufd/iommufd.h"
@@ -98,9 +98,11 @@ Result<Phys> IommufdFile::preserve(const luo::Session& session) {
 
   RecordWriter writer(module_.kho, module_.config.write_version, session.generation());
   Vec<Memory> tokens(heap_);
-  // Areas are checked and written once an IOAS, not once a HWPT (R42).
+  // Areas are checked and written once an IOAS, not once a HWPT (R42); the next kernel's HWPTs share it by its place
+  // here. Without IOAS they go on sharing the one that they had.
   struct Written {
     Ioas* ioas;
+    u32 recorded_ioas;
     usize first_hwpt;
     u32 first_area;
     u32 area_count;
@@ -119,20 +121,20 @@ Result<Phys> IommufdFile::preserve(const luo::Session& session) {
     // First of all: what is checked below must not change any more.
     if (hwpt.ioas()) hwpt.ioas()->hold_immutable();
     ++held;
-    const Written* areas = nullptr;
-    for (const Written& known : written) {
-      if (hwpt.ioas() && known.ioas == hwpt.ioas()) areas = &known;
+    usize place = 0;
+    while (place < written.size() &&
+           (written[place].ioas != hwpt.ioas() || written[place].recorded_ioas != hwpt.recorded_ioas())) {
+      ++place;
     }
-    if (areas) {
-      TRY(marked[i].audit->expect_same(*marked[areas->first_hwpt].audit));
+    if (place < written.size()) {
+      TRY(marked[i].audit->expect_same(*marked[written[place].first_hwpt].audit));
     } else {
       Vec<RecordedArea> collected(heap_);
       TRY(collect_areas(hwpt, collected));
       const u32 first = writer.area_count();
       TRY(write_areas(session, collected.span(), writer, tokens));
       TRY(marked[i].audit->expect(collected.span()));
-      TRY(written.push_back({hwpt.ioas(), i, first, writer.area_count() - first}));
-      areas = &written.back();
+      TRY(written.push_back({hwpt.ioas(), hwpt.recorded_ioas(), i, first, writer.area_count() - first}));
     }
     const u32 domain =
         TRY(module_.live_update.preserve_domain(hwpt.domain(), session.generation(), marked[i].audit.get()));
@@ -140,8 +142,9 @@ Result<Phys> IommufdFile::preserve(const luo::Session& session) {
     TRY(writer.add_hwpt({.token = hwpt.token,
                          .domain = domain,
                          .checksum = 0,
-                         .first_area = areas->first_area,
-                         .area_count = areas->area_count}));
+                         .first_area = written[place].first_area,
+                         .area_count = written[place].area_count,
+                         .ioas = static_cast<u32>(place)}));
   }
   const Phys record = TRY(writer.release());
   undo.dismiss();
@@ -198,130 +201,6 @@ void IommufdFile::unpreserve_device(Device& device) {
   MutexGuard guard(lock_);
   module_.live_update.unpreserve_device(device.iommu_device());
   device.preserved = false;
-}
-
-// --- new kernel -------------------------------------------------------------------------------------------------
-
-IommufdFile::Incoming::~Incoming() {
-  for (const Memory& m : memories) m.memory->unpin();
-}
-
-SharedMemory* IommufdFile::Incoming::memory(u64 memory_token) const {
-  for (const Memory& m : memories) {
-    if (m.token == memory_token) return m.memory.get();
-  }
-  return nullptr;
-}
-
-Result<Owned<IommufdFile::Incoming>> IommufdFile::find_memory(Heap& heap, luo::Session& session, u64 token,
-                                                              IncomingRecord record) {
-  Owned<Incoming> incoming = TRY(heap.make<Incoming>(heap, session.generation(), token, std::move(record)));
-  const auto refuse = [&](u64 memory_token, std::string_view what) -> std::unexpected<Errno> {
-    log(heap.machine(), LogLevel::Error,
-        Line() << "iommufd " << token << " of session '" << session.name() << "': memfd " << memory_token << " " << what
-               << "; its devices stay held");
-    return fail(Errno::Eproto);
-  };
-  for (const abi::IommufdAreaRecord& area : incoming->record.areas()) {
-    const SharedMemory* memory = incoming->memory(area.memory_token);
-    if (!memory) {
-      const Result<Ref<File>> file = session.file_of(area.memory_token);
-      if (!file) {
-        static_cast<void>(refuse(area.memory_token, "cannot be retrieved"));
-        return fail(file.error());
-      }
-      SharedMemory* const found = file_cast<SharedMemory>(file->get());
-      if (!found) return refuse(area.memory_token, "is no memfd");
-      TRY(incoming->memories.push_back({area.memory_token, Ref<SharedMemory>(found)}));
-      found->pin();
-      memory = found;
-    }
-    if (area.host_id != 0 && memory->id() != area.host_id) {
-      return refuse(area.memory_token, "is not the memory that was mapped");
-    }
-  }
-  for (usize i = 0; i < incoming->record.hwpts().size(); ++i) TRY(incoming->reclaimed.push_back(false));
-  return incoming;
-}
-
-Result<Ref<IommufdFile>> IommufdFile::retrieve(Iommufd& module, luo::Session& session, u64 token,
-                                               IncomingRecord record) {
-  Owned<Incoming> incoming = TRY(find_memory(module.heap(), session, token, std::move(record)));
-  Ref<IommufdFile> file = TRY(module.open());
-  MutexGuard guard(file->lock_);
-  file->incoming_ = std::move(incoming);
-  return file;
-}
-
-Result<void> IommufdFile::hwpt_restore(Call<uapi::IommuHwptRestore>& call) {
-  uapi::IommuHwptRestore& cmd = call.cmd;
-  if (cmd.flags != 0 || cmd.reserved != 0) return fail(Errno::Eopnotsupp);
-  Ref<HwptPaging> hwpt;
-  usize index = 0;
-  {
-    MutexGuard guard(lock_);
-    if (!incoming_) return fail(Errno::Enotty);
-    const std::span<const abi::IommufdHwptRecord> records = incoming_->record.hwpts();
-    while (index < records.size() && (records[index].token != cmd.token || incoming_->reclaimed[index])) ++index;
-    if (index == records.size()) return fail(Errno::Enoent);
-    Vec<RecordedArea> areas(heap_);
-    for (const abi::IommufdAreaRecord& area : incoming_->record.areas(records[index])) {
-      TRY(areas.push_back({Iova(area.iova), area.length, static_cast<Access>(area.access),
-                           Ref<SharedMemory>(incoming_->memory(area.memory_token)), area.offset}));
-    }
-    const u32 id = TRY(objects_.reserve());
-    ScopeGuard release([&] {
-      lock_.assert_held();
-      objects_.release(id);
-    });
-    Ref<PagingDomain> domain = TRY(module_.live_update.reclaim_domain(records[index].domain, incoming_->generation));
-    ScopeGuard unreclaim([&, restored = domain] { module_.live_update.unreclaim_domain(*restored); });
-    hwpt = TRY(heap_.make_ref<HwptPaging>(std::move(domain), std::move(areas)));
-    unreclaim.dismiss();
-    release.dismiss();
-    incoming_->reclaimed[index] = true;
-    cmd.out_hwpt_id = id;
-  }
-  const Result<void> answered = call.respond();
-  MutexGuard guard(lock_);
-  if (!answered) {
-    objects_.release(cmd.out_hwpt_id);
-    module_.live_update.unreclaim_domain(hwpt->domain());
-    // Still there: finishing needs every HWPT to be reclaimed.
-    if (incoming_) incoming_->reclaimed[index] = false;
-    return answered;
-  }
-  objects_.finalize(cmd.out_hwpt_id, hwpt);
-  // Devices that were bound before now have an object for what they run on.
-  for (Object* object = objects_.next(0); object; object = objects_.next(object->id())) {
-    if (Device* device = object_cast<Device>(object)) static_cast<void>(link_attached_locked(*device, *hwpt));
-  }
-  return {};
-}
-
-bool IommufdFile::can_finish() {
-  MutexGuard guard(lock_);
-  if (!incoming_) return true;
-  const std::span<const abi::IommufdHwptRecord> records = incoming_->record.hwpts();
-  for (usize i = 0; i < records.size(); ++i) {
-    if (incoming_->reclaimed[i]) continue;
-    // A domain that was not restored has its devices quarantined: nothing is left to take over (design §8).
-    const Result<Ref<PagingDomain>> domain =
-        module_.live_update.reclaim_domain(records[i].domain, incoming_->generation);
-    if (!domain && (domain.error() == Errno::Enoent || domain.error() == Errno::Eio)) continue;
-    if (domain) module_.live_update.unreclaim_domain(**domain);
-    return false;
-  }
-  return true;
-}
-
-void IommufdFile::finish() {
-  Owned<Incoming> incoming;
-  {
-    MutexGuard guard(lock_);
-    incoming = std::move(incoming_);
-  }
-  if (incoming) incoming->record.discard(module_.kho);
 }
 
 }  // namespace perdure::iommufd

@@ -190,6 +190,10 @@ Result<void> IncomingRecord::check_references(Kho& kho) const {
       if (hwpts_[k].token == hwpt.token || hwpts_[k].domain == hwpt.domain) {
         return unreadable(machine, blocks_[0], "two HWPTs with one token or one domain", {});
       }
+      if (hwpts_[k].ioas == hwpt.ioas &&
+          (hwpts_[k].first_area != hwpt.first_area || hwpts_[k].area_count != hwpt.area_count)) {
+        return unreadable(machine, blocks_[0], "two HWPTs of one address space with different areas", {});
+      }
     }
     if (hwpt.first_area > areas_.size() || hwpt.area_count > areas_.size() - hwpt.first_area) {
       return unreadable(machine, blocks_[0], "HWPT with areas that are not there", {});

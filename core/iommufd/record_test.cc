@@ -31,8 +31,12 @@ class RecordTest : public ::testing::TestWithParam<u32> {
                                      .checksum = 0,
                                      .host_id = 1000 + h}));
       }
-      EXPECT_TRUE(writer.add_hwpt(
-          {.token = u64{h} << 40, .domain = h * 2, .checksum = 0, .first_area = first, .area_count = areas}));
+      EXPECT_TRUE(writer.add_hwpt({.token = u64{h} << 40,
+                                   .domain = h * 2,
+                                   .checksum = 0,
+                                   .first_area = first,
+                                   .area_count = areas,
+                                   .ioas = h}));
     }
     const Phys header = *writer.release();
     RecordWriter::seal(handover.machine, header);
@@ -272,6 +276,12 @@ TEST_P(RecordTest, RefusesWhatContradictsItself) {
        [&](Phys h) {
          const u64 block = header_at(h).hwpt_chain;
          first_record<abi::IommufdHwptRecord>(block).domain = 2;
+         reseal_record(block, Kind::Hwpt);
+       }},
+      {"two HWPTs of one address space", "one address space with different areas",
+       [&](Phys h) {
+         const u64 block = header_at(h).hwpt_chain;
+         first_record<abi::IommufdHwptRecord>(block).ioas = 1;
          reseal_record(block, Kind::Hwpt);
        }},
       {"overlapping areas", "overlap or are out of order",

@@ -45,6 +45,12 @@ inline constexpr u32 kNestParent = 1, kDirtyTracking = 2, kFaultIdValid = 4, kAl
 inline constexpr u32 kKnownPaging = 15;
 }  // namespace iommu_hwpt
 
+namespace iommu_hwpt_restore {
+// With the IOAS of the former kernel: a real one, which holds what was mapped then and can be changed like any other.
+inline constexpr u32 kIoas = 1;
+inline constexpr u32 kKnown = 1;
+}  // namespace iommu_hwpt_restore
+
 namespace iommu_hw_info {
 inline constexpr u32 kFlagInputType = 1;
 inline constexpr u32 kTypeNone = 0, kTypeIntelVtd = 1;
@@ -299,14 +305,19 @@ struct IommuHwptMarkPreserve {
 };
 static_assert(sizeof(IommuHwptMarkPreserve) == 16 && offsetof(IommuHwptMarkPreserve, token) % 8 == 0);
 
-// In a retrieved context: takes over the page table that was preserved under `token` as a HWPT without IOAS.
+// In a retrieved context: takes over the page table that was preserved under `token`, once; devices run on meanwhile.
+// Without flags it is a HWPT without IOAS: nothing can be mapped or unmapped, no further device attached; it can be
+// replaced, kept, preserved again, destroyed. With kIoas it gets its IOAS back, with the areas that were mapped, and is
+// like any other HWPT; nothing is mapped anew. HWPTs that shared an IOAS share it again: until all of them were
+// restored (with the flag or without), nothing can be mapped or unmapped there (Ebusy).
 struct IommuHwptRestore {
   u32 size = 0;
-  u32 flags = 0;  // 0
+  u32 flags = 0;
   u64 token = 0;
   u32 out_hwpt_id = 0;
-  u32 reserved = 0;  // 0
+  u32 out_ioas_id = 0;  // 0 without kIoas
 };
 static_assert(sizeof(IommuHwptRestore) == 24 && offsetof(IommuHwptRestore, token) % 8 == 0);
+static_assert(offsetof(IommuHwptRestore, out_hwpt_id) == 16 && offsetof(IommuHwptRestore, out_ioas_id) == 20);
 
 }  // namespace perdure::uapi

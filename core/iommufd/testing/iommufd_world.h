@@ -145,9 +145,23 @@ class IommufdWorld {
     return call(fd, uapi::kIommuHwptMarkPreserve, cmd);
   }
   Result<u32> restore(s32 fd, u64 token) {
-    uapi::IommuHwptRestore cmd{.size = sizeof(cmd), .flags = 0, .token = token, .out_hwpt_id = 0, .reserved = 0};
+    uapi::IommuHwptRestore cmd{.size = sizeof(cmd), .flags = 0, .token = token, .out_hwpt_id = 0, .out_ioas_id = 7};
     TRY(call(fd, uapi::kIommuHwptRestore, cmd));
+    EXPECT_EQ(cmd.out_ioas_id, 0u);
     return cmd.out_hwpt_id;
+  }
+  struct Adopted {
+    u32 hwpt = 0;
+    u32 ioas = 0;
+  };
+  Result<Adopted> adopt(s32 fd, u64 token) {
+    uapi::IommuHwptRestore cmd{.size = sizeof(cmd),
+                               .flags = uapi::iommu_hwpt_restore::kIoas,
+                               .token = token,
+                               .out_hwpt_id = 0,
+                               .out_ioas_id = 0};
+    TRY(call(fd, uapi::kIommuHwptRestore, cmd));
+    return Adopted{cmd.out_hwpt_id, cmd.out_ioas_id};
   }
   Ref<iommufd::Device> bind(s32 fd, SourceId source) {
     Result<Ref<iommufd::Device>> bound = file(fd).bind(iommu.device(source));
