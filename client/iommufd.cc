@@ -74,9 +74,16 @@ Result<void> Iommufd::mark_preserve(u32 hwpt, u64 token) const {
 }
 
 Result<u32> Iommufd::hwpt_restore(u64 token) const {
-  IommuHwptRestore cmd{.size = sizeof cmd, .flags = 0, .token = token, .out_hwpt_id = 0, .reserved = 0};
+  IommuHwptRestore cmd{.size = sizeof cmd, .flags = 0, .token = token, .out_hwpt_id = 0, .out_ioas_id = 0};
   TRY(fd_.sys().ioctl(number(), kIommuHwptRestore, &cmd));
   return cmd.out_hwpt_id;
+}
+
+Result<Iommufd::Adopted> Iommufd::hwpt_adopt(u64 token) const {
+  IommuHwptRestore cmd{
+      .size = sizeof cmd, .flags = iommu_hwpt_restore::kIoas, .token = token, .out_hwpt_id = 0, .out_ioas_id = 0};
+  TRY(fd_.sys().ioctl(number(), kIommuHwptRestore, &cmd));
+  return Adopted{cmd.out_hwpt_id, cmd.out_ioas_id};
 }
 
 }  // namespace perdure::client

@@ -21,8 +21,14 @@ class Iommufd {
 
   // The page table will be preserved with this context, under `token`.
   Result<void> mark_preserve(u32 hwpt, u64 token) const;
-  // In a retrieved context: the page table that was preserved under `token`.
+  // In a retrieved context: the page table that was preserved under `token`, to be kept as it is or replaced.
   Result<u32> hwpt_restore(u64 token) const;
+  // The same with its address space, which goes on as it was.
+  struct Adopted {
+    u32 hwpt = 0;
+    u32 ioas = 0;
+  };
+  Result<Adopted> hwpt_adopt(u64 token) const;
 
   s32 number() const { return fd_.number(); }
   Fd& fd() { return fd_; }

@@ -19,6 +19,7 @@ namespace {
 constexpr u64 kGiantIova = u64{16} << 30;
 constexpr u64 kHugeIova = (u64{300} << 30) + kHugePageSize;
 constexpr u64 kSmallIova = (u64{400} << 30) + kPageSize;
+constexpr u64 kMovingIova = (u64{440} << 30) + kPageSize;
 constexpr u64 kReachOfThreeLevels = u64{1} << 39;
 
 struct State {
@@ -52,12 +53,17 @@ u64 StreamsPlan::total_memory() const {
   return sum;
 }
 
-void Streams::pieces(u32 domain, Piece (&out)[kPieces]) const {
+void Streams::pieces(u32 domain, Piece* out) const {
   const u64 memory = plan_.memory[domain];
   out[0] = {0, memory - 2 * kGiantPageSize, kGiantIova};
   out[1] = {memory - 2 * kGiantPageSize, kGiantPageSize, kHugeIova};
   out[2] = {memory - kGiantPageSize, plan_.small_leaves,
             (u64{1} << plan_.iova_bits) - kReachOfThreeLevels + kSmallIova};
+}
+
+Streams::Piece Streams::moving(u32 domain) const {
+  const u64 part = 1 + hop_ % 2;  // behind the last of pieces(), in turns
+  return {plan_.memory[domain] - kGiantPageSize + part * plan_.small_leaves, plan_.small_leaves, kMovingIova};
 }
 
 Result<void> Streams::begin(u32 hop) {
@@ -83,6 +89,7 @@ Result<void> Streams::set_up() {
     TRY(told(context_, "attach device", device_[i].attach(hwpt_[plan_.domain_of[i]])));
     TRY(declare(i));
     TRY(told(context_, "start device", start_device(i)));
+    if (plan_.take == Take::Adopt) TRY(start_moving(i));
   }
   return write_state(0);
 }
@@ -103,12 +110,13 @@ Result<u32> Streams::first_device(u32 domain) const {
 
 // A new address space with the domain's memory in it, and its page table.
 Result<u32> Streams::map_domain(u32 domain) {
-  const u32 ioas = TRY(told(context_, "allocate address space", iommufd_.ioas_alloc()));
-  Piece p[kPieces];
+  const u32 ioas = ioas_[domain] = TRY(told(context_, "allocate address space", iommufd_.ioas_alloc()));
+  Piece p[kPieces + 1];
   pieces(domain, p);
-  for (const Piece& piece : p) {
+  p[kPieces] = moving(domain);
+  for (u32 i = 0; i < (plan_.take == Take::Adopt ? kPieces + 1 : kPieces); ++i) {
     TRY(told(context_, "map guest memory",
-             iommufd_.map_file(ioas, memory_[domain].number(), piece.offset, piece.length, piece.iova)));
+             iommufd_.map_file(ioas, memory_[domain].number(), p[i].offset, p[i].length, p[i].iova)));
   }
   const u32 device = TRY(first_device(domain));
   return told(context_, "allocate page table", iommufd_.hwpt_alloc(device_id_[device], ioas));
@@ -130,9 +138,8 @@ Result<void> Streams::declare(u32 device) {
   return {};
 }
 
-// Three write rings, one for each leaf size, and one that reads back what the third wrote. Devices of one domain
-// share its memory in equal parts.
-Result<void> Streams::start_device(u32 device) {
+// Writes all over the device's share of the piece: devices of one domain share its memory in equal parts.
+RingPlan Streams::ring(u32 device, u32 number, const Piece& piece) const {
   u32 sharers = 0;
   u32 mine = 0;
   for (u32 i = 0; i < plan_.devices; ++i) {
@@ -140,27 +147,59 @@ Result<void> Streams::start_device(u32 device) {
     if (i == device) mine = sharers;
     ++sharers;
   }
+  const u64 part = align_down(piece.length / sharers, kPageSize);
+  return {.base = piece.iova + mine * part,
+          .length = part,
+          .slots = plan_.slots,
+          .seed = plan_.seed * 1000 + device * 10 + number,
+          .rate = plan_.rate,
+          .read = false,
+          .source = 0,
+          .irq_every = 0,
+          .vector = 0};
+}
+
+// Three write rings, one for each leaf size, and one that reads back what the third wrote.
+Result<void> Streams::start_device(u32 device) {
   const Streamer streamer = TRY(Streamer::open(device_[device]));
   TRY(device_[device].set_bus_master(true));
   Piece p[kPieces];
   pieces(plan_.domain_of[device], p);
-  RingPlan last;
-  for (u32 ring = 0; ring < kPieces; ++ring) {
-    const u64 part = align_down(p[ring].length / sharers, kPageSize);
-    last = RingPlan{.base = p[ring].iova + mine * part,
-                    .length = part,
-                    .slots = plan_.slots,
-                    .seed = plan_.seed * 1000 + device * 10 + ring,
-                    .rate = plan_.rate,
-                    .read = false,
-                    .source = 0,
-                    .irq_every = 0,
-                    .vector = 0};
-    TRY(streamer.start(ring, last));
-  }
+  for (u32 number = 0; number < kPieces; ++number) TRY(streamer.start(number, ring(device, number, p[number])));
+  RingPlan last = ring(device, kPieces - 1, p[kPieces - 1]);
   last.read = true;
   last.source = TRY(streamer.source_of(kPieces - 1));
   return streamer.start(kPieces, last);
+}
+
+Result<void> Streams::start_moving(u32 device) {
+  const u32 domain = plan_.domain_of[device];
+  const Piece piece = moving(domain);
+  context_.witness.intend({
+    .device = device, .iova = piece.iova, .length = piece.length, .memory_id = TRY(memory_[domain].id())
+    , .offset = piece.offset
+  });
+  const Streamer streamer = TRY(Streamer::open(device_[device]));
+  return told(context_, "start the moving ring", streamer.start(kMoving, ring(device, kMoving, piece)));
+}
+
+// The address space is the former kernel's: nothing is mapped again, but the moving piece leads elsewhere from now on.
+Result<void> Streams::adopt(u32 domain) {
+  const Iommufd::Adopted adopted = TRY(told(context_, "adopt page table", iommufd_.hwpt_adopt(kHwptToken + domain)));
+  hwpt_[domain] = adopted.hwpt;
+  ioas_[domain] = adopted.ioas;
+  for (u32 i = 0; i < plan_.devices; ++i) {
+    if (plan_.domain_of[i] != domain) continue;
+    TRY(told(context_, "stop the moving ring", TRY(Streamer::open(device_[i])).stop(kMoving)));
+  }
+  const Piece piece = moving(domain);
+  TRY(told(context_, "unmap from an adopted page table", iommufd_.unmap(ioas_[domain], piece.iova, piece.length)));
+  TRY(told(context_, "map in an adopted page table",
+           iommufd_.map_file(ioas_[domain], memory_[domain].number(), piece.offset, piece.length, piece.iova)));
+  for (u32 i = 0; i < plan_.devices; ++i) {
+    if (plan_.domain_of[i] == domain) TRY(start_moving(i));
+  }
+  return {};
 }
 
 Result<void> Streams::write_state(u32 hop) {
@@ -213,8 +252,12 @@ Result<void> Streams::come_back(u32 hop) {
     device_id_[i] = TRY(told(context_, "bind retrieved device", device_[i].bind(iommufd_)));
   }
   for (u32 d = 0; d < plan_.domains; ++d) {
+    if (plan_.take == Take::Adopt) {
+      TRY(adopt(d));
+      continue;
+    }
     const u32 restored = TRY(told(context_, "reclaim page table", iommufd_.hwpt_restore(kHwptToken + d)));
-    if (plan_.keep) {
+    if (plan_.take == Take::Keep) {
       hwpt_[d] = restored;
       continue;
     }
@@ -233,8 +276,8 @@ Result<void> Streams::come_back(u32 hop) {
 Result<void> Streams::verify() {
   for (u32 i = 0; i < plan_.devices; ++i) {
     const Streamer streamer = TRY(told(context_, "find streamer", Streamer::open(device_[i])));
-    for (unsigned ring = 0; ring <= kPieces; ++ring) {
-      if (!TRY(streamer.running(ring))) return told(context_, "ring stopped", Result<void>(fail(Errno::Eio)));
+    for (unsigned number = 0; number <= (plan_.take == Take::Adopt ? kMoving : kPieces); ++number) {
+      if (!TRY(streamer.running(number))) return told(context_, "ring stopped", Result<void>(fail(Errno::Eio)));
     }
     const Streamer::Counters c = TRY(streamer.totals());
     if (c.done == 0 || c.refused() != 0 || c.read_errors != 0) {

@@ -11,6 +11,13 @@
 
 namespace perdure::scenarios {
 
+// What becomes of the page tables that a former kernel left.
+enum class Take : u8 {
+  Replace,  // by new ones with the same contents, under running devices
+  Keep,     // as they are
+  Adopt,    // with their address spaces, which are changed after every jump
+};
+
 struct StreamsPlan {
   static constexpr u32 kMostDevices = 8;
   static constexpr u32 kMostDomains = 8;
@@ -23,8 +30,7 @@ struct StreamsPlan {
   u64 rate = 20'000;                                       // transfers a second and ring
   u64 seed = 1;
   u32 iova_bits = 39;  // what addresses may have; the smallest leaves stand in the last 512 GiB of it
-  // Keep the restored page tables instead of replacing them.
-  bool keep = false;
+  Take take = Take::Replace;
 
   u64 total_memory() const;
 };
@@ -43,6 +49,8 @@ class Streams {
   // All rings of all devices run, and no transfer since the start was refused. Eio.
   Result<void> verify();
 
+  static constexpr u32 kRings = 5;  // of each device, at most
+
  private:
   // A stretch of a domain's memory and where devices see it.
   struct Piece {
@@ -51,14 +59,22 @@ class Streams {
     u64 iova;
   };
   static constexpr u32 kPieces = 3;  // in leaves of 1 GiB, 2 MiB, 4 KiB
+  // With Take::Adopt one more, which leads to other memory after every jump, and the ring that writes there.
+  static constexpr u32 kMoving = kPieces + 1;
+  static_assert(kMoving < kRings);
   static constexpr u64 kMemoryToken = 0x100, kStateToken = 0x1F0, kIommufdToken = 0x200, kDeviceToken = 0x300,
                        kHwptToken = 0x400;
 
-  void pieces(u32 domain, Piece (&out)[kPieces]) const;
+  void pieces(u32 domain, Piece* out) const;  // kPieces of them
   Result<void> set_up();
   Result<void> come_back(u32 hop);
   Result<void> open_device(u32 device);
   Result<u32> map_domain(u32 domain);
+  Result<void> adopt(u32 domain);
+  // Where the moving piece is in this hop.
+  Piece moving(u32 domain) const;
+  Result<void> start_moving(u32 device);
+  RingPlan ring(u32 device, u32 number, const Piece& piece) const;
   Result<u32> first_device(u32 domain) const;
   Result<void> start_device(u32 device);
   Result<void> declare(u32 device);
@@ -74,6 +90,7 @@ class Streams {
   client::Iommufd iommufd_;
   client::VfioDevice device_[StreamsPlan::kMostDevices];
   u32 device_id_[StreamsPlan::kMostDevices] = {};
+  u32 ioas_[StreamsPlan::kMostDomains] = {};
   u32 hwpt_[StreamsPlan::kMostDomains] = {};
   client::Session session_;
 };

@@ -6,6 +6,7 @@ namespace {
 
 using board::CachePolicy;
 using board::Phase;
+using scenarios::Take;
 
 constexpr u64 kStretch = 2'000'000;  // 2 ms of the machine's time: each ring visits every slot many times
 
@@ -13,7 +14,7 @@ struct Variant {
   CachePolicy caches;
   bool coherent;
   u32 devices;
-  bool keep;
+  Take take;
 };
 
 std::string name_of(const testing::TestParamInfo<Variant>& info) {
@@ -22,7 +23,9 @@ std::string name_of(const testing::TestParamInfo<Variant>& info) {
                      : v.caches == CachePolicy::EvictAlways ? "EvictAlways"
                                                             : "Random") +
          (v.coherent ? "Coherent" : "NonCoherent") + (v.devices == 1 ? "OneDevice" : "FourDevices") +
-         (v.keep ? "Keep" : "Graft");
+         (v.take == Take::Keep    ? "Keep"
+          : v.take == Take::Adopt ? "Adopt"
+                                  : "Graft");
 }
 
 class LiveUpdate : public testing::TestWithParam<Variant> {};
@@ -30,11 +33,11 @@ class LiveUpdate : public testing::TestWithParam<Variant> {};
 TEST_P(LiveUpdate, DevicesGoOnThereAndBack) {
   const Variant v = GetParam();
   RigConfig config = small_machine({.caches = v.caches, .devices = v.devices, .coherent = v.coherent});
-  config.plan.keep = v.keep;
+  config.plan.take = v.take;
   InProcessRig rig(config);
   ASSERT_DONE(rig.power_on("a"));
   ASSERT_DONE(rig.start_program(0));
-  for (u32 hop = 1; hop <= 3; ++hop) {
+  for (u32 hop = 1; hop <= 4; ++hop) {
     SCOPED_TRACE("hop " + std::to_string(hop));
     rig.run_for(kStretch);
     ASSERT_DONE(rig.verify());
@@ -55,12 +58,18 @@ TEST_P(LiveUpdate, DevicesGoOnThereAndBack) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Variants, LiveUpdate,
-    testing::Values(Variant{CachePolicy::Sticky, true, 1, false}, Variant{CachePolicy::EvictAlways, true, 1, false},
-                    Variant{CachePolicy::Random, true, 4, false}, Variant{CachePolicy::Sticky, false, 4, false},
-                    Variant{CachePolicy::EvictAlways, false, 4, false}, Variant{CachePolicy::Sticky, true, 4, true}),
-    name_of);
+INSTANTIATE_TEST_SUITE_P(Variants, LiveUpdate,
+                         testing::Values(Variant{CachePolicy::Sticky, true, 1, Take::Replace},
+                                         Variant{CachePolicy::EvictAlways, true, 1, Take::Replace},
+                                         Variant{CachePolicy::Random, true, 4, Take::Replace},
+                                         Variant{CachePolicy::Sticky, false, 4, Take::Replace},
+                                         Variant{CachePolicy::EvictAlways, false, 4, Take::Replace},
+                                         Variant{CachePolicy::Sticky, true, 4, Take::Keep},
+                                         Variant{CachePolicy::Sticky, true, 4, Take::Adopt},
+                                         Variant{CachePolicy::EvictAlways, true, 1, Take::Adopt},
+                                         Variant{CachePolicy::Random, false, 4, Take::Adopt},
+                                         Variant{CachePolicy::Sticky, false, 4, Take::Adopt}),
+                         name_of);
 
 TEST(Oracle, SeesTranslationOffForFiveMilliseconds) {
   InProcessRig rig(small_machine({}));

@@ -45,7 +45,9 @@ inline const std::vector<Axis>& matrix_axes() {
            add_unit_for(c, 0);
          }}}},
       {"take",
-       {{"replace", [](RigConfig& c) { c.plan.keep = false; }}, {"keep", [](RigConfig& c) { c.plan.keep = true; }}}},
+       {{"replace", [](RigConfig& c) { c.plan.take = scenarios::Take::Replace; }},
+        {"keep", [](RigConfig& c) { c.plan.take = scenarios::Take::Keep; }},
+        {"adopt", [](RigConfig& c) { c.plan.take = scenarios::Take::Adopt; }}}},
   };
   return axes;
 }

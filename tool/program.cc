@@ -46,8 +46,8 @@ scenarios::StreamsPlan plan_from(const std::string& text) {
   plan.slots = j.at("slots");
   plan.rate = j.at("rate");
   plan.seed = j.at("seed");
-  plan.keep = j.at("keep");
   plan.iova_bits = j.at("iova_bits");
+  plan.take = static_cast<scenarios::Take>(j.at("take").get<unsigned>());
   return plan;
 }
 
@@ -64,9 +64,15 @@ std::string next_command(int kernel) {
 }  // namespace
 
 std::string plan_text(const scenarios::StreamsPlan& plan) {
-  json j = {{"devices", plan.devices},    {"domains", plan.domains},    {"small_leaves", plan.small_leaves},
-            {"slots", plan.slots},        {"rate", plan.rate},          {"seed", plan.seed},
-            {"keep", plan.keep},          {"domain_of", json::array()}, {"memory", json::array()},
+  json j = {{"devices", plan.devices},
+            {"domains", plan.domains},
+            {"small_leaves", plan.small_leaves},
+            {"slots", plan.slots},
+            {"rate", plan.rate},
+            {"seed", plan.seed},
+            {"take", static_cast<unsigned>(plan.take)},
+            {"domain_of", json::array()},
+            {"memory", json::array()},
             {"iova_bits", plan.iova_bits}};
   for (u32 i = 0; i < plan.devices; ++i) j["domain_of"].push_back(plan.domain_of[i]);
   for (u32 i = 0; i < plan.domains; ++i) j["memory"].push_back(plan.memory[i]);

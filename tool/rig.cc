@@ -26,6 +26,7 @@ RigConfig demo_machine(u64 memory, u64 seed) {
     device.kind = board::DeviceKind::Streamer;
     device.bdf = board::Bdf(0, 3 + i, 0);
     device.name = fmt::format("streamer{}", i);
+    device.streamer.rings = scenarios::Streams::kRings;
     config.board.devices.push_back(device);
   }
   config.plan.seed = seed;
