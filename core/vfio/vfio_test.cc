@@ -47,13 +47,13 @@ TEST_F(VfioTest, BindChecksInOrder) {
   EXPECT_EQ(error(uapi::kVfioDeviceBindIommufd, cmd), Errno::Einval);
   struct {
     uapi::VfioBindIommufd cmd;
-    u32 more;
+    u32 more[2];  // no padding, which would not be copied
   } longer{};
   longer.cmd.argsz = sizeof(longer);
   longer.cmd.iommufd = -1;
-  longer.more = 1;
+  longer.more[0] = 1;
   EXPECT_EQ(error(uapi::kVfioDeviceBindIommufd, longer), Errno::E2big);
-  longer.more = 0;
+  longer.more[0] = 0;
   EXPECT_EQ(error(uapi::kVfioDeviceBindIommufd, longer), Errno::Einval) << "negative descriptor";
   cmd.argsz = sizeof(cmd);
   cmd.iommufd = 99;
