@@ -26,6 +26,7 @@ enum class LockRank : u8 {
   IommuDomain,      // page table and attachment list of one domain
   VtdUnit,          // DID space, root and context tables
   VtdQueue,         // invalidation queue
+  PciLiveUpdate,    // records of preserved functions and bridges
   Pci,              // config space sequences
   Files,            // host-file registry, shared memory extents
   Tasks,            // a front end's tables

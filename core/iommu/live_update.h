@@ -62,6 +62,10 @@ class IommuLiveUpdate final : public luo::Flb {
   // Whether a valid record names the function: it went on working, and until commit() compares them its entry is
   // rightful. Nobody may write to it meanwhile.
   bool records(SourceId source) const;
+  // Every function with such a record.
+  void each_recorded(FunctionRef<void(SourceId)> visit) const;
+  // Whether a valid record has it as a further requester id of another function.
+  bool records_alias(SourceId source) const;
   // After all units and devices are there, and before anybody may claim a group: reserves DIDs, restores domains, holds
   // groups, and reconciles hardware's entries with the records both ways. Also to be called when there are no records
   // or load() failed: every entry that nobody attached is quarantined then. What fails is quarantined, so this

@@ -39,15 +39,11 @@ class OutgoingRecords : public HeapObject {
   // A slot of the chain and its entry here. Enomem, E2big.
   template <class Entry>
   static Result<u32> add(kho::RecordChain& chain, Vec<Entry>& entries) {
-    TRY(entries.reserve(chain.slots() + 1));
-    const u32 index = TRY(chain.reserve());
-    while (entries.size() < chain.slots()) static_cast<void>(entries.push_back(Entry{}));
-    return index;
+    return kho::add_slot(chain, entries);
   }
   template <class Entry>
   static void remove(kho::RecordChain& chain, Vec<Entry>& entries, u32 index) {
-    entries[index] = Entry{};
-    chain.release(index);
+    kho::remove_slot(chain, entries, index);
   }
 
   // Writes every record, its checksum, the block headers and the header; allocates nothing. Eio: a domain or device is

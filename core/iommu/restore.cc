@@ -32,6 +32,20 @@ bool IommuLiveUpdate::records(SourceId source) const {
   return entry && entry->source() == source;
 }
 
+void IommuLiveUpdate::each_recorded(FunctionRef<void(SourceId)> visit) const {
+  MutexGuard guard(lock_);
+  if (!incoming_) return;
+  for (const IncomingDevice& d : incoming_->devices) {
+    if (d.state == RecordState::Valid || d.state == RecordState::Restored) visit(d.source());
+  }
+}
+
+bool IommuLiveUpdate::records_alias(SourceId source) const {
+  MutexGuard guard(lock_);
+  const IncomingDevice* entry = incoming_ ? incoming_->device_of(source) : nullptr;
+  return entry && entry->source() != source;
+}
+
 void IommuLiveUpdate::note_unknown_entry(const EntryState& state) {
   MutexGuard guard(lock_);
   if (incoming_ && state.present) incoming_->taint(state.top);

@@ -101,11 +101,15 @@ Result<void> Kernel::boot_records() {
   luo_ = TRY(heap_.make<luo::Luo>(kho_));
   iommu_ = TRY(heap_.make<Iommu>(heap_, kho_));
   live_update_ = TRY(heap_.make<IommuLiveUpdate>(*iommu_, kho_, config_.write_version));
+  pci_live_update_ = TRY(heap_.make<pci::LiveUpdate>(kho_, config_.write_version));
   if (!kho_.is_handover()) return luo_->init();
   if (auto loaded = luo_->load_incoming(); !loaded && loaded.error() != Errno::Eproto) return loaded;
   if (const auto data = luo_->incoming_flb_data(live_update_->compatible()); data) {
     // Unreadable: commit() quarantines every device that is still translated; the log says why.
     if (auto loaded = live_update_->load(*data); !loaded && loaded.error() != Errno::Eproto) return loaded;
+  }
+  if (const auto data = luo_->incoming_flb_data(pci_live_update_->compatible()); data) {
+    if (auto loaded = pci_live_update_->load(*data); !loaded && loaded.error() != Errno::Eproto) return loaded;
   }
   return luo_->init();
 }
@@ -186,10 +190,48 @@ Result<void> Kernel::boot_bus() {
     return {};
   }
   bus_ = TRY(heap_.make<pci::Bus>(heap_, std::move(*windows)));
-  const Preserved preserved(*live_update_);
-  TRY(bus_->enumerate(&preserved));
+  TRY(note_functions_at_work());
+  TRY(bus_->enumerate(kho_.is_handover() ? &*pci_live_update_ : nullptr));
+  if (kho_.is_handover()) {
+    pci_live_update_->check(*bus_, [this](Phys base, u64 length) { return reserved(base, length); });
+  }
   iommu_->set_bus_master_switch(*bus_);
   return {};
+}
+
+// Three witnesses: PCI's records, the IOMMU's records, and live entries. To whatever one of them names nothing is
+// written before commit() and settle_functions() have compared them.
+Result<void> Kernel::note_functions_at_work() {
+  Vec<SourceId> recorded(heap_);
+  Vec<SourceId> live(heap_);
+  Result<void> noted;
+  live_update_->each_recorded([&](SourceId source) {
+    if (noted) noted = recorded.push_back(source);
+  });
+  iommu_->each_unit([&](IommuUnit& unit) {
+    unit.each_present_entry([&](SourceId source, const EntryState&) {
+      if (noted) noted = live.push_back(source);
+    });
+  });
+  TRY(noted);
+  TRY(pci_live_update_->agree(recorded.span()));
+  for (SourceId source : live) {
+    if (!live_update_->records_alias(source)) TRY(pci_live_update_->note_at_work(source));
+  }
+  return {};
+}
+
+// Where no BAR of a function can be: memory, and the registers of units.
+bool Kernel::reserved(Phys base, u64 length) const {
+  const auto* map = machine_.virt<const abi::MemoryMapEntry>(Phys(boot_.memory_map));
+  for (u32 i = 0; i < boot_.memory_map_count; ++i) {
+    if (ranges_overlap(map[i].base, map[i].length, base.value, length)) return true;
+  }
+  if (!dmar_) return false;
+  for (const acpi::DmarUnit& unit : dmar_->units) {
+    if (ranges_overlap(unit.base.value, unit.register_bytes, base.value, length)) return true;
+  }
+  return false;
 }
 
 // Devices to groups, then what the records say of them.
@@ -199,7 +241,8 @@ Result<void> Kernel::boot_devices() {
                                        iommufd::Iommufd::Config{.write_version = config_.write_version,
                                                                 .mark_preserve = config_.ioctl_hwpt_mark_preserve,
                                                                 .restore = config_.ioctl_hwpt_restore}));
-  vfio_ = TRY(heap_.make<vfio::Vfio>(*iommufd_, vfio::Vfio::Config{.write_version = config_.write_version}));
+  vfio_ = TRY(
+      heap_.make<vfio::Vfio>(*iommufd_, *pci_live_update_, vfio::Vfio::Config{.write_version = config_.write_version}));
   Vec<SourceId> ids(heap_);
   for (usize i = 0; bus_ && i < bus_->size(); ++i) {
     pci::Function& function = bus_->at(i);
@@ -214,7 +257,23 @@ Result<void> Kernel::boot_devices() {
     TRY(vfio_->add_device(function, *device));
   }
   live_update_->commit();
+  settle_functions();
   return {};
+}
+
+void Kernel::settle_functions() {
+  for (usize i = 0; bus_ && i < bus_->size(); ++i) {
+    pci::Function& function = bus_->at(i);
+    if (function.is_bridge() || function.inherited() == pci::Inherited::No) continue;
+    IommuDevice* const device = iommu_->find(function.source());
+    if (!device) continue;  // behind no unit that works: nothing of it is translated
+    const Ownership ownership = device->group().ownership();
+    if (function.inherited() == pci::Inherited::Refused) {
+      if (ownership != Ownership::Quarantined) iommu_->quarantine(*device, "what PCI recorded of it does not fit");
+    } else if (ownership == Ownership::Unowned) {
+      function.let_go();  // nothing of it was live any more
+    }
+  }
 }
 
 Result<void> Kernel::boot_services() {
@@ -226,7 +285,8 @@ Result<void> Kernel::boot_services() {
   TRY(luo_->register_handler(*iommufd_handler_));
   TRY(luo_->register_handler(*vfio_handler_));
   TRY(luo_->link_flb(*iommufd_handler_, *live_update_));
-  return luo_->link_flb(*vfio_handler_, *live_update_);
+  TRY(luo_->link_flb(*vfio_handler_, *live_update_));
+  return luo_->link_flb(*vfio_handler_, *pci_live_update_);
 }
 
 }  // namespace perdure

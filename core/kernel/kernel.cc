@@ -23,6 +23,7 @@ Kernel::~Kernel() {
   live_update_.reset();
   iommu_.reset();
   bus_.reset();
+  pci_live_update_.reset();
   dmar_.reset();
 }
 

@@ -16,7 +16,7 @@
 #include "core/kho/kho.h"
 #include "core/luo/device.h"
 #include "core/luo/memfd_handler.h"
-#include "core/pci/bus.h"
+#include "core/pci/live_update.h"
 #include "core/vfio/handler.h"
 #include "core/vfio/vfio.h"
 #include "core/vtd/vtd_unit.h"
@@ -56,19 +56,9 @@ class Kernel {
   Iommu& iommu() { return *iommu_; }
   IommuLiveUpdate& live_update() { return *live_update_; }
   pci::Bus& bus() { return *bus_; }
+  pci::LiveUpdate& pci_live_update() { return *pci_live_update_; }
 
  private:
-  // Who the former kernel says was at work; enumeration leaves those alone.
-  class Preserved final : public pci::PreservedFunctions {
-   public:
-    explicit Preserved(const IommuLiveUpdate& records) : records_(records) {}
-    bool preserved(SourceId source) const override { return records_.records(source); }
-    u64 bar_size(SourceId, unsigned) const override { return 0; }
-
-   private:
-    const IommuLiveUpdate& records_;
-  };
-
   // boot(), in order.
   Result<void> boot_memory();
   Result<void> boot_records();
@@ -81,8 +71,13 @@ class Kernel {
   Result<void> block_unit(Phys base, const vtd::UnitConfig& config);
 
   void unload();
-  // Every function that is not preserved stops mastering the bus, as devices are shut down before a kexec; and starts
-  // again where it did when the jump fails.
+  // Who is at work besides those that PCI's own records name, and agreement between the two.
+  Result<void> note_functions_at_work();
+  bool reserved(Phys base, u64 length) const;
+  // After the IOMMU's part is decided: quarantine of what PCI refused, and the other way round.
+  void settle_functions();
+  // Every function that is not preserved stops mastering the bus, as devices are shut down before a kexec, bridges
+  // after what is below them; and starts again where it did when the jump fails.
   void stop_functions();
   void restart_functions();
   Result<void> jump();
@@ -105,6 +100,7 @@ class Kernel {
   Owned<Iommu> iommu_;
   Owned<IommuLiveUpdate> live_update_;
   Owned<acpi::Dmar> dmar_;
+  Owned<pci::LiveUpdate> pci_live_update_;
   Owned<pci::Bus> bus_;
   Owned<luo::Device> luo_device_;
   Owned<luo::MemfdHandler> memfd_handler_;

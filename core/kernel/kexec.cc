@@ -91,18 +91,17 @@ Result<void> Kernel::kexec() {
 }
 
 void Kernel::stop_functions() {
-  for (usize i = 0; bus_ && i < bus_->size(); ++i) {
+  // Children before their bridges: these stand before them in the list.
+  for (usize i = bus_ ? bus_->size() : 0; i-- > 0;) {
     pci::Function& function = bus_->at(i);
-    const IommuDevice* device = iommu_->find(function.source());
-    // Bridges carry the requests of preserved functions below them.
-    if (function.is_bridge() || (device && device->preserved()) || !function.bus_master()) continue;
+    if (pci_live_update_->keeps(function) || !function.bus_master()) continue;
     function.set_bus_master(false);
     if (!stopped_.push_back(&function)) return;  // reserved when the next kernel was loaded
   }
 }
 
 void Kernel::restart_functions() {
-  for (pci::Function* function : stopped_) function->set_bus_master(true);
+  for (usize i = stopped_.size(); i-- > 0;) stopped_[i]->set_bus_master(true);
   stopped_.clear();
 }
 

@@ -45,6 +45,20 @@ class RecordChain {
   u32 free_from_ = 0;  // no slot below it is free
 };
 
+// A slot of the chain and its entry in the writer's own list. Enomem, E2big.
+template <class Entry>
+Result<u32> add_slot(RecordChain& chain, Vec<Entry>& entries) {
+  TRY(entries.reserve(chain.slots() + 1));
+  const u32 index = TRY(chain.reserve());
+  while (entries.size() < chain.slots()) static_cast<void>(entries.push_back(Entry{}));
+  return index;
+}
+template <class Entry>
+void remove_slot(RecordChain& chain, Vec<Entry>& entries, u32 index) {
+  entries[index] = Entry{};
+  chain.release(index);
+}
+
 // What a header says of a chain.
 struct ChainPlace {
   u64 first = 0;

@@ -4,22 +4,30 @@
 
 namespace perdure::pci {
 
+namespace {
+
+Line describe(SourceId bridge) {
+  return Line() << "pci: bridge " << Hex{bridge.segment} << ":" << Hex{bridge.bdf} << " ";
+}
+
+}  // namespace
+
 // State of the walk over one window.
 struct Bus::Scan {
   const acpi::EcamWindow& window;
-  const PreservedFunctions* preserved;
+  Inheritance* inheritance;
   bool seen[256] = {};
-  u8 last_used = 0;
   usize first_function = 0;  // of this window
 
-  bool is_preserved(SourceId source) const { return preserved && preserved->preserved(source); }
+  bool taken(SourceId bridge, u8 first, u8 last) const {
+    return inheritance && inheritance->buses_taken(bridge, first, last);
+  }
 };
 
-Result<void> Bus::enumerate(const PreservedFunctions* preserved) {
+Result<void> Bus::enumerate(Inheritance* inheritance) {
   PERDURE_ASSERT(functions_.empty());
   for (const acpi::EcamWindow& window : config_.windows()) {
-    Scan scan{window, preserved};
-    scan.last_used = window.first_bus;
+    Scan scan{window, inheritance};
     scan.first_function = functions_.size();
     TRY(scan_bus(scan, window.first_bus, nullptr));
     // Only now is it known which numbers are taken.
@@ -30,39 +38,88 @@ Result<void> Bus::enumerate(const PreservedFunctions* preserved) {
 
 Result<void> Bus::scan_bus(Scan& scan, u8 bus, Function* parent) {
   scan.seen[bus] = true;
-  if (bus > scan.last_used) scan.last_used = bus;
   // Below a port there is one device; others may answer for it at every number.
-  const u8 devices = parent && parent->is_downstream_port() ? 1 : 32;
+  const bool port = parent && parent->is_downstream_port();
+  const u8 devices = port ? 1 : 32;
+  if (scan.inheritance) close_claimants(scan, bus, devices);
   for (u8 device = 0; device < devices; ++device) {
     const SourceId first = SourceId::of(scan.window.segment, bus, device, 0);
     if (!there(first)) continue;
-    TRY(scan_function(scan, first, parent));
+    const Function& zero = *TRY(scan_function(scan, first, parent, false));
+    if (port && zero.find(ExtendedCapabilityId::Ari) != 0) {
+      // A port that something at work depends on goes on forwarding as it did.
+      if (!parent->ari_forwarding() && parent->can_forward_ari() && parent->inherited() == Inherited::No) {
+        parent->forward_ari();
+      }
+      if (parent->ari_forwarding()) {
+        TRY(scan_ari_device(scan, zero, *parent));
+        continue;
+      }
+    }
     if ((config_.read8(first, reg::kHeaderType) & HeaderType::kMultiFunction) == 0) continue;
     for (u8 function = 1; function < 8; ++function) {
       const SourceId next = SourceId::of(scan.window.segment, bus, device, function);
-      if (there(next)) TRY(scan_function(scan, next, parent));
+      if (there(next)) TRY(scan_function(scan, next, parent, false));
     }
   }
   return {};
 }
 
-Result<void> Bus::scan_function(Scan& scan, SourceId source, Function* parent) {
-  Owned<Function> made = TRY(heap_.make<Function>(config_, source, parent));
-  Function& f = *made;
-  f.preserved_ = scan.is_preserved(source);
-  if (f.preserved_) {
-    for (unsigned i = 0; i < Function::kBars; ++i) f.bars_[i].size = scan.preserved->bar_size(source, i);
+// The device's functions name each other in ascending order (PCI Express 6.0, 7.8.8).
+Result<void> Bus::scan_ari_device(Scan& scan, const Function& zero, Function& port) {
+  for (const Function* f = &zero;;) {
+    const u16 ari = f->find(ExtendedCapabilityId::Ari);
+    if (ari == 0) return {};
+    const u8 next = static_cast<u8>(Ari::NextFunction::get(f->read16(static_cast<u16>(ari + Ari::kCapability))));
+    if (next == 0) return {};
+    const SourceId source{scan.window.segment, static_cast<u16>(zero.source_.bus() << 8 | next)};
+    if (next <= f->source_.devfn() || !there(source)) {
+      log(heap_.machine(), LogLevel::Error,
+          Line() << "pci: function " << Hex{f->source_.segment} << ":" << Hex{f->source_.bdf} << " names function "
+                 << next << " as the next one, which cannot be; functions behind it are not used");
+      return {};
+    }
+    f = TRY(scan_function(scan, source, &port, true));
   }
-  TRY(functions_.push_back(std::move(made)));
-  if (f.is_bridge() && f.secondary_ != 0) TRY(scan_below(scan, f));
-  if (f.is_bridge() && !f.preserved_) {
-    // A bridge that a working device depends on is left alone like the device.
-    for (usize i = functions_.size(); i-- > scan.first_function && functions_[i].get() != &f;) {
-      f.preserved_ = f.preserved_ || functions_[i]->preserved_;
+}
+
+// Bridges that answer for buses on the way to functions at work, and are not on it: where two answer, requests may go
+// either way. They get other numbers later. Before anything behind such a bus is looked at.
+void Bus::close_claimants(Scan& scan, u8 bus, u8 devices) {
+  for (u8 device = 0; device < devices; ++device) {
+    for (u8 function = 0; function < 8; ++function) {
+      const SourceId source = SourceId::of(scan.window.segment, bus, device, function);
+      if (!there(source)) {
+        if (function == 0) break;
+        continue;
+      }
+      const u8 header = config_.read8(source, reg::kHeaderType);
+      if ((header & HeaderType::kLayout) == HeaderType::kBridge) close_if_claimant(scan, source);
+      if (function == 0 && (header & HeaderType::kMultiFunction) == 0) break;
     }
   }
-  if (!f.preserved_) f.size_bars();
-  return {};
+}
+
+void Bus::close_if_claimant(Scan& scan, SourceId bridge) {
+  const u8 secondary = config_.read8(bridge, reg::kSecondaryBus);
+  const u8 subordinate = config_.read8(bridge, reg::kSubordinateBus);
+  if (secondary == 0 || !scan.taken(bridge, secondary, subordinate)) return;
+  log(heap_.machine(), LogLevel::Warn,
+      describe(bridge) << "claims buses " << secondary << "-" << subordinate
+                       << ", where functions are at work that are not below it; it gets others");
+  config_.write16(bridge, reg::kSecondaryBus, 0);
+}
+
+Result<Function*> Bus::scan_function(Scan& scan, SourceId source, Function* parent, bool ari) {
+  Owned<Function> made = TRY(heap_.make<Function>(config_, source, parent));
+  Function& f = *made;
+  f.ari_ = ari;
+  TRY(functions_.push_back(std::move(made)));
+  if (scan.inheritance) f.inherited_.store(scan.inheritance->identify(f), std::memory_order_release);
+  f.count_inherited();
+  if (f.is_bridge() && f.secondary_ != 0) TRY(scan_below(scan, f));
+  if (f.inherited() == Inherited::No) f.size_bars();
+  return &f;
 }
 
 Result<void> Bus::scan_below(Scan& scan, Function& bridge) {
@@ -72,11 +129,10 @@ Result<void> Bus::scan_below(Scan& scan, Function& bridge) {
                     !scan.seen[bus] && (!bridge.parent_ || bridge.subordinate_ <= bridge.parent_->subordinate_);
   if (!good) {
     log(heap_.machine(), LogLevel::Error,
-        Line() << "pci: bridge " << Hex{bridge.source_.segment} << ":" << Hex{bridge.source_.bdf} << " claims buses "
-               << bus << "-" << bridge.subordinate_ << ", which cannot be; what is behind it is not used");
+        describe(bridge.source_) << "claims buses " << bus << "-" << bridge.subordinate_
+                                 << ", which cannot be; what is behind it is not used");
     return {};
   }
-  if (bridge.subordinate_ > scan.last_used) scan.last_used = bridge.subordinate_;
   return scan_bus(scan, bus, &bridge);
 }
 
@@ -85,28 +141,54 @@ Result<void> Bus::number_bridges(Scan& scan, Function* parent) {
   for (usize i = scan.first_function; i < functions_.size(); ++i) {
     Function& bridge = *functions_[i];
     if (!bridge.is_bridge() || bridge.parent_ != parent) continue;
-    if (bridge.secondary_ != 0) {
-      TRY(number_bridges(scan, &bridge));
-      continue;
-    }
-    const u8 limit = parent ? parent->subordinate_ : scan.window.last_bus;
-    if (bridge.preserved_ || scan.last_used >= limit) {
-      log(heap_.machine(), LogLevel::Warn,
-          Line() << "pci: bridge " << Hex{bridge.source_.segment} << ":" << Hex{bridge.source_.bdf}
-                 << " has no bus number, and " << (bridge.preserved_ ? "must not be touched" : "none is left"));
-      continue;
-    }
-    const u8 bus = static_cast<u8>(scan.last_used + 1);
-    bridge.write8(reg::kPrimaryBus, bridge.source_.bus());
-    bridge.write8(reg::kSecondaryBus, bus);
-    bridge.write8(reg::kSubordinateBus, limit);  // open to all that may be found below
-    bridge.secondary_ = bus;
-    bridge.subordinate_ = limit;
-    TRY(scan_bus(scan, bus, &bridge));
-    TRY(number_bridges(scan, &bridge));
-    bridge.subordinate_ = scan.last_used;
-    bridge.write8(reg::kSubordinateBus, scan.last_used);
+    TRY(bridge.secondary_ == 0 ? number_bridge(scan, bridge) : number_bridges(scan, &bridge));
   }
+  return {};
+}
+
+// After the highest number in use beside it or, when there is none left, in the lowest gap.
+Result<void> Bus::number_bridge(Scan& scan, Function& bridge) {
+  const Function* const parent = bridge.parent_;
+  const u8 own = bridge.source_.bus();
+  const u8 limit = parent ? parent->subordinate_ : scan.window.last_bus;
+  bool used[256] = {};
+  unsigned highest = own;
+  for (usize i = scan.first_function; i < functions_.size(); ++i) {
+    const Function& other = *functions_[i];
+    if (!other.is_bridge() || other.parent_ != parent || other.secondary_ == 0) continue;
+    for (unsigned bus = other.secondary_; bus <= other.subordinate_; ++bus) used[bus] = true;
+  }
+  for (unsigned bus = own + 1u; bus <= limit; ++bus) {
+    used[bus] = used[bus] || scan.taken(bridge.source_, static_cast<u8>(bus), static_cast<u8>(bus));
+    if (used[bus]) highest = bus;
+  }
+  unsigned first = highest + 1;
+  unsigned last = limit;
+  if (first > limit) {
+    for (first = own + 1u; first <= limit && used[first]; ++first) {
+    }
+    for (last = first; last < limit && !used[last + 1]; ++last) {
+    }
+  }
+  const bool hands_off = bridge.inherited() != Inherited::No;
+  if (hands_off || first > limit) {
+    log(heap_.machine(), LogLevel::Warn,
+        describe(bridge.source_) << "has no bus number, and " << (hands_off ? "must not be touched" : "none is left"));
+    return {};
+  }
+  bridge.write8(reg::kPrimaryBus, own);
+  bridge.write8(reg::kSecondaryBus, static_cast<u8>(first));
+  bridge.write8(reg::kSubordinateBus, static_cast<u8>(last));  // open to all that may be found below
+  bridge.secondary_ = static_cast<u8>(first);
+  bridge.subordinate_ = static_cast<u8>(last);
+  TRY(scan_bus(scan, bridge.secondary_, &bridge));
+  TRY(number_bridges(scan, &bridge));
+  bridge.subordinate_ = bridge.secondary_;
+  for (usize i = scan.first_function; i < functions_.size(); ++i) {
+    const Function& below = *functions_[i];
+    if (below.parent_ == &bridge && below.subordinate_ > bridge.subordinate_) bridge.subordinate_ = below.subordinate_;
+  }
+  bridge.write8(reg::kSubordinateBus, bridge.subordinate_);
   return {};
 }
 

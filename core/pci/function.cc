@@ -45,6 +45,80 @@ bool Function::below(const Function& bridge) const {
   return false;
 }
 
+// --- bridges ----------------------------------------------------------------------------------------------------
+
+BridgeWindows Function::windows() const {
+  BridgeWindows w;
+  const u32 io = read16(reg::kIoBase);
+  const u32 io_upper = read32(reg::kIoBaseUpper);
+  const bool wide_io = (io & 1) != 0;
+  w.io.base = (io & 0xf0) << 8 | (wide_io ? (io_upper & 0xffff) << 16 : 0);
+  w.io.limit = (io >> 8 & 0xf0) << 8 | 0xfff | (wide_io ? io_upper & 0xffff'0000 : 0);
+  w.memory.base = u64{read16(reg::kMemoryBase) & 0xfff0u} << 16;
+  w.memory.limit = u64{read16(reg::kMemoryLimit) & 0xfff0u} << 16 | 0xf'ffff;
+  const u16 prefetch = read16(reg::kPrefetchBase);
+  const bool wide = (prefetch & 1) != 0;
+  w.prefetch.base = u64{prefetch & 0xfff0u} << 16 | (wide ? u64{read32(reg::kPrefetchBaseUpper)} << 32 : 0);
+  w.prefetch.limit = u64{read16(reg::kPrefetchLimit) & 0xfff0u} << 16 | 0xf'ffff |
+                     (wide ? u64{read32(reg::kPrefetchLimitUpper)} << 32 : 0);
+  return w;
+}
+
+u16 Function::express_at(u16 offset) const {
+  const u16 express = find(CapabilityId::PciExpress);
+  if (express == 0 || PciExpress::Version::get(read16(static_cast<u16>(express + PciExpress::kFlags))) < 2) return 0;
+  return static_cast<u16>(express + offset);
+}
+
+bool Function::can_forward_ari() const {
+  const u16 at = is_downstream_port() ? express_at(PciExpress::kDeviceCapabilities2) : u16{0};
+  return at != 0 && (read32(at) & PciExpress::kAriForwarding) != 0;
+}
+
+bool Function::ari_forwarding() const {
+  const u16 at = is_downstream_port() ? express_at(PciExpress::kDeviceControl2) : u16{0};
+  return at != 0 && (read16(at) & PciExpress::kAriForwarding) != 0;
+}
+
+void Function::forward_ari() {
+  config_.update16(source_, express_at(PciExpress::kDeviceControl2), 0, PciExpress::kAriForwarding);
+}
+
+bool Function::open_path() {
+  bool open = true;
+  for (Function* bridge = parent_; bridge; bridge = bridge->parent_) {
+    constexpr u16 kBoth = Command::kMemory | Command::kBusMaster;
+    if ((bridge->read16(reg::kCommand) & kBoth) == kBoth) continue;
+    open = bridge->inherited() == Inherited::No && bridge->set_command(kBoth, true) && open;
+  }
+  return open;
+}
+
+// --- functions that a former kernel's user has at work ------------------------------------------------------------
+
+bool Function::same_as_found() const {
+  return read16(reg::kVendor) == vendor_ && read16(reg::kDevice) == device_ && read32(reg::kClass) == class_revision();
+}
+
+void Function::count_inherited() {
+  if (is_bridge() || inherited() == Inherited::No) return;
+  for (Function* bridge = parent_; bridge; bridge = bridge->parent_) {
+    bridge->inherited_below_.fetch_add(1, std::memory_order_acq_rel);
+    if (bridge->inherited() == Inherited::No) bridge->refuse();
+  }
+}
+
+void Function::let_go() {
+  if (is_bridge()) return;
+  Inherited expected = Inherited::Preserved;
+  if (!inherited_.compare_exchange_strong(expected, Inherited::No, std::memory_order_acq_rel)) return;
+  for (Function* bridge = parent_; bridge; bridge = bridge->parent_) {
+    if (bridge->inherited_below_.fetch_sub(1, std::memory_order_acq_rel) != 1) continue;
+    expected = Inherited::Preserved;
+    bridge->inherited_.compare_exchange_strong(expected, Inherited::No, std::memory_order_acq_rel);
+  }
+}
+
 // --- BARs -----------------------------------------------------------------------------------------------------
 
 void Function::read_bars() {
@@ -67,6 +141,14 @@ void Function::read_bars() {
       ++i;
     }
   }
+}
+
+Phys Function::bar_base(unsigned i) const {
+  const u16 at = static_cast<u16>(reg::kBars + 4 * i);
+  const u32 low = read32(at);
+  if ((low & BarBits::kIo) != 0) return Phys(low & ~BarBits::kIoFlags);
+  const u64 high = bars_[i].wide ? u64{read32(static_cast<u16>(at + 4))} << 32 : 0;
+  return Phys(high | (low & ~BarBits::kMemoryFlags));
 }
 
 // Writes all ones and looks what sticks; with decoding off, since the BARs point anywhere meanwhile.

@@ -1,10 +1,12 @@
 // One PCI function. The constructor reads identity and capabilities; nothing is written before somebody asks for it, so
 // that a function whose device is at work (design §7) is only looked at.
 #pragma once
+#include <atomic>
 #include <span>
 
 #include "core/base/function_ref.h"
 #include "core/pci/config_space.h"
+#include "core/pci/inheritance.h"
 #include "core/pci/registers.h"
 
 namespace perdure::pci {
@@ -18,6 +20,18 @@ struct Bar {
   u64 size = 0;  // 0: not known
 };
 
+// What a bridge passes downstream: [base, limit], nothing when the limit is below the base.
+struct BridgeWindows {
+  struct Window {
+    u64 base = 0;
+    u64 limit = 0;
+    bool holds(u64 first, u64 last) const { return base <= first && last <= limit; }
+  };
+  Window memory;
+  Window prefetch;
+  Window io;
+};
+
 class Function : public HeapObject {
  public:
   static constexpr unsigned kBars = 6;
@@ -29,10 +43,20 @@ class Function : public HeapObject {
   u16 device() const { return device_; }
   u32 class_code() const { return class_code_; }  // base class, sub-class, interface
   u8 revision() const { return revision_; }
+  // Vendor in the low half; revision in the low byte.
+  u32 ids() const { return u32{device_} << 16 | vendor_; }
+  u32 class_revision() const { return class_code_ << 8 | revision_; }
+  // It is there and still says so.
+  bool same_as_found() const;
   // The bridge above, null on a root bus.
   Function* parent() const { return parent_; }
-  // Its device worked for the former kernel's user when this kernel booted: see Bus::enumerate().
-  bool preserved() const { return preserved_; }
+  // Whether it worked for a former kernel's user when this kernel booted, see Bus::enumerate(); a bridge: something
+  // below it did. Unless No nobody but that user writes to it.
+  Inherited inherited() const { return inherited_.load(std::memory_order_acquire); }
+  // Of a preserved function: its user has it back, so that it is like any other now. Bridges above it follow when it
+  // was the last.
+  void let_go();
+  void refuse() { inherited_.store(Inherited::Refused, std::memory_order_release); }
 
   bool is_bridge() const { return layout_ == HeaderType::kBridge; }
   u8 secondary() const { return secondary_; }
@@ -40,9 +64,18 @@ class Function : public HeapObject {
   // A link with room for one device.
   bool is_downstream_port() const;
   bool below(const Function& bridge) const;
+  BridgeWindows windows() const;
+  // Found by its device's ARI chain: the low byte of its id is a function number.
+  bool ari() const { return ari_; }
+  // Of a port: it passes requests for every function number on to the one device below it.
+  bool ari_forwarding() const;
+  bool can_forward_ari() const;
+  void forward_ari();
 
   std::span<const Bar, kBars> bars() const { return bars_; }
-  // Of a preserved function, which is not asked: from the record of whoever used it.
+  // Where it decodes as the register says now.
+  Phys bar_base(unsigned bar) const;
+  // Of a preserved function, which is not asked: from the record of the kernel that asked.
   void set_bar_size(unsigned bar, u64 size) { bars_[bar].size = size; }
 
   // --- configuration registers ---------------------------------------------------------------------------
@@ -61,6 +94,9 @@ class Function : public HeapObject {
   // --- COMMAND; each reads back, false when the device does not take it ----------------------------------------
   bool set_bus_master(bool on) { return set_command(Command::kBusMaster, on); }
   bool set_decoding(bool on) { return set_command(Command::kMemory | Command::kIo, on); }
+  // Every bridge above decodes and masters for it. Those of functions that a former kernel's user has at work are not
+  // written to; false when one of them does not pass requests on.
+  bool open_path();
   bool bus_master() const { return (read16(reg::kCommand) & Command::kBusMaster) != 0; }
 
   // Requests issued and not completed. False also when the function has no way to tell.
@@ -87,6 +123,8 @@ class Function : public HeapObject {
  private:
   friend class Bus;
   bool set_command(u16 bits, bool on);
+  u16 express_at(u16 offset) const;  // of a register of version 2 of the capability; 0: there is none
+  void count_inherited();
   void read_bars();
   void size_bars();
   Phys msix_entry(unsigned vector) const;  // null address: none
@@ -99,7 +137,9 @@ class Function : public HeapObject {
   u32 class_code_;
   u8 revision_;
   u8 layout_;
-  bool preserved_ = false;
+  bool ari_ = false;
+  std::atomic<Inherited> inherited_{Inherited::No};
+  std::atomic<u32> inherited_below_{0};  // of a bridge: functions that are not No
   u8 secondary_ = 0;
   u8 subordinate_ = 0;
   Bar bars_[kBars];

@@ -9,9 +9,13 @@ namespace {
 
 using Node = test::Fabric::Node;
 
-struct Recorded final : PreservedFunctions {
-  bool preserved(SourceId s) const override { return ids.contains(s.bdf); }
-  u64 bar_size(SourceId s, unsigned bar) const override { return s.bdf == 0x0100 && bar == 0 ? 0x4000 : 0; }
+struct Recorded final : Inheritance {
+  Inherited identify(Function& f) override {
+    if (!ids.contains(f.source().bdf)) return Inherited::No;
+    if (f.source().bdf == 0x0100) f.set_bar_size(0, 0x4000);
+    return Inherited::Preserved;
+  }
+  bool buses_taken(SourceId, u8, u8) const override { return false; }
   std::set<u16> ids;
 };
 
@@ -21,7 +25,7 @@ struct PciTest : testing::Test {
     EXPECT_TRUE(frames.init({&ram, 1}, {}, {}));
     frames.open();
   }
-  Owned<Bus> scan(const PreservedFunctions* preserved = nullptr, u8 last_bus = 255) {
+  Owned<Bus> scan(Inheritance* preserved = nullptr, u8 last_bus = 255) {
     Vec<acpi::EcamWindow> windows(heap);
     EXPECT_TRUE(windows.push_back({Phys(test::Fabric::kEcam), 0, 0, last_bus}));
     auto bus = heap.make<Bus>(heap, std::move(windows));
@@ -158,14 +162,14 @@ TEST_F(PciTest, PreservedFunctionsAndTheirBridgesAreOnlyLookedAt) {
   Node& idle = fabric.add(nullptr, 2, 0, 0x1001);
   idle.bar(0, 0xfc00'0000, 0x1000);
   Recorded recorded;
-  recorded.ids = {0x0100};
+  recorded.ids = {0x0008, 0x0100};
   auto bus = scan(&recorded);
   EXPECT_EQ(fabric.writes_to(port), 0u);
   EXPECT_EQ(fabric.writes_to(working), 0u);
   EXPECT_GT(fabric.writes_to(idle), 0u);
-  EXPECT_TRUE(bus->find({0, 0x0100})->preserved());
-  EXPECT_TRUE(bus->find({0, 0x0008})->preserved());
-  EXPECT_FALSE(bus->find({0, 0x0010})->preserved());
+  EXPECT_EQ(bus->find({0, 0x0100})->inherited(), Inherited::Preserved);
+  EXPECT_EQ(bus->find({0, 0x0008})->inherited(), Inherited::Preserved);
+  EXPECT_EQ(bus->find({0, 0x0010})->inherited(), Inherited::No);
   EXPECT_EQ(bus->find({0, 0x0100})->bars()[0].size, 0x4000u);
   EXPECT_EQ(bus->find({0, 0x0010})->bars()[0].size, 0x1000u);
 }

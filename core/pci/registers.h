@@ -15,7 +15,17 @@ inline constexpr u16 kBars = 0x10;
 inline constexpr u16 kPrimaryBus = 0x18;
 inline constexpr u16 kSecondaryBus = 0x19;
 inline constexpr u16 kSubordinateBus = 0x1a;
+inline constexpr u16 kIoBase = 0x1c;  // base, then limit: 8 bits each
+inline constexpr u16 kMemoryBase = 0x20;
+inline constexpr u16 kMemoryLimit = 0x22;
+inline constexpr u16 kPrefetchBase = 0x24;
+inline constexpr u16 kPrefetchLimit = 0x26;
+inline constexpr u16 kPrefetchBaseUpper = 0x28;
+inline constexpr u16 kPrefetchLimitUpper = 0x2c;
+inline constexpr u16 kSubsystem = 0x2c;
+inline constexpr u16 kIoBaseUpper = 0x30;  // base, then limit: 16 bits each
 inline constexpr u16 kCapabilities = 0x34;
+inline constexpr u16 kBridgeControl = 0x3e;
 }  // namespace reg
 
 struct Command {
@@ -49,7 +59,7 @@ enum class CapabilityId : u8 {
   Msix = 0x11,
   AdvancedFeatures = 0x13
 };
-enum class ExtendedCapabilityId : u16 { Ats = 0x0f, SrIov = 0x10, Pri = 0x13, Pasid = 0x1b };
+enum class ExtendedCapabilityId : u16 { Ari = 0x0e, Ats = 0x0f, SrIov = 0x10, Pri = 0x13, Pasid = 0x1b };
 
 struct Msi {
   static constexpr u16 kControl = 2;
@@ -78,12 +88,20 @@ struct PciExpress {
   static constexpr u16 kDeviceCapabilities = 4;
   static constexpr u16 kDeviceControl = 8;
   static constexpr u16 kDeviceStatus = 10;
+  static constexpr u16 kDeviceCapabilities2 = 0x24;
+  static constexpr u16 kDeviceControl2 = 0x28;
+  static constexpr u16 kAriForwarding = 1 << 5;  // of the device capabilities 2: can, of the device control 2: does
+  using Version = Field<3, 0, u16>;              // of the flags; 2 has the registers above
   using PortType = Field<7, 4, u16>;
   static constexpr u16 kRootPort = 4;
   static constexpr u16 kDownstreamPort = 6;
   using FunctionReset = Bit<28, u32>;                  // of the device capabilities
   static constexpr u16 kStartReset = 1 << 15;          // of the device control
   static constexpr u16 kTransactionsPending = 1 << 5;  // of the device status
+};
+struct Ari {
+  static constexpr u16 kCapability = 4;
+  using NextFunction = Field<15, 8, u16>;  // 0: the last
 };
 struct AdvancedFeatures {
   static constexpr u16 kCapabilities = 3;

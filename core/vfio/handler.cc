@@ -44,41 +44,44 @@ Result<abi::VfioPciRecord> VfioHandler::read(const luo::FileState& state) const 
   return read_record(kho(), Phys(state.data), state.session.generation());
 }
 
-Result<PciDevice*> VfioHandler::device_of(const abi::VfioPciRecord& record) const {
-  const SourceId source{.segment = static_cast<u16>(record.segment), .bdf = static_cast<u16>(record.bdf)};
-  const auto refuse = [&](Errno error, std::string_view what) -> std::unexpected<Errno> {
+PciDevice* VfioHandler::device_of(const abi::VfioPciRecord& record) const {
+  return module_.find({.segment = static_cast<u16>(record.segment), .bdf = static_cast<u16>(record.bdf)});
+}
+
+Result<void> VfioHandler::compare(const abi::VfioPciRecord& record, const pci::Function& function) const {
+  const auto refuse = [&](std::string_view what) -> std::unexpected<Errno> {
     log(module_.machine(), LogLevel::Error,
-        Line() << "preserved device " << Hex{source.segment} << ":" << Hex{source.bdf} << " " << what);
-    return fail(error);
+        Line() << "preserved device " << Hex{function.source().segment} << ":" << Hex{function.source().bdf} << " "
+               << what);
+    return fail(Errno::Eproto);
   };
-  PciDevice* const device = module_.find(source);
-  if (!device) return refuse(Errno::Enodev, "is not there");
-  const pci::Function& function = device->function;
-  if (record.ids != (u32{function.device()} << 16 | function.vendor())) {
-    return refuse(Errno::Eproto, "is another one than was preserved");
-  }
+  if (record.ids != function.ids()) return refuse("is another one than was preserved");
   for (unsigned i = 0; i < pci::Function::kBars; ++i) {
-    if (record.bar_size[i] != 0 && function.bars()[i].base != Phys(record.bar_address[i])) {
-      return refuse(Errno::Eproto, "decodes at other addresses than it did");
-    }
+    const pci::Bar& bar = function.bars()[i];
+    if (record.bar_size[i] == 0) continue;
+    if (bar.base != Phys(record.bar_address[i])) return refuse("decodes at other addresses than it did");
+    // Two records of one kernel: with the device, which is at work, neither size can be compared.
+    if (bar.size != record.bar_size[i]) return refuse("has a BAR of another size by PCI's own record");
   }
-  return device;
+  return {};
 }
 
 Result<Ref<File>> VfioHandler::retrieve(luo::FileState& state) {
   const abi::VfioPciRecord record = TRY(read(state));
-  PciDevice* const device = TRY(device_of(record));
+  PciDevice* const device = device_of(record);
+  if (!device) {
+    log(module_.machine(), LogLevel::Error,
+        Line() << "preserved device " << Hex{record.segment} << ":" << Hex{record.bdf} << " is not there");
+    return fail(Errno::Enodev);
+  }
   switch (device->iommu_device.group().ownership()) {
     case Ownership::HeldForSession: break;
     case Ownership::Unowned:  // nothing of it was live: blocked, too
     case Ownership::Quarantined: return fail(Errno::Eio);
     case Ownership::Owned: return fail(Errno::Ebusy);
   }
+  TRY(compare(record, device->function));
   Ref<VfioFile> file = TRY(module_.heap().make_ref<VfioFile>(module_, *device, record));
-  // A device at work is not asked how large its BARs are.
-  for (unsigned i = 0; i < pci::Function::kBars; ++i) {
-    if (record.bar_size[i] != 0) device->function.set_bar_size(i, record.bar_size[i]);
-  }
   MutexGuard guard(device->lock);
   device->in_transfer = true;
   return Ref<File>(std::move(file));
@@ -89,33 +92,34 @@ bool VfioHandler::can_finish(luo::FileState& state) {
     return file->bound() || file->device().iommu_device.group().ownership() == Ownership::Quarantined;
   }
   if (state.retrieve_status == 0) return false;
-  // Retrieving failed: there is nothing to lose only if the device is blocked for good.
+  // Retrieving failed: there is nothing to lose only if the device is blocked for good, or gone.
   const Result<abi::VfioPciRecord> record = read(state);
   if (!record) return false;
-  const Result<PciDevice*> device = device_of(*record);
-  if (!device) return false;
-  const Ownership ownership = (*device)->iommu_device.group().ownership();
+  const PciDevice* const device = device_of(*record);
+  if (!device) return true;
+  const Ownership ownership = device->iommu_device.group().ownership();
   return ownership == Ownership::Quarantined || ownership == Ownership::Unowned;
 }
 
 void VfioHandler::finish(luo::FileState& state) {
-  if (VfioFile* file = file_cast<VfioFile>(state.file)) file->finish();
-  if (read(state)) discard_record(kho(), Phys(state.data));
+  VfioFile* const file = file_cast<VfioFile>(state.file);
+  if (file) file->finish();
+  const Result<abi::VfioPciRecord> record = read(state);
+  if (!record) return;
+  if (PciDevice* const device = file ? nullptr : device_of(*record)) device->function.let_go();
+  discard_record(kho(), Phys(state.data));
 }
 
 Result<u64> VfioHandler::forward(luo::FileState& state) {
   abi::VfioPciRecord record = TRY(read(state));
-  PciDevice* const device = TRY(device_of(record));
+  PciDevice* const device = device_of(record);
   const u64 next = state.session.next_generation();
-  // One that was quarantined is not handed on as preserved; its record goes along, and says to the next kernel, which
-  // finds no entry of it, what there was.
-  const bool held = device->iommu_device.group().ownership() == Ownership::HeldForSession;
-  if (held) {
-    TRY(module_.iommufd.live_update.preserve_held_device(device->iommu_device, record.generation, record.iommufd_token,
-                                                         next, record.iommufd_token));
-  }
+  // One that was quarantined, or is gone, is not handed on as preserved; its record goes along, and says to the next
+  // kernel, which finds no entry of it, what there was.
+  const bool held = device && device->iommu_device.group().ownership() == Ownership::HeldForSession;
+  if (held) TRY(forward_held(*device, record, next));
   ScopeGuard undo([&] {
-    if (held) module_.iommufd.live_update.unpreserve_device(device->iommu_device);
+    if (held) unforward_held(*device);
   });
   // What the older version did not hold is not known now either.
   record.version = record.version < module_.config.write_version ? record.version : module_.config.write_version;
@@ -126,14 +130,25 @@ Result<u64> VfioHandler::forward(luo::FileState& state) {
   return outgoing.value;
 }
 
+Result<void> VfioHandler::forward_held(PciDevice& device, const abi::VfioPciRecord& record, u64 next_generation) {
+  TRY(compare(record, device.function));
+  TRY(module_.iommufd.live_update.preserve_held_device(device.iommu_device, record.generation, record.iommufd_token,
+                                                       next_generation, record.iommufd_token));
+  const Result<void> kept = module_.pci_live_update.preserve(device.function);
+  if (!kept) module_.iommufd.live_update.unpreserve_device(device.iommu_device);
+  return kept;
+}
+
+void VfioHandler::unforward_held(PciDevice& device) {
+  module_.pci_live_update.unpreserve(device.function);
+  module_.iommufd.live_update.unpreserve_device(device.iommu_device);
+}
+
 void VfioHandler::unforward(luo::FileState& state, u64 outgoing) {
   const Result<abi::VfioPciRecord> record = read(state);
   PERDURE_ASSERT(record.has_value());
-  const Result<PciDevice*> device = device_of(*record);
-  PERDURE_ASSERT(device.has_value());
-  if ((*device)->iommu_device.preserved()) {
-    module_.iommufd.live_update.unpreserve_device((*device)->iommu_device);
-  }
+  PciDevice* const device = device_of(*record);
+  if (device && device->iommu_device.preserved()) unforward_held(*device);
   kho().unpreserve_free(Phys(outgoing), kPageSize);
 }
 

@@ -37,8 +37,12 @@ class VfioHandler final : public luo::FileHandler {
 
  private:
   Result<abi::VfioPciRecord> read(const luo::FileState& state) const;
-  // The record's device, which must look as recorded.
-  Result<PciDevice*> device_of(const abi::VfioPciRecord& record) const;
+  // The function with the recorded id; null: not there.
+  PciDevice* device_of(const abi::VfioPciRecord& record) const;
+  // It must look as recorded. Eproto.
+  Result<void> compare(const abi::VfioPciRecord& record, const pci::Function& function) const;
+  Result<void> forward_held(PciDevice& device, const abi::VfioPciRecord& record, u64 next_generation);
+  void unforward_held(PciDevice& device);
   Kho& kho() const { return module_.iommufd.kho; }
   Vfio& module_;
 };

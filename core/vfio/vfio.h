@@ -2,6 +2,7 @@
 #pragma once
 #include "core/abi/vfio_pci.h"
 #include "core/iommufd/iommufd.h"
+#include "core/pci/live_update.h"
 #include "core/vfio/vfio_file.h"
 
 namespace perdure::vfio {
@@ -12,8 +13,8 @@ class Vfio {
     u32 write_version = abi::kVfioPciReadMax;  // of records
   };
 
-  Vfio(iommufd::Iommufd& iommufd_module, Config configured)
-      : iommufd(iommufd_module), config(configured), devices_(iommufd_module.heap()) {}
+  Vfio(iommufd::Iommufd& iommufd_module, pci::LiveUpdate& functions, Config configured)
+      : iommufd(iommufd_module), pci_live_update(functions), config(configured), devices_(iommufd_module.heap()) {}
   Vfio(const Vfio&) = delete;
   Vfio& operator=(const Vfio&) = delete;
 
@@ -31,6 +32,7 @@ class Vfio {
   Machine& machine() const { return iommufd.machine(); }
 
   iommufd::Iommufd& iommufd;
+  pci::LiveUpdate& pci_live_update;
   const Config config;
 
  private:

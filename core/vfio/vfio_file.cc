@@ -112,6 +112,11 @@ Result<void> VfioFile::enable_locked() {
   function.set_bus_master(false);
   device_.reset_works = function.can_reset() && function.reset().has_value();
   function.set_decoding(true);
+  if (!function.open_path()) {
+    log(module_.machine(), LogLevel::Warn,
+        Line() << "vfio: a bridge above " << Hex{function.source().segment} << ":" << Hex{function.source().bdf}
+               << " does not forward requests and must not be touched while others below it are at work");
+  }
   device_.config.begin();
   return {};
 }
@@ -342,7 +347,9 @@ Result<void> VfioFile::set_single(const uapi::VfioIrqSet& set, Interrupts::Event
 
 // --- reset, features ----------------------------------------------------------------------------------------------
 
+// Never while a session has the device: whoever takes it over finds it at work (design §7).
 Result<void> VfioFile::reset_locked() {
+  if (incoming_ || device_.iommu_device.preserved()) return fail(Errno::Ebusy);
   if (!device_.reset_works) return fail(Errno::Einval);
   TRY(device_.function.reset());
   // Eventfds stay connected.
@@ -378,11 +385,17 @@ Result<u64> VfioFile::preserve(const luo::Session& session) {
   // What such a device cached it would go on using, whatever the next kernel's tables say; and page requests would be
   // written to the old kernel's queue.
   if (device_.function.find(pci::ExtendedCapabilityId::Ats) != 0) return fail(Errno::Eopnotsupp);
-  return iommufd_->preserve_device(*bound_, session);
+  const u64 token = TRY(iommufd_->preserve_device(*bound_, session));
+  if (const Result<void> kept = module_.pci_live_update.preserve(device_.function); !kept) {
+    iommufd_->unpreserve_device(*bound_);
+    return fail(kept.error());
+  }
+  return token;
 }
 
 void VfioFile::unpreserve() {
   MutexGuard guard(device_.lock);
+  module_.pci_live_update.unpreserve(device_.function);
   iommufd_->unpreserve_device(*bound_);
 }
 
@@ -413,6 +426,7 @@ void VfioFile::finish() {
   MutexGuard guard(device_.lock);
   incoming_ = false;
   device_.in_transfer = false;
+  device_.function.let_go();
 }
 
 }  // namespace perdure::vfio

@@ -137,38 +137,45 @@ class VfioWorld final : public IommufdWorld, public test::TestHardware {
     function_a.destroy();
     function_b.destroy();
     config.destroy();
+    pci_live.forget();
   }
 
-  void boot_vfio(bool sizes_known = true) {
+  // `pci_records`: of the former kernel, 0: none. A function they name is not asked how large its BARs are.
+  void boot_vfio(u64 pci_records = 0) {
+    pci_live.make(iommu.kho(), vfio_config.write_version);
+    if (pci_records != 0) EXPECT_TRUE(pci_live->load(pci_records));
     Vec<acpi::EcamWindow> windows(heap());
     EXPECT_TRUE(windows.push_back({Phys(kEcam), 0, 0, 255}));
     config.make(machine(), std::move(windows));
     function_a.make(*config, a0, nullptr);
     function_b.make(*config, b0, nullptr);
     for (pci::Function* f : {&*function_a, &*function_b}) {
-      if (!sizes_known) continue;
+      if (pci_live->identify(*f) != pci::Inherited::No) continue;
       f->set_bar_size(0, FakeFunction::kBar0Bytes);
       f->set_bar_size(2, FakeFunction::kBar2Bytes);
       f->set_bar_size(3, FakeFunction::kBar3Bytes);
       f->set_bar_size(4, 32);
     }
-    vfio.make(*module, vfio_config);
+    vfio.make(*module, *pci_live, vfio_config);
     EXPECT_TRUE(vfio->add_device(*function_a, iommu.device(a0)));
     EXPECT_TRUE(vfio->add_device(*function_b, iommu.device(b0)));
     vfio_handler.make(*vfio);
+    pci_data = *pci_live->preserve();
     hw_a.writes.clear();
     hw_b.writes.clear();
   }
   // With everything of the kernel; sizes are not known again, as of functions that are left alone.
   void jump_vfio(u64 context_token) {
+    const u64 records = *pci_live->freeze(pci_data);
     vfio_handler.forget();
     vfio.forget();
+    pci_live.forget();
     function_a.forget();
     function_b.forget();
     config.forget();
     for (auto& [data, sink] : irqs) sink = nullptr;  // nobody listens any more
     IommufdWorld::jump(context_token);
-    boot_vfio(false);
+    boot_vfio(records);
   }
 
   s32 open_device(u32 index = 0) {
@@ -346,6 +353,8 @@ class VfioWorld final : public IommufdWorld, public test::TestHardware {
   std::deque<FakeEvent> events;
   std::map<u32, IrqSink*> irqs;
   vfio::Vfio::Config vfio_config{};
+  u64 pci_data = 0;
+  test::Forgettable<pci::LiveUpdate> pci_live;
   test::Forgettable<pci::ConfigSpace> config;
   test::Forgettable<pci::Function> function_a, function_b;
   test::Forgettable<vfio::Vfio> vfio;
