@@ -27,6 +27,7 @@ class Reader {
     for (u32 i = 0; i < records_.functions.size(); ++i) check_function(i);
     check_functions_apart();
     check_counts();
+    pass_down();
     return {};
   }
 
@@ -179,7 +180,7 @@ class Reader {
       }
     }
   }
-  // A bridge that counted fewer than there are cannot have been the one above them. More: a record was lost.
+  // A bridge that counted fewer than there are was not above all of them. More: a record was lost.
   void check_counts() {
     for (u32 i = 0; i < records_.bridges.size(); ++i) {
       IncomingBridge& bridge = records_.bridges[i];
