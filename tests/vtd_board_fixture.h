@@ -90,7 +90,11 @@ class Hardware final : public test::TestHardware,
   void irq_free(MsiTarget) override { sink_ = nullptr; }
 
   // --- StepHook -----------------------------------------------------------------------------------------------
-  void stored(Phys) override { devices(); }
+  void stored(Phys at) override {
+    if (on_store) on_store(at);
+    devices();
+  }
+  std::function<void(Phys)> on_store;
   bool may_allocate() override { return ++allocations != fail_allocation; }
 
   // --- PhysMemory ------------------------------------------------------------------------------------------------
@@ -147,17 +151,28 @@ class Hardware final : public test::TestHardware,
   IommuModel model;
 };
 
+// One unit, and what its kernels want of it.
 struct Variant {
-  const char* name;
+  std::string name;
   IommuModelConfig config;
+  TableModePolicy mode = TableModePolicy::Auto;
+  StagePolicy stage = StagePolicy::SecondStage;
+  bool scalable() const { return config.scalable && mode != TableModePolicy::Legacy; }
 };
 
-inline std::vector<Variant> variants() {
+template <class Change>
+Variant variant(const std::string& name, Change change) {
+  Variant v{name, {}, TableModePolicy::Auto, StagePolicy::SecondStage};
+  v.config.haw = 40;
+  change(v.config);
+  return v;
+}
+
+inline std::vector<Variant> legacy_variants() {
   const auto make = [](const char* name, auto change) {
-    IommuModelConfig c;
-    c.haw = 40;
-    change(c);
-    return Variant{name, c};
+    Variant v = variant(name, change);
+    v.mode = TableModePolicy::Legacy;
+    return v;
   };
   return {
       make("sticky", [](auto&) {}),
@@ -205,12 +220,77 @@ inline std::vector<Variant> variants() {
              c.quirks = board::IommuQuirks::qemu_7_2();
              c.coherent = false;
            }),
-      make("like_qemu_scalable",
+      make("like_qemu_wide",
            [](auto& c) {
              c.quirks = board::IommuQuirks::qemu_7_2();
              c.scalable = true;
            }),
   };
+}
+
+// Every combination of stage, coherence, caching mode and ageing of the caches, and some odd units.
+inline std::vector<Variant> scalable_variants() {
+  std::vector<Variant> all;
+  const auto add = [&](const std::string& name, StagePolicy stage, auto change) {
+    Variant v = variant(name, [&](auto& c) {
+      c.scalable = true;
+      c.first_stage = stage == StagePolicy::FirstStage;
+      change(c);
+    });
+    v.stage = stage;
+    all.push_back(v);
+  };
+  for (const StagePolicy stage : {StagePolicy::SecondStage, StagePolicy::FirstStage}) {
+    const std::string prefix = stage == StagePolicy::SecondStage ? "second_stage" : "first_stage";
+    for (const bool coherent : {true, false}) {
+      for (const bool caching_mode : {false, true}) {
+        for (const CachePolicy policy : {CachePolicy::Sticky, CachePolicy::EvictAlways}) {
+          add(prefix + (coherent ? "" : "_not_coherent") + (caching_mode ? "_caching_mode" : "") +
+                  (policy == CachePolicy::Sticky ? "_sticky" : "_evict"),
+              stage, [&](auto& c) {
+                c.coherent = c.scalable_coherent = coherent;
+                c.caching_mode = caching_mode;
+                c.policy = policy;
+              });
+        }
+      }
+    }
+    add(prefix + "_random_slow", stage, [](auto& c) {
+      c.policy = CachePolicy::Random;
+      c.delay = {1, 40};
+    });
+    // Entries above the page tables snoop, page tables do not, and the other way round.
+    add(prefix + "_only_entries_coherent", stage, [](auto& c) { c.scalable_coherent = false; });
+    add(prefix + "_only_pages_coherent", stage, [](auto& c) { c.coherent = false; });
+    add(prefix + "_write_buffer", stage, [](auto& c) { c.rwbf = true; });
+    add(prefix + "_no_psi_no_drain_few_ids", stage, [](auto& c) {
+      c.nd = 0;
+      c.psi = c.drd = c.dwd = false;
+    });
+    add(prefix + "_five_levels", stage, [](auto& c) {
+      c.sagaw = 0xe;
+      c.mgaw = 57;
+      c.first_stage_5 = true;
+    });
+    if (stage == StagePolicy::SecondStage)
+      add(prefix + "_like_qemu", stage, [](auto& c) {
+        c.quirks = board::IommuQuirks::qemu_7_2();
+        c.coherent = c.scalable_coherent = false;
+      });
+  }
+  add("second_stage_three_levels", StagePolicy::SecondStage, [](auto& c) {
+    c.sagaw = 2;
+    c.mgaw = 39;
+  });
+  add("both_stages_sticky", StagePolicy::SecondStage, [](auto& c) { c.first_stage = true; });
+  add("first_stage_alone", StagePolicy::FirstStage, [](auto& c) { c.second_stage = false; });
+  return all;
+}
+
+inline std::vector<Variant> all_variants() {
+  std::vector<Variant> all = legacy_variants();
+  for (Variant& v : scalable_variants()) all.push_back(std::move(v));
+  return all;
 }
 
 // A kernel's object that is left where it is: no destructor, nothing given back.
@@ -244,6 +324,8 @@ class VtdBoardTest : public testing::TestWithParam<Variant> {
     UnitConfig c;
     c.host_address_bits = GetParam().config.haw;
     c.timeout_ns = 1'000'000'000;
+    c.mode = GetParam().mode;
+    c.stage = GetParam().stage;
     return c;
   }
   Phys base() const { return Phys(GetParam().config.base); }

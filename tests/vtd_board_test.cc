@@ -120,7 +120,7 @@ TEST_P(VtdBoardTest, LiveUpdateGoesOnUnderDma) {
     hw.writes.clear();
     ASSERT_TRUE(adopt(record)) << log();
     for (const auto& [offset, value] : hw.writes) {
-      EXPECT_NE(offset, 0x20u) << "the root pointer stays (R29)";
+      EXPECT_NE(offset, 0x20u) << "the root pointer and the table mode stay (R29)";
       if (offset == 0x18) {
         EXPECT_EQ(value >> 30, 2u) << "TE, and no SRTP";
       }
@@ -136,6 +136,8 @@ TEST_P(VtdBoardTest, LiveUpdateGoesOnUnderDma) {
     for (const SourceId s : {kStays, kSibling}) {
       EXPECT_EQ(entries.at(s.bdf).did, did);
       EXPECT_EQ(entries.at(s.bdf).top, top);
+      EXPECT_EQ(entries.at(s.bdf).format, unit->info().geometry.format);
+      EXPECT_EQ(entries.at(s.bdf).levels, unit->info().geometry.levels);
     }
     ASSERT_TRUE(unit->did_reserve(did));
     adopt_domain(top, first);
@@ -188,8 +190,8 @@ TEST_P(VtdBoardTest, BlocksAUnitThatNobodyHandedOver) {
   expect_clean();
 }
 
-INSTANTIATE_TEST_SUITE_P(Units, VtdBoardTest, testing::ValuesIn(variants()),
-                         [](const auto& p) { return std::string(p.param.name); });
+INSTANTIATE_TEST_SUITE_P(Units, VtdBoardTest, testing::ValuesIn(all_variants()),
+                         [](const auto& p) { return p.param.name; });
 
 }  // namespace
 }  // namespace perdure::vtd

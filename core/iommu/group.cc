@@ -132,7 +132,7 @@ Result<void> Group::detach(DmaOwner& owner) {
 Result<void> Group::attach_locked(Ref<PagingDomain> domain) {
   if (!iommu_.usable(unit_)) return fail(Errno::Eio);
   // Bypassed only for restored domains, which never come here (R27).
-  if (!domain->restored() && !iommu_.compatible(domain->geometry(), unit_)) return fail(Errno::Einval);
+  if (!domain->restored() && !unit_.walks(domain->geometry())) return fail(Errno::Einval);
   const u32 devices = device_total_;
   const u32 did = TRY(domain->begin_attach(unit_, devices));
   bool flushed = true;
@@ -152,7 +152,7 @@ Result<void> Group::replace_locked(Ref<PagingDomain> domain) {
     return taken;
   }
   if (!iommu_.usable(unit_)) return fail(Errno::Eio);
-  if (!domain->restored() && !iommu_.compatible(domain->geometry(), unit_)) return fail(Errno::Einval);
+  if (!domain->restored() && !unit_.walks(domain->geometry())) return fail(Errno::Einval);
   const u32 devices = device_total_;
   const u32 former_did = domain_->did_on(unit_);
   const u32 did = TRY(domain->begin_attach(unit_, devices));

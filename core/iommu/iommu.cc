@@ -235,15 +235,7 @@ Result<Ref<PagingDomain>> Iommu::domain_alloc(IommuDevice& device) {
 }
 
 bool Iommu::compatible(const PagingDomain& domain, const IommuDevice& device) const {
-  return compatible(domain.geometry(), device.unit());
-}
-
-// What the unit can walk, as far as it told: its own shape, or less of it.
-bool Iommu::compatible(const pt::Geometry& have, const IommuUnit& unit) const {
-  const pt::Geometry& can = unit.info().geometry;
-  return have.format == can.format && have.levels == can.levels && have.iova_bits <= can.iova_bits &&
-         have.output_bits <= can.output_bits && (have.leaf_sizes & ~can.leaf_sizes) == 0 &&
-         (can.coherent || !have.coherent);
+  return device.unit().walks(domain.geometry());
 }
 
 }  // namespace perdure

@@ -80,7 +80,6 @@ class Iommu {
   Requester* find_requester(SourceId source) const;
   UnitSlot* slot_of(const IommuUnit& unit) const;
   bool usable(const IommuUnit& unit) const;
-  bool compatible(const pt::Geometry& geometry, const IommuUnit& unit) const;
 
   // A flush was not answered. Only notes it, so it may be called under any lock; whoever noted it calls
   // isolate_failed_units() when it holds no lock of rank IommuGroup or above.

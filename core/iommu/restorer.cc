@@ -101,7 +101,8 @@ std::string_view Restorer::compare_with_hardware(const IncomingDevice& entry, Io
       why = "its DID is out of range";
     } else if (state.did != record.did) {
       why = "its entry has another DID";
-    } else if (state.top.value != domain.top || state.levels != domain.levels) {
+    } else if (state.top.value != domain.top || state.levels != domain.levels ||
+               static_cast<u32>(state.format) != domain.format) {
       why = "its entry leads to another table";
     }
   }

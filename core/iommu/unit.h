@@ -18,6 +18,7 @@ struct EntryState {
   bool present = false;
   bool pass_through = false;
   u32 did = 0;
+  pt::FormatId format = pt::FormatId::None;  // of the table; None with pass-through
   u8 levels = 0;
   Phys top;
 };
@@ -34,6 +35,8 @@ struct UnitInfo {
 class IommuUnit : public HeapObject {
  public:
   virtual const UnitInfo& info() const = 0;
+  // Can entries of the unit lead to such a table? Its own geometry, less of it, or another format besides.
+  virtual bool walks(const pt::Geometry& geometry) const = 0;
 
   // --- domain ids -----------------------------------------------------------------------------------------
   virtual Result<u32> did_alloc() = 0;  // Enospc
@@ -60,8 +63,8 @@ class IommuUnit : public HeapObject {
   virtual Result<void> mapped_pages(u32 did, Iova iova, u64 length) = 0;
 
   // --- live update, old kernel ------------------------------------------------------------------------------
-  // Root table, context tables, queue and status pages into the handover; undone whole on failure. Context tables
-  // made later while preserved are preserved as they are made.
+  // Root table, context and PASID tables, queue and status pages into the handover; undone whole on failure. What
+  // becomes or ceases to be part of the tables while preserved joins and leaves the handover as it does.
   virtual Result<void> preserve(Kho& kho) = 0;
   virtual void unpreserve(Kho& kho) = 0;
   virtual bool preserved() const = 0;

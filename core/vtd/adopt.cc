@@ -2,6 +2,7 @@
 // stays on throughout; what a command does not name it does not change.
 #include "core/base/scope_guard.h"
 #include "core/vtd/legacy_tables.h"
+#include "core/vtd/scalable_tables.h"
 #include "core/vtd/unit_log.h"
 #include "core/vtd/vtd_unit.h"
 
@@ -50,10 +51,9 @@ Result<void> VtdUnit::check_registers(const abi::IommuUnitRecord& record) const 
   const u64 rtaddr = registers_.read(reg::kRootTable);
   equal(rtaddr, record.rtaddr, "RTADDR");
   equal(Rtaddr::Base::in_place(rtaddr), record.root, "the root table");
-  expect(Rtaddr::Ttm::get(rtaddr) == static_cast<u64>(TableMode::Legacy) &&
-             record.translation_mode == static_cast<u32>(abi::IommuTranslationMode::Legacy),
-         Line() << "table mode " << Rtaddr::Ttm::get(rtaddr) << ", recorded as " << record.translation_mode
-                << ", is not one that this kernel drives");
+  // The mode may never change while translation is on (§1), so this kernel goes on in it.
+  expect(Rtaddr::Ttm::get(rtaddr) == static_cast<u64>(mode_),
+         Line() << "table mode is " << Rtaddr::Ttm::get(rtaddr) << ", the record says " << static_cast<u32>(mode_));
 
   // Lost fault records (PFO) are no reason to refuse: a device that faults often enough could otherwise stop the update
   // of all others. They are reported when the records are drained.
@@ -82,7 +82,20 @@ Result<void> VtdUnit::check_registers(const abi::IommuUnitRecord& record) const 
 Result<Owned<VtdUnit>> VtdUnit::adopt(Heap& heap, Kho& kho, const abi::IommuUnitRecord& record,
                                       const UnitConfig& config) {
   if (record.type != static_cast<u32>(abi::IommuUnitType::VtD)) return fail(Errno::Einval);
-  Owned<VtdUnit> unit = TRY(probe(heap, Phys(record.base), static_cast<u16>(record.segment), config));
+  TableMode mode = TableMode::Legacy;
+  switch (static_cast<abi::IommuTranslationMode>(record.translation_mode)) {
+    case abi::IommuTranslationMode::Legacy: break;
+    case abi::IommuTranslationMode::Scalable: mode = TableMode::Scalable; break;
+    default:
+      log(heap.machine(), LogLevel::Error,
+          unit_line(Phys(record.base)) << "not taken over: table mode " << record.translation_mode
+                                       << " is not one that this kernel drives");
+      return fail(Errno::Einval);
+  }
+  auto probed = probe(heap, Phys(record.base), static_cast<u16>(record.segment), config, &mode);
+  // A mode that the hardware there does not have is a record that is wrong.
+  if (!probed) return fail(probed.error() == Errno::Eopnotsupp ? Errno::Einval : probed.error());
+  Owned<VtdUnit> unit = std::move(*probed);
   TRY(unit->check_registers(record));
   TRY(unit->take_over(kho, record));
   return unit;
@@ -106,7 +119,9 @@ Result<void> VtdUnit::take_over(Kho& kho, const abi::IommuUnitRecord& record) {
   const QueueMemory memory = TRY(InvalidationQueue::allocate(heap_.frames(), Ecap::Smts::test(info_.ecap)));
   ScopeGuard free_memory([&] { InvalidationQueue::release(heap_.frames(), memory); });
   Handover from{Phys(record.root), record.context_tables, old_memory, info_.base, info_.segment};
-  tables_ = TRY(LegacyTables::adopt(heap_, kho, writer_, limits_, from));
+  tables_ = TRY(
+      (mode_ == TableMode::Scalable ? ScalableTables::adopt : LegacyTables::adopt)(heap_, kho, writer_, limits_, from));
+  bind_adopted_ids_locked();
 
   // From here on the unit is ours: what goes wrong leaves it as it is, and its memory with it.
   state_ = State::Abandoned;

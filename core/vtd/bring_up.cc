@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "core/vtd/legacy_tables.h"
+#include "core/vtd/scalable_tables.h"
 #include "core/vtd/unit_log.h"
 #include "core/vtd/vtd_unit.h"
 
@@ -31,7 +32,7 @@ Result<void> VtdUnit::protected_memory_off() {
 }
 
 Result<Owned<VtdUnit>> VtdUnit::create(Heap& heap, Phys base, u16 segment, const UnitConfig& config) {
-  Owned<VtdUnit> unit = TRY(probe(heap, base, segment, config));
+  Owned<VtdUnit> unit = TRY(probe(heap, base, segment, config, nullptr));
   TRY(unit->bring_up());
   return unit;
 }
@@ -44,7 +45,8 @@ Result<void> VtdUnit::bring_up() {
     return fail(Errno::Ebusy);
   }
   MutexGuard guard(lock_);
-  tables_ = TRY(LegacyTables::create(heap_, writer_, limits_));
+  tables_ =
+      TRY((mode_ == TableMode::Scalable ? ScalableTables::create : LegacyTables::create)(heap_, writer_, limits_));
   const QueueMemory memory = TRY(InvalidationQueue::allocate(heap_.frames(), Ecap::Smts::test(info_.ecap)));
 
   const auto start = [&]() REQUIRES(lock_) -> Result<void> {

@@ -58,6 +58,35 @@ struct InvalidateIotlb : Descriptor {
   }
 };
 
+// PASID cache: what context entries of scalable mode lead to. Only in 32-byte queues, like the next one.
+struct InvalidatePasidCache : Descriptor {
+  constexpr InvalidatePasidCache() : Descriptor(Type::make(7) | Granularity::make(3), 0) {}
+  constexpr explicit InvalidatePasidCache(u32 did) : Descriptor(Type::make(7) | Did::make(did), 0) {}
+  constexpr InvalidatePasidCache(u32 did, u32 pasid)
+      : Descriptor(Type::make(7) | Granularity::make(1) | Did::make(did) | Pasid::make(pasid), 0) {}
+
+ private:
+  using Granularity = Field<5, 4>;
+  using Pasid = Field<51, 32>;
+};
+
+// First-stage translations. Always drains.
+struct InvalidatePasidIotlb : Descriptor {
+  constexpr InvalidatePasidIotlb(u32 did, u32 pasid) : Descriptor(common(did, pasid) | Granularity::make(2), 0) {}
+  // As InvalidateIotlb.
+  constexpr InvalidatePasidIotlb(u32 did, u32 pasid, u64 iova, unsigned mask, bool leaves_only)
+      : Descriptor(common(did, pasid) | Granularity::make(3),
+                   Page::in_place(iova) | Mask::make(mask) | Hint::make(leaves_only ? 1 : 0)) {}
+
+ private:
+  using Granularity = Field<5, 4>;
+  using Pasid = Field<51, 32>;
+  using Mask = Field<5, 0>;
+  using Hint = Bit<6>;
+  using Page = Field<63, 12>;
+  static constexpr u64 common(u32 did, u32 pasid) { return Type::make(6) | Did::make(did) | Pasid::make(pasid); }
+};
+
 // Stores `data` at `status` (4-byte aligned) once everything before it is done and drained.
 struct Wait : Descriptor {
   constexpr Wait(u64 status, u32 data)
@@ -76,6 +105,10 @@ static_assert(InvalidateContext().word[0] == 0x11);
 static_assert(InvalidateContext(5, 0x00fb).word[0] == (0x000300fb00050031 & ~(u64{3} << 48)));
 static_assert(InvalidateIotlb({true, true}).word[0] == 0xd2);
 static_assert(InvalidateIotlb({true, false}, 9, 0x12345000, 3, true) == Descriptor(0x900b2, 0x12345043));
+static_assert(InvalidatePasidCache().word[0] == 0x37 && InvalidatePasidCache(5).word[0] == 0x50007);
+static_assert(InvalidatePasidCache(5, 3).word[0] == 0x3'0005'0017);
+static_assert(InvalidatePasidIotlb(5, 3).word[0] == 0x3'0005'0026);
+static_assert(InvalidatePasidIotlb(9, 1, 0x12345000, 3, true) == Descriptor(0x1'0009'0036, 0x12345043));
 static_assert(Wait(0x1000, 0xdeadbeef) == Descriptor(0xdeadbeef00000065, 0x1000));
 
 }  // namespace perdure::vtd

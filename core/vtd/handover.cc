@@ -72,7 +72,7 @@ Result<void> VtdUnit::quiesce(FunctionRef<bool(SourceId)> keep) {
   }
   const auto finish = [&]() REQUIRES(lock_) -> Result<void> {
     if (!saved_.empty()) TRY(flush_all_locked());
-    for (const SavedEntry& entry : saved_) tables_->wipe(entry.source.bdf);
+    for (const SavedEntry& entry : saved_) tables_->put_aside(entry.source.bdf, *preserved_in_);
     // What is recorded so far is this kernel's to report; what comes now is its successor's.
     mask_events();
     faults_.drain();
@@ -89,7 +89,11 @@ Result<void> VtdUnit::quiesce(FunctionRef<bool(SourceId)> keep) {
 }
 
 void VtdUnit::restore_saved_locked() {
-  for (const SavedEntry& entry : saved_) tables_->restore(entry.source.bdf, entry);
+  for (const SavedEntry& entry : saved_) {
+    if (tables_->restore(entry.source.bdf, entry, preserved_in_)) continue;
+    log(heap_.machine(), LogLevel::Error,
+        unit_line(info_.base) << "the entry of " << entry.source << " cannot be put back: its DMA is blocked");
+  }
   if (!saved_.empty()) {
     bool settled = true;
     if (Cap::Cm::test(info_.cap)) {
@@ -161,8 +165,8 @@ void VtdUnit::fill_record(abi::IommuUnitRecord& record) const {
   record.base = info_.base.value;
   record.type = static_cast<u32>(abi::IommuUnitType::VtD);
   record.segment = info_.segment;
-  record.translation_mode = static_cast<u32>(
-      tables_->mode() == TableMode::Scalable ? abi::IommuTranslationMode::Scalable : abi::IommuTranslationMode::Legacy);
+  record.translation_mode = static_cast<u32>(mode_ == TableMode::Scalable ? abi::IommuTranslationMode::Scalable
+                                                                          : abi::IommuTranslationMode::Legacy);
   record.did_limit = info_.did_limit;
   record.cap = info_.cap;
   record.ecap = info_.ecap;

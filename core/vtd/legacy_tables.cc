@@ -41,32 +41,33 @@ EntryState LegacyTables::read(u16 bdf) const {
   state.present = true;
   state.pass_through = ContextEntry::Type::get(low) == ContextEntry::kPassThrough;
   state.did = static_cast<u32>(ContextEntry::Did::get(high));
+  if (!state.pass_through) state.format = pt::FormatId::VtdSecondStage;
   state.levels = static_cast<u8>(ContextEntry::Width::get(high) + 2);
   state.top = Phys(ContextEntry::Top::in_place(low));
   return state;
 }
 
-Result<bool> LegacyTables::make_room(u16 bdf, FunctionRef<Result<void>(Phys page)> made) {
+Result<bool> LegacyTables::make_room(u16 bdf, Kho* kho) {
   const u8 bus = static_cast<u8>(bdf >> 8);
   if (bus_in_use(bus)) return false;
   const Phys table = TRY(frames_.alloc_zeroed(0));
   writer_.write_back_page(table);
-  if (auto allowed = made(table); !allowed) {
+  if (auto kept = kho ? kho->preserve(table, 0) : Result<void>(); !kept) {
     frames_.free(table, 0);
-    return fail(allowed.error());
+    return fail(kept.error());
   }
   const u64 words[kEntryWords] = {table.value | RootEntry::Present::value(), 0};
   writer_.publish({root_entry(bus), kEntryWords}, words);
   return true;
 }
 
-void LegacyTables::set(u16 bdf, u32 did, unsigned levels, Phys top) {
+void LegacyTables::set(u16 bdf, u32 did, const pt::Geometry& geometry, Phys top) {
   u64* entry = context_entry(bdf);
   PERDURE_ASSERT(entry && !ContextEntry::Present::test(hw::load(entry)));
   const u64 words[kEntryWords] = {ContextEntry::Top::in_place(top.value) |
                                       ContextEntry::Type::make(ContextEntry::kTranslate) |
                                       ContextEntry::Present::value(),
-                                  ContextEntry::Width::make(levels - 2) | ContextEntry::Did::make(did)};
+                                  ContextEntry::Width::make(geometry.levels - 2u) | ContextEntry::Did::make(did)};
   writer_.publish({entry, kEntryWords}, words);
 }
 
@@ -74,7 +75,7 @@ void LegacyTables::retract(u16 bdf) {
   if (u64* entry = context_entry(bdf)) writer_.retract(entry, ContextEntry::Present::value());
 }
 
-void LegacyTables::wipe(u16 bdf) {
+void LegacyTables::wipe(u16 bdf, Kho*) {
   u64* entry = context_entry(bdf);
   if (!entry) return;
   PERDURE_ASSERT(!ContextEntry::Present::test(hw::load(entry)));
@@ -96,10 +97,11 @@ void LegacyTables::save(u16 bdf, SavedEntry& saved) const {
   for (unsigned i = 0; i < kEntryWords; ++i) saved.word[i] = entry ? hw::load(&entry[i]) : 0;
 }
 
-void LegacyTables::restore(u16 bdf, const SavedEntry& saved) {
+Result<void> LegacyTables::restore(u16 bdf, const SavedEntry& saved, Kho*) {
   u64* entry = context_entry(bdf);
   PERDURE_ASSERT(entry && !ContextEntry::Present::test(hw::load(entry)));
   writer_.publish({entry, kEntryWords}, {saved.word, kEntryWords});
+  return {};
 }
 
 void LegacyTables::flush_after_clear(u16 bdf, u32 did, Drain drain, Batch& batch) const {

@@ -22,13 +22,14 @@ class LegacyTables final : public TranslationTables {
   Phys root() const override { return root_; }
   EntryState read(u16 bdf) const override;
   bool bus_in_use(u8 bus) const override;
-  Result<bool> make_room(u16 bdf, FunctionRef<Result<void>(Phys page)> made) override;
-  void set(u16 bdf, u32 did, unsigned levels, Phys top) override;
+  Result<bool> make_room(u16 bdf, Kho* kho) override;
+  void set(u16 bdf, u32 did, const pt::Geometry& geometry, Phys top) override;
   void retract(u16 bdf) override;
-  void wipe(u16 bdf) override;
+  void wipe(u16 bdf, Kho* kho) override;
   bool retracted(u16 bdf, u32& did) const override;
   void save(u16 bdf, SavedEntry& entry) const override;
-  void restore(u16 bdf, const SavedEntry& entry) override;
+  void put_aside(u16 bdf, Kho& kho) override { wipe(bdf, &kho); }
+  Result<void> restore(u16 bdf, const SavedEntry& entry, Kho* kho) override;
   void flush_after_clear(u16 bdf, u32 did, Drain drain, Batch& batch) const override;
   void flush_after_set(u16 bdf, u32 did, bool new_table, Drain drain, Batch& batch) const override;
   void flush_all(Drain drain, Batch& batch) const override;

@@ -30,6 +30,8 @@ struct Cap {
   using Mamv = Field<53, 48>;  // largest address mask of a page-selective invalidation
   using Dwd = Bit<54>;
   using Drd = Bit<55>;
+  using Fs1gp = Bit<56>;   // first-stage leaves of 1 GiB
+  using Fs5lp = Bit<60>;   // first-stage tables of five levels
   using Esrtps = Bit<63>;  // setting the root pointer drops all caches
 };
 
@@ -41,7 +43,10 @@ struct Ecap {
   using Pt = Bit<6>;         // pass-through entries
   using Iro = Field<17, 8>;  // IVA and IOTLB registers' place, in units of 16 bytes
   using Prs = Bit<29>;
-  using Smts = Bit<43>;  // scalable mode
+  using Smts = Bit<43>;    // scalable mode
+  using Ssts = Bit<46>;    // ... with second-stage tables
+  using Fsts = Bit<47>;    // ... with first-stage tables
+  using Smpwcs = Bit<48>;  // ... whose walks snoop when PWSNP asks for it
 };
 
 // Global command and status: the same places in both (§1, "GCMD/GSTS protocol").

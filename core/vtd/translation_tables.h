@@ -14,6 +14,10 @@ struct EntryLimits {
   u32 did_limit = 0;
   u8 sagaw = 0;  // CAP.SAGAW
   bool pass_through = false;
+  // Of scalable mode: which tables PASID entries may lead to, and whether their walks can snoop.
+  bool second_stage = true;
+  u8 first_stage_levels = 0;  // at most; 0: none
+  bool walk_snoops = false;
   bool width_ok(unsigned width_field) const { return width_field < 5 && (sagaw >> width_field & 1) != 0; }
 };
 
@@ -42,19 +46,22 @@ class TranslationTables : public HeapObject {
   virtual EntryState read(u16 bdf) const = 0;
   // A bus without a present entry can be skipped.
   virtual bool bus_in_use(u8 bus) const = 0;
-  // Makes the table that holds the entry of `bdf` exist. True: it was made by this call, not linked yet; Enomem.
-  // `made` is called with each new page before it is linked, and may refuse it.
-  virtual Result<bool> make_room(u16 bdf, FunctionRef<Result<void>(Phys page)> made) = 0;
-  // Not present → present.
-  virtual void set(u16 bdf, u32 did, unsigned levels, Phys top) = 0;
-  // Present → not present, one store. The id stays in the entry until wipe().
+  // Makes everything exist that set() writes to. True: a table above the entry became present. `kho`, if not null, is
+  // the handover that the tables are preserved in: new pages are before they are linked. Enomem, with nothing changed.
+  virtual Result<bool> make_room(u16 bdf, Kho* kho) = 0;
+  // Not present → present, after make_room().
+  virtual void set(u16 bdf, u32 did, const pt::Geometry& geometry, Phys top) = 0;
+  // Present → not present, one store. The id stays where it is until wipe().
   virtual void retract(u16 bdf) = 0;
-  // Zeroes what retract() left; after the flush.
-  virtual void wipe(u16 bdf) = 0;
+  // Zeroes what retract() left and gives back pages that nothing else used, out of `kho` first; after the flush.
+  virtual void wipe(u16 bdf, Kho* kho) = 0;
   // True for an entry that was retracted and not wiped: a flush is still owed for `did`, which may be any id.
   virtual bool retracted(u16 bdf, u32& did) const = 0;
+  // For the jump: save(), retract(), flush, put_aside(), which is wipe() but for the pages: they leave the handover and
+  // stay allocated. restore() is the way back from each of these steps; Enomem, and the entry stays as it is then.
   virtual void save(u16 bdf, SavedEntry& entry) const = 0;
-  virtual void restore(u16 bdf, const SavedEntry& entry) = 0;
+  virtual void put_aside(u16 bdf, Kho& kho) = 0;
+  virtual Result<void> restore(u16 bdf, const SavedEntry& entry, Kho* kho) = 0;
 
   // --- the flushes that go with them (hardware.md §6), in order, without the wait ------------------------
   virtual void flush_after_clear(u16 bdf, u32 did, Drain drain, Batch& batch) const = 0;
@@ -63,7 +70,7 @@ class TranslationTables : public HeapObject {
   virtual void flush_all(Drain drain, Batch& batch) const = 0;
 
   // --- handover ----------------------------------------------------------------------------------------
-  // The root first, then every table that is linked.
+  // The root first, then every page that hardware may walk from it, and no other (R52).
   virtual Result<void> each_page(FunctionRef<Result<void>(Phys page)> visit) const = 0;
   // Bit 2 * bus, + 1 for the upper table of scalable mode.
   virtual void linked_tables(std::span<u64, 8> bits) const = 0;

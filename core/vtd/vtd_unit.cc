@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 
-#include "core/vtd/legacy_tables.h"
 #include "core/vtd/unit_log.h"
 
 namespace perdure::vtd {
@@ -12,50 +11,28 @@ namespace {
 // Page-selective descriptors that one range may take before the whole domain is flushed instead.
 constexpr unsigned kMaxPageFlushes = 8;
 
-u32 did_limit_of(u64 cap) {
-  // ND 7 is reserved, and entries have room for 16 bits.
-  return u32{1} << std::min<u64>(16, 4 + 2 * Cap::Nd::get(cap));
-}
-
-EntryLimits limits_of(u64 cap, u64 ecap, const UnitConfig& config) {
-  EntryLimits limits;
-  limits.address_mask = ((u64{1} << config.host_address_bits) - 1) & ~(kPageSize - 1);
-  limits.did_limit = did_limit_of(cap);
-  limits.sagaw = static_cast<u8>(Cap::Sagaw::get(cap));
-  limits.pass_through = Ecap::Pt::test(ecap);
-  return limits;
-}
-
-// The smallest table that covers what the unit can address, or the largest it can walk.
-pt::Geometry geometry_of(u64 cap, u64 ecap, const UnitConfig& config) {
-  pt::Geometry g;
-  const unsigned mgaw = static_cast<unsigned>(Cap::Mgaw::get(cap)) + 1;
-  for (u8 levels = 3; levels <= 5; ++levels) {
-    if ((Cap::Sagaw::get(cap) >> (levels - 2) & 1) == 0) continue;
-    g.levels = levels;
-    if (12u + 9u * levels >= mgaw) break;
+Result<TableMode> mode_for(const Capabilities& can, TableModePolicy policy) {
+  switch (policy) {
+    case TableModePolicy::Legacy: return TableMode::Legacy;
+    case TableModePolicy::Auto: return can.scalable() ? TableMode::Scalable : TableMode::Legacy;
+    case TableModePolicy::Scalable: break;
   }
-  if (g.levels == 0) return g;
-  g.format = pt::FormatId::VtdSecondStage;
-  g.iova_bits = static_cast<u8>(std::min(mgaw, 12u + 9u * g.levels));
-  g.output_bits = config.host_address_bits;
-  g.leaf_sizes = kPageSize;
-  if ((Cap::Sslps::get(cap) & 1) != 0) g.leaf_sizes |= kHugePageSize;
-  if ((Cap::Sslps::get(cap) & 2) != 0) g.leaf_sizes |= kGiantPageSize;
-  g.coherent = Ecap::C::test(ecap);
-  return g;
+  if (!can.scalable()) return fail(Errno::Eopnotsupp);
+  return TableMode::Scalable;
 }
 
 }  // namespace
 
-VtdUnit::VtdUnit(Heap& heap, Phys base, u16 segment, u64 cap, u64 ecap, const UnitConfig& config)
+VtdUnit::VtdUnit(Heap& heap, Phys base, u16 segment, const Capabilities& can, TableMode mode, const UnitConfig& config)
     : heap_(heap),
-      info_{base, segment, cap, ecap, did_limit_of(cap), geometry_of(cap, ecap, config)},
+      can_(can),
+      mode_(mode),
+      info_{base, segment, can.cap, can.ecap, can.did_limit(), can.geometry(mode, config.stage)},
       registers_(heap.machine(), base, config.timeout_ns),
-      writer_(heap.machine(), Ecap::C::test(ecap)),
-      limits_(limits_of(cap, ecap, config)),
-      drain_{Cap::Drd::test(cap), Cap::Dwd::test(cap)},
-      faults_(registers_, segment, cap, config.faults),
+      writer_(heap.machine(), can.entries_coherent(mode)),
+      limits_(can.limits(mode)),
+      drain_{Cap::Drd::test(can.cap), Cap::Dwd::test(can.cap)},
+      faults_(registers_, segment, can.cap, config.faults),
       queue_(registers_, writer_),
       dids_(heap),
       saved_(heap) {}
@@ -74,7 +51,8 @@ VtdUnit::~VtdUnit() {
   if (tables_) tables_->free_pages();
 }
 
-Result<Owned<VtdUnit>> VtdUnit::probe(Heap& heap, Phys base, u16 segment, const UnitConfig& config) {
+Result<Owned<VtdUnit>> VtdUnit::probe(Heap& heap, Phys base, u16 segment, const UnitConfig& config,
+                                      const TableMode* recorded) {
   Machine& machine = heap.machine();
   if (!base || !base.aligned(kPageSize) || config.host_address_bits < 32 || config.host_address_bits > 52) {
     log(machine, LogLevel::Error,
@@ -100,11 +78,17 @@ Result<Owned<VtdUnit>> VtdUnit::probe(Heap& heap, Phys base, u16 segment, const 
     log(machine, LogLevel::Error, unit_line(base) << "has no invalidation queue; such units are not driven");
     return fail(Errno::Eopnotsupp);
   }
-  if (geometry_of(cap, ecap, config).levels == 0) {
+  const Capabilities can{cap, ecap, config.host_address_bits};
+  const auto mode = recorded ? Result<TableMode>(*recorded) : mode_for(can, config.mode);
+  if (!mode || (*mode == TableMode::Scalable && !can.scalable())) {
+    log(machine, LogLevel::Error, unit_line(base) << "does no scalable table mode: ECAP " << Hex{ecap});
+    return fail(Errno::Eopnotsupp);
+  }
+  if (can.geometry(*mode, config.stage).levels == 0) {
     log(machine, LogLevel::Error, unit_line(base) << "walks no second-stage table: CAP " << Hex{cap});
     return fail(Errno::Eopnotsupp);
   }
-  Owned<VtdUnit> unit = TRY(heap.make<VtdUnit>(heap, base, segment, cap, ecap, config));
+  Owned<VtdUnit> unit = TRY(heap.make<VtdUnit>(heap, base, segment, can, *mode, config));
   {
     MutexGuard guard(unit->lock_);
     TRY(unit->dids_.init(unit->info_.did_limit));
@@ -113,11 +97,14 @@ Result<Owned<VtdUnit>> VtdUnit::probe(Heap& heap, Phys base, u16 segment, const 
 }
 
 bool VtdUnit::walks(const pt::Geometry& g) const {
-  if (g.format != pt::FormatId::VtdSecondStage || g.levels < 3 || g.levels > 5) return false;
-  const u64 extra_leaves = g.leaf_sizes & ~info_.geometry.leaf_sizes;
-  return limits_.width_ok(g.levels - 2u) && extra_leaves == 0 && g.output_bits <= info_.geometry.output_bits &&
+  const bool first = g.format == pt::FormatId::X86FirstStage;
+  const pt::Geometry most = first ? can_.first_stage(mode_) : can_.second_stage(mode_);
+  if (most.levels == 0 || g.format != most.format || g.levels < (first ? 4 : 3) || g.levels > 5) return false;
+  const bool width = first ? g.levels <= most.levels : limits_.width_ok(g.levels - 2u);
+  return width && g.iova_bits <= most.iova_bits && (g.leaf_sizes & ~most.leaf_sizes) == 0 &&
+         g.output_bits <= most.output_bits &&
          // A table whose stores are not written back is invisible to a walker that does not snoop.
-         (!g.coherent || writer_.coherent());
+         (!g.coherent || most.coherent);
 }
 
 // --- domain ids -----------------------------------------------------------------------------------------------
@@ -151,16 +138,15 @@ Result<void> VtdUnit::set_entry(SourceId source, u32 did, const pt::IoPageTable&
   if (state_ != State::Running) return fail(Errno::Ebusy);
   if (!queue_.alive()) return fail(Errno::Eio);
   if (tables_->read(source.bdf).present) return fail(Errno::Eexist);
+  TRY(dids_.bind(did, table.geometry().format));
   if (u32 owed = 0; tables_->retracted(source.bdf, owed)) {
     Batch batch;
     tables_->flush_after_clear(source.bdf, owed, drain_, batch);
     TRY(submit(batch));
-    tables_->wipe(source.bdf);
+    tables_->wipe(source.bdf, preserved_in_);
   }
-  Kho* const kho = preserved_in_;
-  const bool new_table = TRY(tables_->make_room(
-      source.bdf, [kho](Phys page) -> Result<void> { return kho ? kho->preserve(page, 0) : Result<void>(); }));
-  tables_->set(source.bdf, did, table.geometry().levels, table.top());
+  const bool new_table = TRY(tables_->make_room(source.bdf, preserved_in_));
+  tables_->set(source.bdf, did, table.geometry(), table.top());
   if (auto settled = settle_set_locked(source.bdf, did, new_table); !settled) {
     tables_->retract(source.bdf);
     return settled;
@@ -189,7 +175,7 @@ Result<void> VtdUnit::clear_entry(SourceId source) {
   Batch batch;
   tables_->flush_after_clear(source.bdf, did, drain_, batch);
   TRY(submit(batch));
-  tables_->wipe(source.bdf);
+  tables_->wipe(source.bdf, preserved_in_);
   return {};
 }
 
@@ -214,10 +200,37 @@ void VtdUnit::each_present_entry(FunctionRef<void(SourceId source, const EntrySt
 
 // --- flushes --------------------------------------------------------------------------------------------------
 
+bool VtdUnit::first_stage(u32 did) const {
+  if (limits_.first_stage_levels == 0) return false;
+  MutexGuard guard(lock_);
+  return dids_.bound_to(did) == pt::FormatId::X86FirstStage;
+}
+
+void VtdUnit::bind_adopted_ids_locked() {
+  for (unsigned bus = 0; bus < 256; ++bus) {
+    if (!tables_->bus_in_use(static_cast<u8>(bus))) continue;
+    for (unsigned devfn = 0; devfn < 256; ++devfn) {
+      const EntryState state = tables_->read(static_cast<u16>(bus << 8 | devfn));
+      if (!state.present || state.format == pt::FormatId::None) continue;
+      const Result<void> bound = dids_.bind(state.did, state.format);
+      PERDURE_ASSERT(bound.has_value());  // that no id stands for two tables was checked
+    }
+  }
+}
+
+void VtdUnit::add_domain_flush(u32 did, bool first_stage, Batch& batch) const {
+  if (first_stage) {
+    batch.add(InvalidatePasidIotlb(did, kRidPasid));
+  } else {
+    batch.add(InvalidateIotlb(drain_, did));
+  }
+}
+
 void VtdUnit::add_page_flushes(u32 did, Iova iova, u64 length, bool leaves_only, Batch& batch) const {
   const u64 first = iova.page();
   const u64 last = range_overflows(iova.value, length) ? ~u64{0} >> kPageShift : (iova + (length - 1)).page();
   const unsigned largest = static_cast<unsigned>(Cap::Mamv::get(info_.cap));
+  const bool first_stage = this->first_stage(did);
   Batch pages;
   unsigned count = 0;
   // Naturally aligned blocks, the largest first that fits: exact, unlike one block around everything.
@@ -225,13 +238,14 @@ void VtdUnit::add_page_flushes(u32 did, Iova iova, u64 length, bool leaves_only,
     const unsigned fits = static_cast<unsigned>(std::bit_width(last - page + 1)) - 1;
     const unsigned order = std::min({largest, fits, page == 0 ? 63u : static_cast<unsigned>(std::countr_zero(page))});
     if (++count > kMaxPageFlushes) break;
-    pages.add(InvalidateIotlb(drain_, did, page << kPageShift, order, leaves_only));
+    if (first_stage) {
+      pages.add(InvalidatePasidIotlb(did, kRidPasid, page << kPageShift, order, leaves_only));
+    } else {
+      pages.add(InvalidateIotlb(drain_, did, page << kPageShift, order, leaves_only));
+    }
     page += u64{1} << order;
   }
-  if (count == 0 || count > kMaxPageFlushes) {
-    batch.add(InvalidateIotlb(drain_, did));
-    return;
-  }
+  if (count == 0 || count > kMaxPageFlushes) return add_domain_flush(did, first_stage, batch);
   for (const Descriptor& d : pages.span()) batch.add(d);
 }
 
@@ -244,7 +258,7 @@ Result<void> VtdUnit::flush_pages(u32 did, Iova iova, u64 length, bool leaves_on
 
 Result<void> VtdUnit::flush_domain(u32 did) {
   Batch batch;
-  batch.add(InvalidateIotlb(drain_, did));
+  add_domain_flush(did, first_stage(did), batch);
   return submit(batch);
 }
 
@@ -260,6 +274,8 @@ Result<void> VtdUnit::flush_all_locked() {
 }
 
 Result<void> VtdUnit::mapped_pages(u32 did, Iova iova, u64 length) {
+  // Not-present first-stage entries are never cached, nor do stores to them wait in a write buffer (hardware.md §6).
+  if (first_stage(did)) return {};
   // New tables above the leaves may be cached as not present, too: IH = 0.
   if (Cap::Cm::test(info_.cap)) return flush_pages(did, iova, length, false);
   if (Cap::Rwbf::test(info_.cap) && !registers_.flush_write_buffer()) return fail(Errno::Eio);

@@ -5,6 +5,7 @@
 #pragma once
 #include "core/iommu/unit.h"
 #include "core/mem/vec.h"
+#include "core/vtd/capabilities.h"
 #include "core/vtd/did_space.h"
 #include "core/vtd/faults.h"
 #include "core/vtd/invalidation_queue.h"
@@ -20,21 +21,24 @@ struct UnitConfig {
   // For a command or a batch of invalidations; what Linux gives them, too.
   u64 timeout_ns = u64{10} * 1'000'000'000;
   FaultListener* faults = nullptr;  // must outlive the unit
+  TableModePolicy mode = TableModePolicy::Auto;
+  StagePolicy stage = StagePolicy::SecondStage;
 };
 
 class VtdUnit final : public IommuUnit {
  public:
   // Cold bring-up: on return every DMA through the unit is blocked until set_entry(). Enodev: no unit answers there.
   // Ebusy: translation is already on, so that somebody's devices may be running through tables nobody handed over; it
-  // was left alone, see block_all(). Eopnotsupp: no queued invalidation, or no table width in common. Enomem, Eio
-  // with the unit off.
+  // was left alone, see block_all(). Eopnotsupp: no queued invalidation, no table width in common, or not the mode that
+  // `config` asks for. Enomem, Eio with the unit off.
   static Result<Owned<VtdUnit>> create(Heap& heap, Phys base, u16 segment, const UnitConfig& config);
 
   // Takes over a unit that a former kernel left translating (hardware.md §9.3, §9.4). `record` is validated against
   // its schema; here it is compared with the hardware, and each difference is logged. Translation is never dropped. No
-  // id is reserved and no entry is changed: each_present_entry() tells the IOMMU core what hardware says.
-  // Einval: the entry checks failed; nothing was touched, no page was taken over. Enomem: the same. Eio: the unit did
-  // not answer while it was re-initialised; it still translates, and its pages are lost on purpose.
+  // id is reserved and no entry is changed: each_present_entry() tells the IOMMU core what hardware says. The unit
+  // stays in the table mode that the record names, whatever `config` prefers. Einval: the entry checks failed; nothing
+  // was touched, no page was taken over. Enomem: the same. Eio: the unit did not answer while it was re-initialised; it
+  // still translates, and its pages are lost on purpose.
   static Result<Owned<VtdUnit>> adopt(Heap& heap, Kho& kho, const abi::IommuUnitRecord& record,
                                       const UnitConfig& config);
 
@@ -77,9 +81,10 @@ class VtdUnit final : public IommuUnit {
 
   bool alive() const override { return queue_.alive(); }
 
+  bool walks(const pt::Geometry& geometry) const override;
+
   FaultLog& faults() { return faults_; }
-  // Can hardware walk such a table?
-  bool walks(const pt::Geometry& geometry) const;
+  TableMode mode() const { return mode_; }
 
  private:
   friend class perdure::Heap;
@@ -91,9 +96,11 @@ class VtdUnit final : public IommuUnit {
     Abandoned,  // the unit may still walk our pages, and cannot be asked
   };
 
-  VtdUnit(Heap& heap, Phys base, u16 segment, u64 cap, u64 ecap, const UnitConfig& config);
+  VtdUnit(Heap& heap, Phys base, u16 segment, const Capabilities& can, TableMode mode, const UnitConfig& config);
 
-  static Result<Owned<VtdUnit>> probe(Heap& heap, Phys base, u16 segment, const UnitConfig& config);
+  // `recorded`, if not null, is the mode that the unit is in.
+  static Result<Owned<VtdUnit>> probe(Heap& heap, Phys base, u16 segment, const UnitConfig& config,
+                                      const TableMode* recorded);
   Result<void> bring_up();
   Result<void> check_registers(const abi::IommuUnitRecord& record) const;
   Result<void> take_over(Kho& kho, const abi::IommuUnitRecord& record);
@@ -109,9 +116,16 @@ class VtdUnit final : public IommuUnit {
   Result<void> each_block_locked(FunctionRef<Result<void>(Phys base, unsigned order)> visit) const REQUIRES(lock_);
   void restore_saved_locked() REQUIRES(lock_);
   void mask_events();
+  void add_domain_flush(u32 did, bool first_stage, Batch& batch) const;
   void add_page_flushes(u32 did, Iova iova, u64 length, bool leaves_only, Batch& batch) const;
+  // Does the id tag first-stage translations? They have flushes of their own.
+  bool first_stage(u32 did) const EXCLUDES(lock_);
+  // Notes the stage of every id that a former kernel's entries use.
+  void bind_adopted_ids_locked() REQUIRES(lock_);
 
   Heap& heap_;
+  const Capabilities can_;
+  const TableMode mode_;
   UnitInfo info_;
   RegisterFile registers_;
   const HwWriter writer_;

@@ -29,6 +29,7 @@ struct FakeHardware {
     u8 levels = 0;
     u64 top = 0;
     bool pass_through = false;
+    pt::FormatId format = pt::FormatId::VtdSecondStage;
     bool operator==(const Entry&) const = default;
   };
   Phys base;
@@ -104,6 +105,11 @@ class FakeUnit final : public IommuUnit {
   }
 
   const UnitInfo& info() const override { return info_; }
+  bool walks(const pt::Geometry& g) const override {
+    const pt::Geometry& can = info_.geometry;
+    return g.format == can.format && g.levels == can.levels && g.iova_bits <= can.iova_bits &&
+           g.output_bits <= can.output_bits && (g.leaf_sizes & ~can.leaf_sizes) == 0 && (can.coherent || !g.coherent);
+  }
   Result<u32> did_alloc() override {
     std::lock_guard guard(hw_.lock);
     if (hw_.fails("did_alloc")) return fail(Errno::Enospc);
@@ -136,7 +142,7 @@ class FakeUnit final : public IommuUnit {
     if (hw_.fails("set_entry")) return fail(Errno::Enomem);
     if (hw_.entries.contains(source)) return fail(Errno::Eexist);
     EXPECT_TRUE(hw_.dids.contains(did));
-    hw_.entries[source] = {did, table.geometry().levels, table.top().value, false};
+    hw_.entries[source] = {did, table.geometry().levels, table.top().value, false, table.geometry().format};
     ++hw_.entry_writes;
     return {};
   }
@@ -238,6 +244,7 @@ class FakeUnit final : public IommuUnit {
     state.present = true;
     state.pass_through = e.pass_through;
     state.did = e.did;
+    state.format = e.pass_through ? pt::FormatId::None : e.format;
     state.levels = e.levels;
     state.top = Phys(e.top);
     return state;

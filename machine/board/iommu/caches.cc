@@ -58,8 +58,8 @@ const PasidEntry* TranslationCaches::pasid(u16 source, u32 pasid) {
   return &found->second;
 }
 
-const PageEntry* TranslationCaches::page(u16 did, u64 iova, unsigned& level) {
-  auto domain = domains_.find(did);
+const PageEntry* TranslationCaches::page(const Tag& tag, u64 iova, unsigned& level) {
+  auto domain = domains_.find(tag.key());
   if (domain == domains_.end()) return nullptr;
   for (level = 1; level <= kLeafLevels; ++level) {
     auto& pages = domain->second.pages[level - 1];
@@ -74,8 +74,8 @@ const PageEntry* TranslationCaches::page(u16 did, u64 iova, unsigned& level) {
   return nullptr;
 }
 
-const StructureEntry* TranslationCaches::structure(u16 did, u64 iova, unsigned levels, unsigned& level) {
-  auto domain = domains_.find(did);
+const StructureEntry* TranslationCaches::structure(const Tag& tag, u64 iova, unsigned levels, unsigned& level) {
+  auto domain = domains_.find(tag.key());
   if (domain == domains_.end()) return nullptr;
   for (level = 1; level < levels; ++level) {
     auto& tables = domain->second.structures[level - 1];
@@ -98,12 +98,12 @@ void TranslationCaches::keep_pasid(u16 source, u32 pasid, const PasidEntry& entr
   if (policy_ != CachePolicy::EvictAlways) pasids_[pasid_key(source, pasid)] = entry;
 }
 
-void TranslationCaches::keep_page(u16 did, u64 iova, unsigned level, const PageEntry& entry) {
-  if (policy_ != CachePolicy::EvictAlways) domains_[did].pages[level - 1][page_prefix(iova, level)] = entry;
+void TranslationCaches::keep_page(const Tag& tag, u64 iova, unsigned level, const PageEntry& entry) {
+  if (policy_ != CachePolicy::EvictAlways) domains_[tag.key()].pages[level - 1][page_prefix(iova, level)] = entry;
 }
 
-void TranslationCaches::keep_structure(u16 did, u64 iova, unsigned level, const StructureEntry& entry) {
-  if (policy_ != CachePolicy::EvictAlways) domains_[did].structures[level - 1][table_prefix(iova, level)] = entry;
+void TranslationCaches::keep_structure(const Tag& tag, u64 iova, unsigned level, const StructureEntry& entry) {
+  if (policy_ != CachePolicy::EvictAlways) domains_[tag.key()].structures[level - 1][table_prefix(iova, level)] = entry;
 }
 
 void TranslationCaches::drop_all() {
@@ -144,12 +144,12 @@ void TranslationCaches::drop_translations() {
   domains_.clear();
 }
 
-void TranslationCaches::drop_translations_of_domain(u16 did) {
-  domains_.erase(did);
+void TranslationCaches::drop_translations_of(const Tag& tag) {
+  domains_.erase(tag.key());
 }
 
-void TranslationCaches::drop_pages(u16 did, u64 iova, unsigned order, bool leaves_only, bool mask8) {
-  auto domain = domains_.find(did);
+void TranslationCaches::drop_pages(const Tag& tag, u64 iova, unsigned order, bool leaves_only, bool mask8) {
+  auto domain = domains_.find(tag.key());
   if (domain == domains_.end()) return;
   Domain& d = domain->second;
   const u64 bytes_mask = order + kPageShift >= 64 ? ~u64{0} : (u64{1} << (order + kPageShift)) - 1;
@@ -171,14 +171,14 @@ void TranslationCaches::drop_pages(u16 did, u64 iova, unsigned order, bool leave
 void TranslationCaches::drop_faults() {
   std::erase_if(contexts_, [](const auto& e) { return e.second.fault != 0; });
   std::erase_if(pasids_, [](const auto& e) { return e.second.fault != 0; });
-  for (auto& [did, domain] : domains_) {
+  for (auto& [key, domain] : domains_) {
     for (auto& pages : domain.pages) std::erase_if(pages, [](const auto& e) { return e.second.fault != 0; });
   }
 }
 
 usize TranslationCaches::page_count() const {
   usize n = 0;
-  for (const auto& [did, domain] : domains_) {
+  for (const auto& [key, domain] : domains_) {
     for (const auto& pages : domain.pages) n += pages.size();
   }
   return n;
@@ -186,7 +186,7 @@ usize TranslationCaches::page_count() const {
 
 usize TranslationCaches::structure_count() const {
   usize n = 0;
-  for (const auto& [did, domain] : domains_) {
+  for (const auto& [key, domain] : domains_) {
     for (const auto& tables : domain.structures) n += tables.size();
   }
   return n;

@@ -10,6 +10,9 @@
 
 namespace perdure::board {
 
+// What a request's address is translated by.
+enum class Stage : u8 { None, Second, First };
+
 // A page table as a domain id stands for it. Pass-through is {0, 0}.
 struct PageTableId {
   u64 top = 0;
@@ -17,15 +20,29 @@ struct PageTableId {
   bool operator==(const PageTableId&) const = default;
 };
 
+// What translations are cached under: the domain id, with first stage and the PASID. The two stages never meet, so that
+// a flush of one leaves the other alone.
+struct Tag {
+  u16 did = 0;
+  bool first_stage = false;
+  u32 pasid = 0;  // of first stage alone
+  constexpr u64 key() const { return first_stage ? u64{1} << 63 | u64{pasid} << 16 | did : did; }
+};
+
 // What a context entry (legacy) or a PASID entry (scalable) says about a request.
 struct Binding {
   PageTableId table;
   u16 did = 0;
-  bool pass_through = false;
+  Stage stage = Stage::None;  // None: pass-through
+  u32 pasid = 0;
   bool device_tlb = false;    // requests of a device with own translations are allowed
   bool fpd = false;           // faults are not recorded
   bool access_dirty = false;  // SSADE
   bool snoop = true;          // the walk sees the CPU's caches
+
+  bool tracks_dirty() const { return access_dirty || stage == Stage::First; }
+  bool pass_through() const { return stage == Stage::None; }
+  Tag tag() const { return {did, stage == Stage::First, stage == Stage::First ? pasid : 0}; }
 };
 
 struct ContextEntry {
@@ -72,14 +89,14 @@ class TranslationCaches {
   const ContextEntry* context(u16 source);
   const PasidEntry* pasid(u16 source, u32 pasid);
   // A leaf of `level` 1, 2 or 3 that covers `iova`.
-  const PageEntry* page(u16 did, u64 iova, unsigned& level);
+  const PageEntry* page(const Tag& tag, u64 iova, unsigned& level);
   // The deepest cached table that covers `iova` in a table of `levels`; level is set to that table's.
-  const StructureEntry* structure(u16 did, u64 iova, unsigned levels, unsigned& level);
+  const StructureEntry* structure(const Tag& tag, u64 iova, unsigned levels, unsigned& level);
 
   void keep_context(u16 source, const ContextEntry& entry);
   void keep_pasid(u16 source, u32 pasid, const PasidEntry& entry);
-  void keep_page(u16 did, u64 iova, unsigned level, const PageEntry& entry);
-  void keep_structure(u16 did, u64 iova, unsigned level, const StructureEntry& entry);
+  void keep_page(const Tag& tag, u64 iova, unsigned level, const PageEntry& entry);
+  void keep_structure(const Tag& tag, u64 iova, unsigned level, const StructureEntry& entry);
 
   // --- flushes -------------------------------------------------------------------------------------------------
   void drop_all();
@@ -89,10 +106,10 @@ class TranslationCaches {
   void drop_contexts_of_source(u16 source, u8 function_mask, const u16* did);
   void drop_pasids();
   void drop_pasids_of_domain(u16 did, const u32* pasid);
-  void drop_translations();
-  void drop_translations_of_domain(u16 did);
+  void drop_translations();  // of both stages
+  void drop_translations_of(const Tag& tag);
   // 2^order pages from `iova` on; `mask8`: see IommuQuirks::psi_mask8.
-  void drop_pages(u16 did, u64 iova, unsigned order, bool leaves_only, bool mask8);
+  void drop_pages(const Tag& tag, u64 iova, unsigned order, bool leaves_only, bool mask8);
   // Everything that says "not present".
   void drop_faults();
 
@@ -121,7 +138,7 @@ class TranslationCaches {
   SeededRandom random_;
   std::unordered_map<u16, ContextEntry> contexts_;
   std::unordered_map<u64, PasidEntry> pasids_;
-  std::unordered_map<u16, Domain> domains_;
+  std::unordered_map<u64, Domain> domains_;  // by Tag::key()
 };
 
 }  // namespace perdure::board

@@ -20,6 +20,8 @@ u64 IommuModelConfig::cap() const {
   v |= Field<53, 48>::make(mamv);
   v |= Bit<54>::make(dwd);
   v |= Bit<55>::make(drd);
+  v |= Bit<56>::make(scalable && first_stage && first_stage_1g);
+  v |= Bit<60>::make(scalable && first_stage && first_stage_5);
   v |= Bit<63>::make(esrtps);
   return v;
 }
@@ -41,6 +43,7 @@ u64 IommuModelConfig::ecap() const {
     v |= Bit<43>::make(1);
     v |= Bit<45>::make(second_stage && second_stage_dirty);
     v |= Bit<46>::make(second_stage);
+    v |= Bit<47>::make(first_stage);
     v |= Bit<48>::make(scalable_coherent);
   }
   v |= Bit<52>::make(abort_mode);

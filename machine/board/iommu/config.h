@@ -66,6 +66,9 @@ struct IommuModelConfig {
   bool scalable = false;           // ECAP.SMTS
   bool second_stage = true;        // ECAP.SSTS, in scalable mode
   bool second_stage_dirty = true;  // ECAP.SSADS
+  bool first_stage = false;        // ECAP.FSTS: x86 tables of four levels
+  bool first_stage_5 = false;      // CAP.FS5LP: and of five
+  bool first_stage_1g = true;      // CAP.FS1GP: 1 GiB pages in them
   bool scalable_coherent = true;   // ECAP.SMPWCS
   u8 pasid_bits = 20;              // ECAP.PSS + 1
 

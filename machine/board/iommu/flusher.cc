@@ -39,17 +39,32 @@ Flusher::Drain Flusher::translations_global(bool drain_reads, bool drain_writes)
 }
 
 Flusher::Drain Flusher::translations_domain(u16 did, bool drain_reads, bool drain_writes) {
-  caches_.drop_translations_of_domain(did);
+  caches_.drop_translations_of({did});
   return close(drain_reads, drain_writes);
 }
 
 Flusher::Drain Flusher::translations_pages(u16 did, u64 iova, unsigned order, bool leaves_only, bool drain_reads,
                                            bool drain_writes, u64 where) {
   if (!config_.psi) return translations_domain(did, drain_reads, drain_writes);
+  pages({did}, iova, order, leaves_only, config_.quirks.psi_mask8, where);
+  return close(drain_reads, drain_writes);
+}
+
+Flusher::Drain Flusher::first_stage_all(u16 did, u32 pasid) {
+  caches_.drop_translations_of({did, true, pasid});
+  return close(true, true);
+}
+
+Flusher::Drain Flusher::first_stage_pages(u16 did, u32 pasid, u64 iova, unsigned order, bool leaves_only, u64 where) {
+  if (!config_.psi) return first_stage_all(did, pasid);
+  pages({did, true, pasid}, iova, order, leaves_only, false, where);
+  return close(true, true);
+}
+
+void Flusher::pages(const Tag& tag, u64 iova, unsigned order, bool leaves_only, bool mask8, u64 where) {
   const u64 below = order + kPageShift >= 64 ? ~u64{0} : (u64{1} << (order + kPageShift)) - 1;
   if ((iova & below) != 0) checker_.note(ViolationKind::BadFlushAddress, where, iova);
-  caches_.drop_pages(did, iova, order, leaves_only, config_.quirks.psi_mask8);
-  return close(drain_reads, drain_writes);
+  caches_.drop_pages(tag, iova, order, leaves_only, mask8);
 }
 
 void Flusher::empty_write_buffer() {

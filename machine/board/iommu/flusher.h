@@ -32,8 +32,10 @@ class Flusher {
   // Falls back to the domain when the unit has no page-selective flush. `where` names the culprit of a bad address.
   Drain translations_pages(u16 did, u64 iova, unsigned order, bool leaves_only, bool drain_reads, bool drain_writes,
                            u64 where);
-  // No translation goes, but transfers must be over.
-  Drain drain_only() { return close(true, true); }
+  // First-stage translations have flushes of their own, which always drain; the ones above leave them alone, except the
+  // global one.
+  Drain first_stage_all(u16 did, u32 pasid);
+  Drain first_stage_pages(u16 did, u32 pasid, u64 iova, unsigned order, bool leaves_only, u64 where);
   // Any invalidation empties the write buffer, too.
   void empty_write_buffer();
   bool drained(const Drain& drain) const {
@@ -41,6 +43,7 @@ class Flusher {
   }
 
  private:
+  void pages(const Tag& tag, u64 iova, unsigned order, bool leaves_only, bool mask8, u64 where);
   Drain close(bool reads, bool writes);
 
   const IommuModelConfig& config_;

@@ -283,13 +283,17 @@ u8 InvalidationQueue::take_wait(const u64 (&q)[4]) {
 u8 InvalidationQueue::pasid_iotlb(const u64 (&q)[4]) {
   constexpr u64 kBits = kTypeBits | Field<5, 4>::kMask | Field<31, 16>::kMask | Field<51, 32>::kMask;
   if ((q[0] & ~kBits) != 0 || (q[1] & ~kPageBits) != 0) return kReserved;
-  // It drops what carries a PASID, that is first-stage translations, which this unit has none of; second-stage ones
-  // need an IOTLB descriptor. It always drains.
-  const u64 granularity = Granularity::get(q[0]);
-  if (granularity != 2 && granularity != 3) return kReserved;
-  if (granularity == 3 && config_.psi && iva::Am::get(q[1]) > config_.mamv) return kReserved;
-  add(flusher_.drain_only());
-  return 0;
+  const u16 did = narrow16(Did::get(q[0]));
+  const auto pasid = static_cast<u32>(Pasid::get(q[0]));
+  const auto order = static_cast<unsigned>(iva::Am::get(q[1]));
+  switch (Granularity::get(q[0])) {
+    case 2: add(flusher_.first_stage_all(did, pasid)); return 0;
+    case 3:
+      if (order > config_.mamv && config_.psi) return kReserved;
+      add(flusher_.first_stage_pages(did, pasid, iva::Addr::in_place(q[1]), order, iva::Ih::test(q[1]), base_ + head_));
+      return 0;
+    default: return kReserved;
+  }
 }
 
 u8 InvalidationQueue::pasid_cache(const u64 (&q)[4]) {

@@ -67,7 +67,14 @@ using Pointer = Field<63, 12>;
 using Did = Field<15, 0>;
 using Reserved1 = Field<22, 16>;
 using Pwsnp = Bit<23>;
+using Pgsnp = Bit<24>;
+using Ere = Bit<1>;        // of qw2, as all that follow
+using Fspm = Field<3, 2>;  // 0: four levels, 1: five
+using Eafe = Bit<7>;
+using Reserved2 = Field<11, 8>;
+using FirstPointer = Field<63, 12>;
 inline constexpr u64 kBytes = 64;
+inline constexpr u64 kPgttFirstStage = 1;
 inline constexpr u64 kPgttSecondStage = 2;
 inline constexpr u64 kPgttPassThrough = 4;
 }  // namespace pasid
@@ -90,6 +97,24 @@ constexpr unsigned level_shift(unsigned level) {
   return kPageShift + kBitsPerLevel * (level - 1);
 }
 }  // namespace second_stage
+
+// x86 long mode (§3.4). Levels are as deep as those of second-stage tables.
+namespace first_stage {
+using Present = Bit<0>;
+using Write = Bit<1>;
+using User = Bit<2>;
+using Accessed = Bit<5>;
+using Dirty = Bit<6>;
+using PageSize = Bit<7>;  // levels 2 and 3; PAT in level 1
+using Pointer = Field<51, 12>;
+using LargePat = Bit<12>;  // of a large page; the address begins above
+
+// All bits from the top one of the address on are equal.
+constexpr bool canonical(u64 iova, unsigned levels) {
+  const u64 upper = iova >> (second_stage::level_shift(levels + 1u) - 1);
+  return upper == 0 || upper == ~u64{0} >> (second_stage::level_shift(levels + 1u) - 1);
+}
+}  // namespace first_stage
 
 }  // namespace perdure::board::table
 
@@ -129,14 +154,22 @@ inline constexpr u8 kPasidUnreadable = 0x58;
 inline constexpr u8 kPasidNotPresent = 0x59;
 inline constexpr u8 kPasidReserved = 0x5A;
 inline constexpr u8 kPasidInvalid = 0x5B;
+inline constexpr u8 kFirstStageUnreadable = 0x70;
+inline constexpr u8 kFirstStageNotPresent = 0x71;
+inline constexpr u8 kFirstStageReserved = 0x72;
+inline constexpr u8 kFirstStagePointer = 0x73;
 inline constexpr u8 kSecondStageUnreadable = 0x78;
 inline constexpr u8 kSecondStagePermission = 0x79;
 inline constexpr u8 kSecondStageReserved = 0x7A;
 inline constexpr u8 kSecondStagePointer = 0x7B;
 inline constexpr u8 kDirtyImpossible = 0x7C;
+inline constexpr u8 kNotCanonical = 0x80;
+inline constexpr u8 kNotForUsers = 0x81;
 inline constexpr u8 kBeyondMgaw = 0x83;
 inline constexpr u8 kBeyondTable = 0x84;
+inline constexpr u8 kFirstStageNoWrite = 0x85;
 inline constexpr u8 kScalableInterruptWindow = 0x87;
+inline constexpr u8 kFirstStageUpdate = 0x91;  // accessed or dirty bit
 }  // namespace fault
 
 }  // namespace perdure::board

@@ -9,18 +9,10 @@ namespace perdure::board {
 
 namespace {
 
-Answer blocked(u8 fault, bool quiet = false) {
-  return {Verdict::Blocked, fault, quiet, 0, 0};
-}
-
 Answer as_is(const Request& request) {
   const u64 to_page_end = kPageSize - request.iova % kPageSize;
   return {Verdict::PassThrough, 0, false, request.iova, std::min(request.length, to_page_end)};
 }
-
-// Of setting accessed and dirty bits in one entry: software that changes it each time in between is answered with a
-// fault, not with waiting for ever.
-constexpr unsigned kUpdateAttempts = 64;
 
 }  // namespace
 
@@ -38,7 +30,7 @@ Answer Walker::resolve(const RootPointer& root, const Request& request) {
     if (!binding.device_tlb) return blocked(scalable ? fault::kDteClear : fault::kTypeBlocked, binding.fpd);
     if (request.type == RequestType::Translated) return as_is(request);
   }
-  if (binding.pass_through) {
+  if (binding.pass_through()) {
     const unsigned width =
         std::min<unsigned>(config_.mgaw, table::second_stage::level_shift(config_.max_levels() + 1u));
     if (request.iova >> width != 0 || request.iova >> config_.haw != 0) {
@@ -46,32 +38,38 @@ Answer Walker::resolve(const RootPointer& root, const Request& request) {
     }
     return as_is(request);
   }
-  return second_stage(binding, request, scalable && !config_.quirks.scalable_legacy_codes);
+  return page_table(binding, request, scalable && !config_.quirks.scalable_legacy_codes);
 }
 
-Answer Walker::second_stage(const Binding& binding, const Request& request, bool scalable) {
-  const unsigned table_width = table::second_stage::level_shift(binding.table.levels + 1u);
-  if (request.iova >> std::min<unsigned>(config_.mgaw, table_width) != 0) {
-    const u8 code = request.iova >> config_.mgaw != 0 ? fault::kBeyondMgaw : fault::kBeyondTable;
-    return blocked(scalable ? code : fault::kAddressBeyond, binding.fpd);
+u8 Walker::beyond(const Binding& binding, u64 iova, bool scalable) const {
+  if (binding.stage == Stage::First) {
+    return table::first_stage::canonical(iova, binding.table.levels) ? u8{0} : fault::kNotCanonical;
   }
+  const unsigned table_width = table::second_stage::level_shift(binding.table.levels + 1u);
+  if (iova >> std::min<unsigned>(config_.mgaw, table_width) == 0) return 0;
+  if (!scalable) return fault::kAddressBeyond;
+  return iova >> config_.mgaw != 0 ? fault::kBeyondMgaw : fault::kBeyondTable;
+}
+
+Answer Walker::page_table(const Binding& binding, const Request& request, bool scalable) {
+  if (const u8 code = beyond(binding, request.iova, scalable); code != 0) return blocked(code, binding.fpd);
   if (!request.silent) {
     unsigned level = 0;
-    if (const PageEntry* page = caches_.page(binding.did, request.iova, level)) {
+    if (const PageEntry* page = caches_.page(binding.tag(), request.iova, level)) {
       const bool allowed = request.access == Access::Write ? page->write : page->read;
-      const bool sets_dirty = binding.access_dirty && request.access == Access::Write && allowed && !page->dirty;
+      const bool sets_dirty = binding.tracks_dirty() && request.access == Access::Write && allowed && !page->dirty;
       if (!sets_dirty) {
         ++hits_;
         const bool stale = page->table != binding.table;
         Answer answer;
         if (page->fault != 0) {
-          answer = blocked(permission_fault(request.access, scalable), binding.fpd);
+          answer = blocked(permission_fault(binding, request.access, scalable), binding.fpd);
         } else if (allowed) {
           answer = finish(request, scalable, page->phys, level);
         } else if (config_.quirks.no_perm_check_on_hit) {
           answer = blocked(0);
         } else {
-          answer = blocked(permission_fault(request.access, scalable));
+          answer = blocked(permission_fault(binding, request.access, scalable));
         }
         answer.quiet = binding.fpd;
         if (stale) judge_stale(binding, request, scalable, answer);
@@ -98,7 +96,7 @@ void Walker::judge_stale(const Binding& binding, const Request& request, bool sc
   }
 }
 
-Answer Walker::walk(const Binding& binding, const Request& request, bool scalable, bool& stale) {
+Answer Walker::walk_second_stage(const Binding& binding, const Request& request, bool scalable, bool& stale) {
   using namespace table;
   unsigned level = binding.table.levels;
   u64 pointer = binding.table.top;
@@ -106,7 +104,7 @@ Answer Walker::walk(const Binding& binding, const Request& request, bool scalabl
   bool write = true;
   if (!request.silent) {
     unsigned cached_level = 0;
-    if (const StructureEntry* s = caches_.structure(binding.did, request.iova, binding.table.levels, cached_level)) {
+    if (const StructureEntry* s = caches_.structure(binding.tag(), request.iova, binding.table.levels, cached_level)) {
       level = cached_level;
       pointer = s->pointer;
       read = s->read;
@@ -127,11 +125,11 @@ Answer Walker::walk(const Binding& binding, const Request& request, bool scalabl
     if (!second_stage::present(entry)) {
       if (!request.silent && keeps_not_present()) {
         PageEntry none;
-        none.fault = permission_fault(request.access, scalable);
+        none.fault = permission_fault(binding, request.access, scalable);
         none.table = binding.table;
-        caches_.keep_page(binding.did, request.iova, 1, none);
+        caches_.keep_page(binding.tag(), request.iova, 1, none);
       }
-      return blocked(permission_fault(request.access, scalable));
+      return blocked(permission_fault(binding, request.access, scalable));
     }
     const bool leaf = level == 1 || (second_stage::PageSize::test(entry) && level <= 3);
     if (const u64 bad = reserved_bits(entry, level, leaf); bad != 0) {
@@ -154,13 +152,13 @@ Answer Walker::walk(const Binding& binding, const Request& request, bool scalabl
       }
     }
     if (!leaf) {
-      if (!allowed) return blocked(permission_fault(request.access, scalable));
+      if (!allowed) return blocked(permission_fault(binding, request.access, scalable));
       read = entry_read;
       write = entry_write;
       pointer = second_stage::Pointer::in_place(entry);
       --level;
       if (!request.silent) {
-        caches_.keep_structure(binding.did, request.iova, level, {pointer, read, write, binding.table});
+        caches_.keep_structure(binding.tag(), request.iova, level, {pointer, read, write, binding.table});
       }
       continue;
     }
@@ -173,9 +171,9 @@ Answer Walker::walk(const Binding& binding, const Request& request, bool scalabl
       page.write = entry_write;
       page.dirty = second_stage::Dirty::test(entry);
       page.table = binding.table;
-      caches_.keep_page(binding.did, request.iova, level, page);
+      caches_.keep_page(binding.tag(), request.iova, level, page);
     }
-    if (!allowed) return blocked(permission_fault(request.access, scalable));
+    if (!allowed) return blocked(permission_fault(binding, request.access, scalable));
     return finish(request, scalable, page_phys, level);
   }
 }
@@ -207,7 +205,8 @@ u64 Walker::reserved_bits(u64 entry, unsigned level, bool leaf) const {
   return bad;
 }
 
-u8 Walker::permission_fault(Access access, bool scalable) const {
+u8 Walker::permission_fault(const Binding& binding, Access access, bool scalable) const {
+  if (binding.stage == Stage::First) return fault::kFirstStageNoWrite;  // what is present can be read
   if (scalable) return fault::kSecondStagePermission;
   return access == Access::Write ? fault::kNoWrite : fault::kNoRead;
 }

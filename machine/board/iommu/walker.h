@@ -1,4 +1,4 @@
-// Resolves one request: root, context and PASID tables, second-stage page table, with the caches in front of each.
+// Resolves one request: root, context and PASID tables, page table of either stage, with the caches in front of each.
 #pragma once
 #include "machine/board/iommu/caches.h"
 #include "machine/board/iommu/checker.h"
@@ -61,8 +61,15 @@ class Walker {
   ContextEntry read_legacy_context(const RootPointer& root, const Request& request, bool& cacheable);
   ContextEntry read_scalable_context(const RootPointer& root, const Request& request, bool& cacheable);
   PasidEntry read_pasid(const ContextEntry& context, const Request& request, bool& cacheable);
-  Answer second_stage(const Binding& binding, const Request& request, bool scalable);
-  Answer walk(const Binding& binding, const Request& request, bool scalable, bool& stale);
+  Answer page_table(const Binding& binding, const Request& request, bool scalable);
+  // Empty or a fault: addresses that the table cannot have an entry for.
+  u8 beyond(const Binding& binding, u64 iova, bool scalable) const;
+  Answer walk(const Binding& binding, const Request& request, bool scalable, bool& stale) {
+    return binding.stage == Stage::First ? walk_first_stage(binding, request, stale)
+                                         : walk_second_stage(binding, request, scalable, stale);
+  }
+  Answer walk_second_stage(const Binding& binding, const Request& request, bool scalable, bool& stale);
+  Answer walk_first_stage(const Binding& binding, const Request& request, bool& stale);
   Answer finish(const Request& request, bool scalable, u64 page_phys, unsigned level) const;
   // A cached entry of another table under this domain id answered: is the answer still right?
   void judge_stale(const Binding& binding, const Request& request, bool scalable, const Answer& answer);
@@ -76,7 +83,13 @@ class Walker {
   // Remembers "not present"? With caching mode by right; with a write buffer because the store is not seen yet.
   bool keeps_not_present() const { return config_.caching_mode || config_.rwbf; }
   u64 reserved_bits(u64 entry, unsigned level, bool leaf) const;
-  u8 permission_fault(Access access, bool scalable) const;
+  u64 reserved_first_stage_bits(u64 entry, unsigned level, bool leaf) const;
+  u8 permission_fault(const Binding& binding, Access access, bool scalable) const;
+
+  static Answer blocked(u8 fault, bool quiet = false) { return {Verdict::Blocked, fault, quiet, 0, 0}; }
+  // Of setting accessed and dirty bits in one entry: software that changes it each time in between is answered with a
+  // fault, not with waiting for ever.
+  static constexpr unsigned kUpdateAttempts = 64;
 
   const IommuModelConfig& config_;
   TableReader& reader_;

@@ -91,9 +91,11 @@ ContextEntry Walker::read_legacy_context(const RootPointer& root, const Request&
     return out;
   }
   if (config_.caching_mode && binding.did == 0) note(request, ViolationKind::DidReserved, at, high);
-  binding.pass_through = tt == context::kTtPassThrough;
   binding.device_tlb = tt == context::kTtDeviceTlb;
-  if (!binding.pass_through) binding.table = {context::Pointer::in_place(low), levels};
+  if (tt != context::kTtPassThrough) {
+    binding.stage = Stage::Second;
+    binding.table = {context::Pointer::in_place(low), levels};
+  }
   out.binding = binding;
   cacheable = true;
   if (!request.silent) dids_.seen(request.source, 0, binding, at);
@@ -234,23 +236,40 @@ PasidEntry Walker::read_pasid(const ContextEntry& context, const Request& reques
   const bool dirty_supported = config_.second_stage && config_.second_stage_dirty;
   if (pasid::Reserved0::get(q[0]) != 0 || beyond_width(q[0], config_.haw) != 0 || pasid::Reserved1::get(q[1]) != 0 ||
       binding.did >= config_.did_limit() || (binding.access_dirty && !dirty_supported) ||
-      (pasid::Pwsnp::test(q[1]) && !config_.scalable_coherent) || (q[3] | q[4] | q[5] | q[6] | q[7]) != 0) {
+      (pasid::Pwsnp::test(q[1]) && !config_.scalable_coherent) ||
+      (pasid::Pgsnp::test(q[1]) && !config_.snoop_control) || pasid::Ere::test(q[2]) || pasid::Eafe::test(q[2]) ||
+      pasid::Reserved2::get(q[2]) != 0 || beyond_width(q[2], config_.haw) != 0 ||
+      (q[3] | q[4] | q[5] | q[6] | q[7]) != 0) {
     note(request, ViolationKind::ReservedBits, at, q[0]);
     cacheable = config_.caching_mode;
     out.fault = fault::kPasidReserved;
     return out;
   }
-  const u8 levels = levels_of(pasid::Aw::get(q[0]), config_.sagaw);
-  const u64 pgtt = pasid::Pgtt::get(q[0]);
-  binding.pass_through = pgtt == pasid::kPgttPassThrough && config_.pass_through;
-  if (!binding.pass_through && !(pgtt == pasid::kPgttSecondStage && config_.second_stage && levels != 0)) {
+  bool supported = false;
+  switch (pasid::Pgtt::get(q[0])) {
+    case pasid::kPgttPassThrough: supported = config_.pass_through; break;
+    case pasid::kPgttSecondStage:
+      binding.stage = Stage::Second;
+      binding.table = {pasid::Pointer::in_place(q[0]), levels_of(pasid::Aw::get(q[0]), config_.sagaw)};
+      supported = config_.second_stage && binding.table.levels != 0;
+      break;
+    case pasid::kPgttFirstStage: {
+      const u64 mode = pasid::Fspm::get(q[2]);
+      binding.stage = Stage::First;
+      binding.pasid = context.rid_pasid;
+      binding.table = {pasid::FirstPointer::in_place(q[2]), static_cast<u8>(mode + 4)};
+      supported = config_.first_stage && (mode == 0 || (mode == 1 && config_.first_stage_5));
+      break;
+    }
+    default: break;
+  }
+  if (!supported) {
     note(request, ViolationKind::ReservedBits, at, q[0]);
     cacheable = config_.caching_mode;
     out.fault = fault::kPasidInvalid;
     return out;
   }
   if (config_.caching_mode && binding.did == 0) note(request, ViolationKind::DidReserved, at + 8, q[1]);
-  if (!binding.pass_through) binding.table = {pasid::Pointer::in_place(q[0]), levels};
   out.binding = binding;
   cacheable = true;
   if (!request.silent) dids_.seen(request.source, context.rid_pasid, binding, at);
