@@ -133,6 +133,20 @@ TEST_F(Failure, DamagedRecordOfOneDeviceQuarantinesThatDeviceAlone) {
   expect_no_gap();
 }
 
+// The domain that two devices share: both are stopped, and neither of the other two.
+TEST_F(Failure, DamagedRecordOfASharedDomainQuarantinesItsDevicesAlone) {
+  const u64 header = find_page(abi::kIommuMagic);
+  ASSERT_NE(header, 0U);
+  const u64 block = reinterpret_cast<const abi::IommuHeader*>(at(header))->domain_chain;
+  auto* record = reinterpret_cast<abi::IommuDomainRecord*>(at(block + sizeof(abi::IommuBlock)));
+  ASSERT_EQ(record->in_use, 1U);
+  record->levels ^= 1;
+  ASSERT_DONE(rig.arrive());
+  for (usize i : {0U, 1U}) expect_stopped(i);
+  for (usize i : {2U, 3U}) expect_running(i);
+  expect_no_gap();
+}
+
 TEST_F(Failure, DamagedBootInformationIsRefused) {
   process::InProcessMachine::Jump jump = rig.next();
   ASSERT_DONE(rig.arrive(jump));

@@ -49,6 +49,11 @@ def rows(text):
                 yield section, cells
 
 
+def other_lines(text):
+    """Everything but the rows above."""
+    return "\n".join(l for l in text.splitlines() if not re.match(r"\| R?\d+ \|", l))
+
+
 def check(requirements, defects, tests, programs, mutants):
     problems = []
 
@@ -97,7 +102,7 @@ def check(requirements, defects, tests, programs, mutants):
     for section in sorted(set(seen.values())):
         if not NAMED_MUTANT.findall(section_text.get(section, "")):
             problems.append(f"section {section}: no mutant")
-    names("docs/requirements.md", "\n".join(l for l in requirements.splitlines() if not l.startswith("|")))
+    names("docs/requirements.md", other_lines(requirements))
 
     found = {}
     for section, cells in rows(defects):
@@ -109,7 +114,7 @@ def check(requirements, defects, tests, programs, mutants):
     for section, wanted in DEFECTS.items():
         for missing in sorted(set(wanted) - found.get(section, set()), key=int):
             problems.append(f"{section}, {missing}: no row")
-    names("docs/defects.md", "\n".join(l for l in defects.splitlines() if not l.startswith("|")))
+    names("docs/defects.md", other_lines(defects))
     return problems
 
 

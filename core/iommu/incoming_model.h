@@ -26,6 +26,7 @@ struct IncomingDomain {
   Ref<HeldOwner> owner;  // of all its devices
   bool reclaimed = false;
   bool quarantined = false;  // a function that used it was, or may have been
+  bool named = false;        // some record says that it was on a unit
   u32 devices = 0;           // that are being restored on it
 };
 

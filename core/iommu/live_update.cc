@@ -305,6 +305,13 @@ Result<void> IommuLiveUpdate::audit_domain_locked(u32 index) {
 }
 
 Result<void> IommuLiveUpdate::quiesce() {
+  const Result<void> quiet = quiesce_units();
+  // One that does not answer is no better for staying: what is behind it is stopped now (design §8).
+  if (!quiet) iommu_.isolate_failed_units();
+  return quiet;
+}
+
+Result<void> IommuLiveUpdate::quiesce_units() {
   MutexGuard guard(lock_);
   const auto keep = [&](SourceId source) {
     const Requester* requester = iommu_.find_requester(source);

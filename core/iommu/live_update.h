@@ -42,7 +42,8 @@ class IommuLiveUpdate final : public luo::Flb {
   // Between preserve and freeze; Efault names the first that does not in the log.
   Result<void> audit();
   // The last thing before the jump, after freeze(): units with preserved devices keep translating, with every other
-  // entry cleared, the others turn it off. Undone whole on failure, and by resume() when the jump fails.
+  // entry cleared, the others turn it off. Undone whole on failure, and by resume() when the jump fails; but a unit that
+  // does not answer any more is quarantined at once.
   Result<void> quiesce();
   void resume();
 
@@ -78,6 +79,9 @@ class IommuLiveUpdate final : public luo::Flb {
   // Eio: it, or every function on it, was quarantined.
   Result<Ref<PagingDomain>> reclaim_domain(u32 index, u64 generation);
   void unreclaim_domain(PagingDomain& domain);
+  // Nobody can come for these any more: every group that is still held for (generation, token) is quarantined. Returns
+  // how many.
+  u32 quarantine_held(u64 generation, u64 token, std::string_view why);
 
   // --- luo::Flb -------------------------------------------------------------------------------------------------
   std::string_view compatible() const override;
@@ -92,6 +96,7 @@ class IommuLiveUpdate final : public luo::Flb {
   friend class Iommu;
   friend class Restorer;
 
+  Result<void> quiesce_units();
   Result<u32> preserve_in_group_locked(IommuDevice& device, Group& group, u64 generation, u64 token)
       REQUIRES(lock_, group.lock_);
   Ref<PagingDomain> any_preserved_domain() const;

@@ -107,6 +107,18 @@ void IommuLiveUpdate::unreclaim_domain(PagingDomain& domain) {
   }
 }
 
+u32 IommuLiveUpdate::quarantine_held(u64 generation, u64 token, std::string_view why) {
+  u32 stopped = 0;
+  for (Group* group = iommu_.next_group(nullptr); group; group = iommu_.next_group(group)) {
+    MutexGuard guard(group->lock_);
+    if (group->ownership_ != Ownership::HeldForSession || !group->held_->is_for(generation, token)) continue;
+    group->quarantine_locked(why);
+    ++stopped;
+  }
+  if (stopped != 0) iommu_.isolate_failed_units();
+  return stopped;
+}
+
 Result<void> IommuLiveUpdate::retrieve(u64 data) {
   return load(data);
 }

@@ -390,6 +390,35 @@ TEST_F(RestoreTest, NoRecordsAtAllQuarantinesWhatIsLive) {
   EXPECT_EQ(w.group(a2).ownership(), Ownership::Unowned);
 }
 
+// A domain without any device is taken over by its HWPT alone; one whose devices were all refused is not, since a unit
+// that could not be asked may walk it still. And as long as there is such a unit, nothing of either is given out again.
+TEST_F(RestoreTest, DomainThatLostItsDevicesIsNobodysAndOneThatHadNoneIsTaken) {
+  for (const bool sound : {true, false}) {
+    IommuWorld one;
+    Workload s = set_up(one, {a0});
+    auto lonely = one.domain();
+    ASSERT_TRUE(lonely->map(Iova(0), s.memory, kPageSize, Access::Read));
+    one.begin();
+    preserve(one, s, {a0});
+    const u32 index = *one.live->preserve_domain(*lonely, kSession);
+    const Phys root = lonely->table().top();
+    ASSERT_TRUE(one.live->freeze(one.data));
+    forget(s);
+    static_cast<void>(lonely.release());
+    if (!sound) {
+      Image image(one.handover.machine, one.data);
+      image.record<abi::IommuUnitRecord>(0).status_page = image.record<abi::IommuUnitRecord>(0).iqa;
+      image.seal<abi::IommuUnitRecord>(0);
+    }
+    one.jump_as_is();
+    EXPECT_EQ(one.group(a0).ownership(), sound ? Ownership::HeldForSession : Ownership::Quarantined);
+    EXPECT_EQ(one.live->reclaim_domain(s.index, kSession).has_value(), sound);
+    ASSERT_TRUE(one.live->reclaim_domain(index, kSession));
+    one.live->finish(one.data);
+    EXPECT_EQ(one.frames().in_use(root, kPageSize), !sound);
+  }
+}
+
 TEST_F(RestoreTest, HeaderMustLieInMemoryOfThisHandover) {
   // Preserved, too, but a bank: a program writes there.
   const Phys bank(w.handover.machine.ram_bytes() + kHugePageSize);

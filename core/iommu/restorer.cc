@@ -258,15 +258,45 @@ void Restorer::taint_domains_of_unknown_entries() {
   }
 }
 
+// Whether the records together tell of every domain that hardware may walk: only a unit that was taken over was asked
+// itself, and what a damaged record named is not known.
+bool Restorer::tells_everything() const {
+  const auto& header = *iommu_.machine().virt<const abi::IommuHeader>(Phys(model_.data));
+  if (model_.units.size() != header.unit_slots || model_.attachments.size() != header.attachment_slots ||
+      model_.devices.size() != header.device_slots) {
+    return false;
+  }
+  for (const IncomingUnit& unit : model_.units) {
+    if (unit.state == RecordState::Bad || unit.state == RecordState::Valid) return false;
+  }
+  for (const IncomingAttachment& a : model_.attachments) {
+    if (a.state == RecordState::Bad) return false;
+  }
+  return true;
+}
+
 // Domains that were preserved without a device: nothing walks them, their HWPT wants them.
 void Restorer::restore_orphans() {
+  const bool proven = tells_everything();
+  const auto name = [&](RecordState state, u32 domain) {
+    if (state != RecordState::Unused && domain < model_.domains.size()) model_.domains[domain].named = true;
+  };
+  for (const IncomingAttachment& a : model_.attachments) name(a.state, a.record.domain);
+  for (const IncomingDevice& d : model_.devices) name(d.state, d.record.domain);
   for (u32 i = 0; i < model_.domains.size(); ++i) {
     IncomingDomain& domain = model_.domains[i];
     if (domain.state != RecordState::Valid || domain.quarantined) continue;
+    if (domain.named) {
+      // One that lost all of its devices is nobody's: hardware that could not be asked may walk it still.
+      domain.state = RecordState::Bad;
+      continue;
+    }
     if (const Result<void> restored = restore_domain(i); !restored) {
       domain.state = RecordState::Bad;
       log(iommu_.machine(), LogLevel::Error,
           Line() << "iommu.domain record " << i << ": cannot be restored: " << restored.error());
+    } else if (!proven) {
+      domain.domain->never_free();
     }
   }
 }

@@ -26,6 +26,7 @@ class Restorer {
   Result<Owned<pt::IoPageTable>> adopt_table(const abi::IommuDomainRecord& record);
   void restore_device(IncomingDevice& entry);
   void taint_domains_of_unknown_entries();
+  bool tells_everything() const;
   void restore_orphans();
 
   void refuse(IncomingDevice& entry, std::string_view why);

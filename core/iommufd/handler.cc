@@ -54,17 +54,32 @@ Result<IncomingRecord> IommufdHandler::read(const luo::FileState& state) const {
 }
 
 Result<Ref<File>> IommufdHandler::retrieve(luo::FileState& state) {
-  IncomingRecord record = TRY(read(state));
-  Ref<IommufdFile> file = TRY(IommufdFile::retrieve(module_, state.session, state.token, std::move(record)));
+  Result<IncomingRecord> record = read(state);
+  if (!record) {
+    // Which memory its devices may reach cannot be known, and nobody can take them over (design §8).
+    if (record.error() == Errno::Eproto && module_.live_update.quarantine_held(state.session.generation(), state.token,
+                                                                               "the record of its iommufd is "
+                                                                               "unreadable") != 0) {
+      return fail(Errno::Eio);
+    }
+    return fail(record.error());
+  }
+  Ref<IommufdFile> file = TRY(IommufdFile::retrieve(module_, state.session, state.token, std::move(*record)));
   return Ref<File>(std::move(file));
 }
 
 bool IommufdHandler::can_finish(luo::FileState& state) {
-  IommufdFile* const file = file_cast<IommufdFile>(state.file);
-  return state.retrieve_status == 1 && file && file->can_finish();
+  if (IommufdFile* const file = file_cast<IommufdFile>(state.file)) return file->can_finish();
+  // One that came back damaged has nothing left to take over: its devices were stopped.
+  if (state.retrieve_status == 0) return false;
+  const Result<IncomingRecord> record = read(state);
+  return !record && record.error() == Errno::Eproto;
 }
 
 void IommufdHandler::finish(luo::FileState& state) {
+  // Whose own record was damaged, so that it could not be bound, is in nobody's hands when the session ends.
+  module_.live_update.quarantine_held(state.session.generation(), state.token,
+                                      "its session was finished without anybody taking it over");
   if (IommufdFile* file = file_cast<IommufdFile>(state.file)) {
     file->finish();
     return;

@@ -480,6 +480,37 @@ TEST_P(IommufdLiveUpdateTest, AFailedBindLeavesTheDeviceHeld) {
   unbind();
 }
 
+// Design §8: what an unreadable record lets its devices reach is not known; they are stopped, the others go on.
+TEST_P(IommufdLiveUpdateTest, AnUnreadableRecordStopsItsDevicesAndNoOthers) {
+  set_up();
+  const s32 neighbour = w.open();
+  Ref<iommufd::Device> other = w.bind(neighbour, a1);
+  const u32 space = w.ioas(neighbour);
+  const u32 table = *w.hwpt(neighbour, other->id(), space);
+  ASSERT_TRUE(w.file(neighbour).attach(*other, table));
+  ASSERT_TRUE(w.mark(neighbour, table, kHwpt2));
+  ASSERT_TRUE(w.preserve(neighbour, kContext + 1));
+  ASSERT_EQ(*w.file(neighbour).preserve_device(*other, *w.session), kContext + 1);
+  static_cast<void>(other.release());
+  luo::FileState neighbours = w.state(kContext + 1, w.task.files.at(neighbour).get());
+  preserve_all();
+  ASSERT_TRUE(w.iommu.live->audit());
+  ASSERT_TRUE(w.handler->freeze(neighbours));
+  jump();
+  ++w.machine().virt<abi::IommufdHeader>(Phys(w.record))->version;
+  EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::HeldForSession);
+  EXPECT_EQ(error_of(w.retrieve(kContext)), Errno::Eio);
+  EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::Quarantined);
+  EXPECT_EQ(w.reached(a0, kBase), "blocked");
+  EXPECT_EQ(w.iommu.group(a1).ownership(), Ownership::HeldForSession);
+  EXPECT_TRUE(w.iommu.hw_a.entries.contains(a1));
+  EXPECT_TRUE(w.can_finish(-1, kContext, -static_cast<int>(Errno::Eio))) << "nothing is left to take over";
+  luo::FileState state = w.state(kContext);
+  state.retrieve_status = -static_cast<int>(Errno::Eio);
+  w.handler->finish(state);
+  w.iommu.live->finish(0);
+}
+
 TEST_P(IommufdLiveUpdateTest, MemoryMustBeWhatWasMapped) {
   set_up();
   preserve_all();

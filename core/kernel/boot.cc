@@ -93,7 +93,9 @@ Result<void> Kernel::boot_memory() {
     return carved;
   }
   frames_.open();
-  return kho_.init(Phys(boot_.kho_fdt), config_.kho_max_order);
+  TRY(kho_.init(Phys(boot_.kho_fdt), config_.kho_max_order));
+  if (const auto former = kho::incoming_metadata(kho_)) former_ = *former;
+  return kho::publish_metadata(kho_, config_.release, former_.count + 1);
 }
 
 // What the former kernel says: sessions, then the records of units, domains and devices.
@@ -250,7 +252,14 @@ Result<void> Kernel::boot_devices() {
     const auto unit_index = pci::unit_of(*bus_, *dmar_, function);
     if (!unit_index) continue;
     IommuUnit* unit = iommu_->find_unit(dmar_->units[*unit_index].base);
-    if (!unit) continue;
+    if (!unit) {
+      // Its unit blocks everything or cannot be driven; here it stops at the source, too.
+      if (!function.set_bus_master(false)) {
+        report(LogLevel::Error,
+               Line() << "bus mastering of " << Hex{function.source().bdf} << " does not stay off; reset the machine");
+      }
+      continue;
+    }
     ids.clear();
     TRY(pci::requester_ids(function, ids));
     IommuDevice* device = TRY(iommu_->add_device(function.source(), *unit, ids.span()));

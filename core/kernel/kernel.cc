@@ -25,6 +25,7 @@ Kernel::~Kernel() {
   bus_.reset();
   pci_live_update_.reset();
   dmar_.reset();
+  kho::withdraw_metadata(kho_);
 }
 
 Result<Ref<File>> Kernel::open(std::string_view path) {

@@ -13,7 +13,7 @@
 #include "core/iommufd/iommufd.h"
 #include "core/kernel/config.h"
 #include "core/kernel/timeline.h"
-#include "core/kho/kho.h"
+#include "core/kho/metadata.h"
 #include "core/luo/device.h"
 #include "core/luo/memfd_handler.h"
 #include "core/pci/live_update.h"
@@ -48,6 +48,8 @@ class Kernel {
   const Config& config() const { return config_; }
   const abi::BootInfo& boot_info() const { return boot_; }
   const Timeline& timeline() const { return timeline_; }
+  // What the former kernel called itself; empty after a cold boot.
+  std::string_view former_release() const { return luo::text_of(former_.release); }
   HostFiles& host_files() { return host_files_; }
   Heap& heap() { return heap_; }
   FrameAllocator& frames() { return frames_; }
@@ -88,6 +90,7 @@ class Kernel {
   Machine& machine_;
   const Config config_;
   abi::BootInfo boot_;
+  kho::Metadata former_;
   Timeline timeline_;           // of the update that led here
   Timeline outgoing_timeline_;  // of the one that leads away
   FrameAllocator frames_;

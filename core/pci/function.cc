@@ -256,6 +256,10 @@ Result<void> Function::reset() {
   }
   const unsigned count = is_bridge() ? 2 : kBars;
   for (unsigned i = 0; i < count; ++i) write32(static_cast<u16>(reg::kBars + 4 * i), bars[i]);
+  // One that came over at work was never asked how large its BARs are; nothing of it is at work any more.
+  bool sized = false;
+  for (const Bar& bar : bars_) sized = sized || bar.size != 0;
+  if (!sized) size_bars();
   write16(reg::kCommand, static_cast<u16>(command & ~Command::kBusMaster));
   return {};
 }

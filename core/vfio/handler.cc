@@ -92,9 +92,11 @@ bool VfioHandler::can_finish(luo::FileState& state) {
     return file->bound() || file->device().iommu_device.group().ownership() == Ownership::Quarantined;
   }
   if (state.retrieve_status == 0) return false;
-  // Retrieving failed: there is nothing to lose only if the device is blocked for good, or gone.
+  // Retrieving failed: there is nothing to lose only if the device is blocked for good, or gone. A record that says
+  // nothing about any device does not stand in the way: whoever is still held when its iommufd is finished is
+  // quarantined then.
   const Result<abi::VfioPciRecord> record = read(state);
-  if (!record) return false;
+  if (!record) return record.error() == Errno::Eproto;
   const PciDevice* const device = device_of(*record);
   if (!device) return true;
   const Ownership ownership = device->iommu_device.group().ownership();

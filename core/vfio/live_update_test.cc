@@ -236,7 +236,8 @@ TEST_P(VfioLiveUpdateTest, EveryBitOfTheRecordMatters) {
     lost.data = elsewhere;
     EXPECT_EQ(error_of(w.vfio_handler->retrieve(lost)), Errno::Eproto) << elsewhere;
     lost.retrieve_status = -static_cast<int>(Errno::Eproto);
-    EXPECT_FALSE(w.vfio_handler->can_finish(lost)) << "the device is still held";
+    EXPECT_TRUE(w.vfio_handler->can_finish(lost)) << "the device is stopped when its iommufd is finished";
+    EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::HeldForSession) << "and not before";
   }
   EXPECT_TRUE(w.hw_a.writes.empty());
   EXPECT_TRUE(w.retrieve_device(kDevice));
@@ -287,8 +288,41 @@ TEST_P(VfioLiveUpdateTest, AQuarantinedDeviceCanBeFinishedWithoutIt) {
   const u32 restored = *w.restore(iommufd, kHwpt);
   EXPECT_TRUE(w.can_finish(iommufd, kContext));
   EXPECT_TRUE(w.destroy(iommufd, restored));
+  // The way out is a reset, which binding it again makes, with nothing attached all the time.
+  const unsigned resets = w.hw_a.resets;
+  fd = w.open_device();
+  EXPECT_EQ(w.reached(a0, kBase), "blocked");
+  ASSERT_TRUE(w.bind_device(fd, iommufd));
+  EXPECT_GT(w.hw_a.resets, resets);
+  EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::Owned);
+  EXPECT_EQ(w.reached(a0, kBase), "blocked");
+  // What cannot be reset stays where it is.
+  w.task.close(fd);
+  w.iommu.iommu->quarantine(w.iommu.device(a0), "test");
+  w.hw_a.set<u32>(0x84, 0x8000);
   fd = w.open_device();
   EXPECT_EQ(error_of(w.bind_device(fd, iommufd)), Errno::Eio);
+  EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::Quarantined);
+}
+
+// The record of the device says nothing, so nobody can take it over: its neighbours do not wait for it, and when their
+// session ends it is stopped.
+TEST_P(VfioLiveUpdateTest, ADeviceWhoseRecordIsLostIsStoppedWhenItsSessionEnds) {
+  set_up();
+  preserve_all();
+  jump();
+  record().version = 99;
+  luo::FileState state = w.vfio_state(kDevice);
+  EXPECT_EQ(error_of(w.vfio_handler->retrieve(state)), Errno::Eproto);
+  EXPECT_TRUE(w.can_finish_device(-1, kDevice, -static_cast<int>(Errno::Eproto)));
+  iommufd = *w.retrieve(kContext);
+  ASSERT_TRUE(w.restore(iommufd, kHwpt));
+  EXPECT_TRUE(w.can_finish(iommufd, kContext));
+  EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::HeldForSession) << "it works on until then";
+  w.finish_device(-1, kDevice);
+  w.finish(iommufd, kContext);
+  EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::Quarantined);
+  EXPECT_EQ(w.reached(a0, kBase), "blocked");
 }
 
 // Hardware's entry is not what the record says: the next kernel trusts neither.

@@ -78,6 +78,11 @@ Result<void> VfioFile::bind(Task& task, UserAddr arg) {
   iommufd = Ref<iommufd::IommufdFile>(context);
   if (device_.user) return fail(Errno::Einval);
 
+  // The way out of quarantine: a reset, with the entry blocked all the time (design §8).
+  if (!incoming_ && device_.iommu_device.group().ownership() == Ownership::Quarantined) {
+    if (!device_.function.can_reset() || !device_.function.reset()) return fail(Errno::Eio);
+    if (!module_.iommufd.iommu.reset_done(device_.iommu_device)) return fail(Errno::Eio);
+  }
   const bool incoming = incoming_;
   Ref<iommufd::Device> bound =
       incoming ? TRY(iommufd->bind_held(device_.iommu_device, record_.generation, record_.iommufd_token))
