@@ -352,7 +352,7 @@ INSTANTIATE_TEST_SUITE_P(Rows, UnitRecord,
                                          UnitRow{"RootTable", [](auto& r) { r.rtaddr ^= kPageSize; }},
                                          UnitRow{"Enables", [](auto& r) { r.gsts ^= u32{1} << 25; }},
                                          UnitRow{"DomainIds", [](auto& r) { r.did_limit /= 2; }},
-                                         UnitRow{"Queue", [](auto& r) { r.iqa += 16 * kPageSize; }},
+                                         UnitRow{"Queue", [](auto& r) { r.queue_descriptor_bytes ^= 48; }},
                                          UnitRow{"StatusPage", [](auto& r) { r.status_page = r.iqa & ~u64{0xFFF}; }},
                                          UnitRow{"ContextTables", [](auto& r) { r.context_tables[3] ^= 1; }}),
                          [](const auto& info) { return std::string(info.param.name); });
