@@ -46,12 +46,25 @@ def command(build, test, filter_):
     return [program, *filter_.split()] if test == "perdure" else [program, f"--gtest_filter={filter_}"]
 
 
+def misfit(mutant, source):
+    """Why the mutant cannot be made, or None."""
+    path = source / mutant["file"]
+    if not path.is_file():
+        return f"there is no {mutant['file']}"
+    times = path.read_text().count(mutant["find"])
+    if times != 1:
+        return f"`find` occurs {times} times in {mutant['file']}"
+    if mutant["find"] == mutant["replace"]:
+        return "`replace` changes nothing"
+    return None
+
+
 def check(mutant, source, build):
     """Returns (verdict, detail): killed, survived, or broken (the table or the build is wrong)."""
+    if why := misfit(mutant, source):
+        return "broken", why
     path = source / mutant["file"]
     text = path.read_text()
-    if text.count(mutant["find"]) != 1:
-        return "broken", f"`find` occurs {text.count(mutant['find'])} times in {mutant['file']}"
     path.write_text(text.replace(mutant["find"], mutant["replace"]))
     try:
         built = run(["ninja", "-C", str(build), mutant["test"]])
@@ -77,6 +90,7 @@ def main():
     parser.add_argument("--sample", type=int, help="this many, chosen by the commit")
     parser.add_argument("--build", default=str(ROOT / "build" / "mutate"))
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--check", action="store_true", help="only whether every mutant still applies")
     args = parser.parse_args()
 
     mutants = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text())["mutant"]
@@ -94,6 +108,13 @@ def main():
         for m in mutants:
             print(f"{m['name']}: {m['file']}: {m['why']} ({m['test']} {m['filter']})")
         return
+
+    if args.check:
+        bad = [(m["name"], why) for m in mutants if (why := misfit(m, ROOT))]
+        for name, why in bad:
+            print(f"mutate: {name}: {why}; correct it in tests/mutants.toml")
+        print(f"mutate: {len(mutants) - len(bad)} of {len(mutants)} mutants apply")
+        sys.exit(1 if bad else 0)
 
     source = pathlib.Path(args.build) / "source"
     build = pathlib.Path(args.build) / "build"
