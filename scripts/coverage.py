@@ -54,7 +54,7 @@ def main():
     parser.add_argument("files", nargs="*", help="show the uncovered lines of these files or folders")
     parser.add_argument("--bar", type=float, default=0, help="fail below this many percent")
     parser.add_argument("--by-file", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
 
     lines = counts(args.build, args.profile)
     if not lines:

@@ -13,6 +13,7 @@ Kernel::Kernel(Machine& machine, const Config& config)
 
 Kernel::~Kernel() {
   unload();
+  if (luo_) luo_->drop_all_incoming();
   vfio_handler_.reset();
   vfio_.reset();
   iommufd_handler_.reset();

@@ -20,6 +20,9 @@ class Luo {
   explicit Luo(Kho& kho);
   // Every session file must have been closed. What was not retrieved stays reserved.
   ~Luo();
+  // For an orderly end: what incoming sessions still hold, as one does that was closed and could not be finished, ends
+  // while the subsystems behind the files are there.
+  void drop_all_incoming();
   Luo(const Luo&) = delete;
   Luo& operator=(const Luo&) = delete;
 
@@ -91,7 +94,6 @@ class Luo {
       REQUIRES(lock_);
   Result<void> write_locked() REQUIRES(lock_);
   void undo_locked() REQUIRES(lock_);
-  void drop_all_incoming();
   LuoSer& ser() const { return *machine().virt<LuoSer>(ser_); }
 
   Kho& kho_;

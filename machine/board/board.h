@@ -108,6 +108,10 @@ class Board final : private DeviceBus {
   // Throw std::runtime_error (StateError for a damaged save).
   void save(const std::filesystem::path& directory);
   static std::unique_ptr<Board> load(const std::filesystem::path& directory);
+  // Without memory: registers of units and devices, clock, ledger. To run many times from one state, load into the board
+  // that they were saved from, after its memory. Caches are empty then.
+  std::vector<std::byte> save_registers();
+  void load_registers(std::span<const std::byte> bytes);
 
  private:
   struct Unit;

@@ -19,7 +19,7 @@ namespace perdure::board {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr u32 kVersion = 1;
+constexpr u32 kVersion = 2;
 
 [[noreturn]] void refuse(const std::string& what, const fs::path& path) {
   throw std::runtime_error("board: " + what + " " + path.string() + ": " + std::strerror(errno));
@@ -136,15 +136,10 @@ fs::path bank_file(const fs::path& directory, usize index) {
 
 }  // namespace
 
-void Board::save(const fs::path& directory) {
+std::vector<std::byte> Board::save_registers() {
   if (running()) throw std::runtime_error("board: save() of a running board; stop() it first");
   flush_messages();
-  fs::create_directories(directory);
-
   StateWriter out;
-  out.section("perdure machine");
-  out.put(kVersion);
-  save_config(out, config_);
   out.section("board");
   out.put(now_ns());
   out.put(random_.state());
@@ -154,6 +149,35 @@ void Board::save(const fs::path& directory) {
   for (usize i = 0; i < units_.size(); ++i) out.blob(unit(i).save());
   out.blob(shadow_ ? shadow_->save() : std::vector<std::byte>{});
   bus_.save(out);
+  return out.bytes();
+}
+
+void Board::load_registers(std::span<const std::byte> bytes) {
+  StateReader in(bytes);
+  in.section("board");
+  frozen_ns_.store(in.get<u64>(), std::memory_order_release);
+  random_.set_state(in.get<u64>());
+  phase_.store(in.get<Phase>(), std::memory_order_release);
+  dropped_messages_.store(in.get<u64>(), std::memory_order_relaxed);
+  if (in.get<u64>() != units_.size()) throw StateError("saved machine: number of IOMMU units");
+  for (usize i = 0; i < units_.size(); ++i) {
+    if (!unit(i).restore(in.blob())) throw StateError("saved machine: registers of an IOMMU unit");
+  }
+  const std::span<const std::byte> shadow = in.blob();
+  if (shadow_ && !shadow_->restore(shadow)) throw StateError("saved machine: write-back shadow");
+  bus_.load(in);
+  if (!in.at_end()) throw StateError("saved machine: more registers than expected");
+}
+
+void Board::save(const fs::path& directory) {
+  const std::vector<std::byte> registers = save_registers();
+  fs::create_directories(directory);
+
+  StateWriter out;
+  out.section("perdure machine");
+  out.put(kVersion);
+  save_config(out, config_);
+  out.blob(registers);
 
   const auto create = [](const fs::path& path, u64 size) {
     const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
@@ -209,18 +233,7 @@ std::unique_ptr<Board> Board::load(const fs::path& directory) {
   if (in.get<u32>() != kVersion) throw StateError("saved machine: of another version");
   auto board = std::make_unique<Board>(load_config(in));
 
-  in.section("board");
-  board->frozen_ns_.store(in.get<u64>(), std::memory_order_release);
-  board->random_.set_state(in.get<u64>());
-  board->phase_.store(in.get<Phase>(), std::memory_order_release);
-  board->dropped_messages_.store(in.get<u64>(), std::memory_order_relaxed);
-  if (in.get<u64>() != board->units_.size()) throw StateError("saved machine: number of IOMMU units");
-
-  // Memory before registers: a unit checks where its registers point to.
-  StateReader later = in;
-  for (usize i = 0; i < board->units_.size(); ++i) in.blob();
-  const std::span<const std::byte> shadow = in.blob();
-  board->bus_.load(in);
+  const std::span<const std::byte> registers = in.blob();
 
   const fs::path ram_path = directory / "ram.img";
   const Descriptor ram(open(ram_path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -260,15 +273,12 @@ std::unique_ptr<Board> Board::load(const fs::path& directory) {
     if (seals[id] > 0) fcntl(fd->get(), F_ADD_SEALS, seals[id]);
   }
   if (!in.at_end()) throw StateError("saved machine: more bytes than expected");
+  // Memory came before registers: a unit may look at what they point to.
+  board->load_registers(registers);
   for (usize i = 0; i < board->bus_.size(); ++i) {
     Device& d = board->bus_.at(i);
     const DeviceGuard guard(d.lock());
     d.ledger().rename_hosts(renamed);
-  }
-
-  if (board->shadow_ && !board->shadow_->restore(shadow)) throw StateError("saved machine: write-back shadow");
-  for (usize i = 0; i < board->units(); ++i) {
-    if (!board->unit(i).restore(later.blob())) throw StateError("saved machine: registers of an IOMMU unit");
   }
   return board;
 }
