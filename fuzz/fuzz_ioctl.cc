@@ -272,8 +272,9 @@ class Run {
         break;
       }
       case 15: {
-        IommuHwptRestore a{.size = 0, .flags = 0, .token = token(), .out_hwpt_id = 0, .reserved = 0};
-        if (in_.below(16) == 0) a.flags = in_.below(4);
+        IommuHwptRestore a;
+        a.token = token();
+        a.flags = in_.below(4) == 0 ? in_.below(4) : 0;
         if (ioctl(fd(), kIommuHwptRestore, a)) keep_id(a.out_hwpt_id);
         break;
       }
