@@ -119,6 +119,7 @@ void Board::build_devices() {
     }
     if (device == nullptr) throw std::runtime_error("board: no such kind of device");
     bus_.add(std::move(device));
+    if (d.ari) bus_.join_ari_device(d.bdf);
   }
   if (config_.firmware_assigns_bars) bus_.assign_addresses(memory_.bar_window());
 
@@ -494,11 +495,12 @@ std::vector<std::string> Board::violations() const {
       all.push_back("IOMMU unit " + std::to_string(i) + ": " + v.to_string());
     }
   }
+  for (const std::string& v : bus_.watch().violations()) all.push_back("PCI: " + v);
   return all;
 }
 
 u64 Board::violation_count() const {
-  u64 n = 0;
+  u64 n = bus_.watch().violation_count();
   for (const auto& u : units_) n += u->model->violation_count();
   return n;
 }

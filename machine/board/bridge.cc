@@ -72,6 +72,11 @@ void Bridge::load_state(StateReader& in) {
 
 void Bridge::mirror() {
   using namespace pci_reg;
+  constexpr u16 kDeviceControl2 = 0x28;
+  constexpr u32 kAriForwarding = 1 << 5;
+  const u16 pcie = pcie_capability();
+  ari_forwarding_.store(pcie != 0 && (config_.read(static_cast<u16>(pcie + kDeviceControl2), 2) & kAriForwarding) != 0,
+                        std::memory_order_release);
   secondary_.store(static_cast<u8>(config_.read(kSecondaryBus, 1)), std::memory_order_release);
   subordinate_.store(static_cast<u8>(config_.read(kSubordinateBus, 1)), std::memory_order_release);
   window_base_.store(u64{config_.read(kMemoryBase, 2) & 0xFFF0} << 16, std::memory_order_release);

@@ -18,6 +18,8 @@ class Bridge final : public Device {
   // Whether the whole range passes downstream through one of the windows.
   bool forwards(u64 phys, u64 length) const;
 
+  bool ari_forwarding() const { return ari_forwarding_.load(std::memory_order_acquire); }
+
   void set_numbers(u8 primary, u8 secondary, u8 subordinate) REQUIRES(lock_);
   // Both MiB-aligned; an empty window for base > limit. By firmware.
   void set_window(u64 base, u64 limit) REQUIRES(lock_);
@@ -35,6 +37,7 @@ class Bridge final : public Device {
   bool in_reset_ = false;
   std::atomic<u8> secondary_{0};
   std::atomic<u8> subordinate_{0};
+  std::atomic<bool> ari_forwarding_{false};
   std::atomic<u64> window_base_{1};
   std::atomic<u64> window_limit_{0};
   std::atomic<u64> prefetch_base_{1};

@@ -46,6 +46,9 @@ struct DeviceConfig {
   DeviceKind kind = DeviceKind::Streamer;
   Bdf bdf;
   std::string name;  // in reports; empty: kind and BDF
+  // Endpoints below a port: functions of one ARI device, up to 256, by their low byte of the BDF. Those from 8 on
+  // answer while the port forwards ARI.
+  bool ari = false;
   EduConfig edu;
   StreamerConfig streamer;
   BridgeConfig bridge;

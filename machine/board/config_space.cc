@@ -21,6 +21,15 @@ u16 ConfigSpace::add_capability(u8 id, u8 length) {
   return at;
 }
 
+u16 ConfigSpace::add_extended_capability(u16 id, u8 version, u16 length) {
+  const u16 at = next_extended_;
+  next_extended_ = static_cast<u16>((at + length + 3) & ~3);
+  define(at, 4, u32{id} | u32{version} << 16);
+  if (last_extended_ != 0) define(last_extended_, 4, read(last_extended_, 4) | u32{at} << 20);
+  last_extended_ = at;
+  return at;
+}
+
 u32 ConfigSpace::read(u16 offset, unsigned width) const {
   if (!valid(offset, width)) return ~u32{0} >> (width >= 4 ? 0 : 32 - 8 * width);
   u32 value = 0;

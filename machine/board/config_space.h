@@ -45,6 +45,8 @@ class ConfigSpace {
   void define(u16 offset, unsigned width, u32 reset, u32 writable = 0, u32 clear_by_one = 0);
   // Appends a capability to the list in the first 256 bytes and returns its offset. The two header bytes are set.
   u16 add_capability(u8 id, u8 length);
+  // Appends a capability to the list that begins at 0x100, and returns its offset. The four header bytes are set.
+  u16 add_extended_capability(u16 id, u8 version, u16 length);
 
   // Naturally aligned, 1, 2 or 4 bytes, inside the space; else all ones, and writes do nothing.
   u32 read(u16 offset, unsigned width) const;
@@ -67,6 +69,8 @@ class ConfigSpace {
   std::array<u8, kBytes> clear_by_one_{};
   u16 next_capability_ = 0x40;
   u16 last_link_ = pci_reg::kCapabilities;
+  u16 next_extended_ = 0x100;
+  u16 last_extended_ = 0;  // 0: none yet
 };
 
 }  // namespace perdure::board

@@ -13,6 +13,10 @@ constexpr u8 kMsiId = 0x05;
 constexpr u8 kPcieId = 0x10;
 constexpr u8 kMsixId = 0x11;
 
+constexpr u16 kAriId = 0x000E;
+constexpr u16 kAriCapability = 4;
+constexpr u32 kAriForwarding = u32{1} << 5;  // of device capabilities 2 and control 2
+
 constexpr u16 kMsiControl = 2;
 constexpr u16 kMsiAddress = 4;
 constexpr u16 kMsiAddressUpper = 8;
@@ -78,14 +82,15 @@ void Device::add_pcie_capability(u8 port_type) {
   config_.define(at(2), 2, 2u | unsigned{port_type} << 4);  // version 2
   config_.define(at(kDeviceCapabilities), 4, (endpoint ? kFlrCapable : 0) | u32{1} << 15);
   config_.define(at(kDeviceControl), 2, 0x2810, 0x7FFF);
-  config_.define(at(0x0A), 2, 0, 0, 0x000F);    // device status
-  config_.define(at(0x0C), 4, 0x11);            // link capabilities: 2.5 GT/s, x1
-  config_.define(at(0x10), 2, 0, 0x00FB);       // link control
-  config_.define(at(0x12), 2, 0x0011);          // link status
-  config_.define(at(0x24), 4, u32{1} << 4);     // device capabilities 2: completion timeout disable
-  config_.define(at(0x28), 2, 0, 0x001F);       // device control 2
-  config_.define(at(0x2C), 4, 0x2);             // link capabilities 2
-  config_.define(at(0x30), 2, 0x0001, 0x000F);  // link control 2
+  config_.define(at(0x0A), 2, 0, 0, 0x000F);  // device status
+  config_.define(at(0x0C), 4, 0x11);          // link capabilities: 2.5 GT/s, x1
+  config_.define(at(0x10), 2, 0, 0x00FB);     // link control
+  config_.define(at(0x12), 2, 0x0011);        // link status
+  const bool forwards = port_type == 4 || port_type == 6;
+  config_.define(at(0x24), 4, u32{1} << 4 | (forwards ? kAriForwarding : 0));  // capabilities 2: timeout disable
+  config_.define(at(0x28), 2, 0, 0x001F | (forwards ? kAriForwarding : 0));    // device control 2
+  config_.define(at(0x2C), 4, 0x2);                                            // link capabilities 2
+  config_.define(at(0x30), 2, 0x0001, 0x000F);                                 // link control 2
 }
 
 void Device::add_msi_capability() {
@@ -107,6 +112,11 @@ void Device::add_msix_capability(unsigned bar, unsigned vectors) {
   config_.define(at(kMsixControl), 2, vectors - 1, kMsixEnable | kMsixFunctionMask);
   config_.define(at(4), 4, bar);
   config_.define(at(8), 4, static_cast<u32>(bars_[bar].size / 2) | bar);
+}
+
+void Device::set_ari(u8 next_function) {
+  if (ari_ == 0) ari_ = config_.add_extended_capability(kAriId, 1, 8);
+  config_.define(static_cast<u16>(ari_ + kAriCapability), 2, u32{next_function} << 8);
 }
 
 // --- configuration ---------------------------------------------------------------------------------------------------

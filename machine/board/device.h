@@ -60,6 +60,15 @@ class Device {
   void set_parent(const Bridge* parent) { parent_ = parent; }
   const Bridge* parent() const { return parent_; }
 
+  // While the machine is built: a function of an ARI device; 0: the last one.
+  void set_ari(u8 next_function);
+  bool ari() const { return ari_ != 0; }
+
+  // Where capabilities are in configuration space; 0: none.
+  u16 pcie_capability() const { return pcie_; }
+  u16 msi_capability() const { return msi_; }
+  u16 msix_capability() const { return msix_; }
+
   // --- configuration -------------------------------------------------------------------------------------------------
   u32 config_read(u16 offset, unsigned width) REQUIRES(lock_) { return config_.read(offset, width); }
   void config_write(u16 offset, unsigned width, u32 value) REQUIRES(lock_);
@@ -138,6 +147,7 @@ class Device {
   std::atomic<bool> memory_enabled_{false};
   std::atomic<bool> bus_master_{false};
   u16 pcie_ = 0;  // offsets of capabilities; 0: none
+  u16 ari_ = 0;
   u16 msi_ = 0;
   u16 msix_ = 0;
   unsigned msix_bar_ = 0;

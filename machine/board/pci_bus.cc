@@ -27,6 +27,21 @@ void PciBus::add(std::unique_ptr<Device> device) {
   devices_.push_back(std::move(device));
 }
 
+void PciBus::join_ari_device(Bdf home) {
+  Device& joined = *by_home(home);
+  if (joined.parent() == nullptr) throw std::runtime_error("board: " + home.to_string() + " has ARI and no port");
+  u8 next = 0;
+  Device* before = nullptr;
+  for (const auto& d : devices_) {
+    if (d->parent() != joined.parent() || !d->ari()) continue;
+    const u8 function = d->home().devfn();
+    if (function > home.devfn() && (next == 0 || function < next)) next = function;
+    if (function < home.devfn() && (before == nullptr || function > before->home().devfn())) before = d.get();
+  }
+  joined.set_ari(next);
+  if (before != nullptr) before->set_ari(home.devfn());
+}
+
 Device* PciBus::by_home(Bdf home) const {
   for (const auto& d : devices_) {
     if (d->home() == home) return d.get();
@@ -87,6 +102,8 @@ Device* PciBus::by_requester(Bdf bdf) const {
     // Every bridge on the way must pass the bus number on.
     bool reachable = true;
     for (const Bridge* b = d->parent(); b != nullptr; b = b->parent()) reachable = reachable && b->leads_to(bdf.bus());
+    // Function numbers from 8 on look like device numbers, of which a link has one.
+    if (d->ari() && bdf.devfn() > 7) reachable = reachable && d->parent()->ari_forwarding();
     if (reachable) return d.get();
   }
   return nullptr;
@@ -130,6 +147,7 @@ bool PciBus::mmio_write(u64 phys, unsigned width, u64 value) {
   }
   const Target t = decode(phys, width);
   if (t.device == nullptr) return false;
+  watch_.register_written(bus_.now_ns(), *t.device, t.bar, t.offset, width, value);
   const DeviceGuard guard(t.device->lock());
   t.device->mmio_write(t.bar, t.offset, width, value);
   return true;
@@ -137,6 +155,7 @@ bool PciBus::mmio_write(u64 phys, unsigned width, u64 value) {
 
 void PciBus::config_write(Device& d, u16 offset, unsigned width, u32 value) {
   ConfigWrite entry{bus_.now_ns(), d.home(), offset, static_cast<u8>(width), value, 0, 0};
+  watch_.config_written(entry.when_ns, d, offset, width, value);
   bool reset_below = false;
   {
     const DeviceGuard guard(d.lock());

@@ -8,6 +8,7 @@
 
 #include "machine/board/bridge.h"
 #include "machine/board/device.h"
+#include "machine/board/pci_watch.h"
 #include "machine/board/physical_memory.h"
 
 namespace perdure::board {
@@ -33,6 +34,8 @@ class PciBus {
 
   // While the machine is built. Throws std::runtime_error: two at one place, or no bridge to its bus.
   void add(std::unique_ptr<Device> device);
+  // The function, just added, is one of its port's ARI device. Throws std::runtime_error: it is not below a port.
+  void join_ari_device(Bdf home);
   // Addresses for BARs and windows, memory decoding on, bridges may master.
   void assign_addresses(PhysRange high_window);
 
@@ -43,6 +46,10 @@ class PciBus {
   // nullopt: nothing here answers to the address.
   std::optional<u64> mmio_read(u64 phys, unsigned width);
   bool mmio_write(u64 phys, unsigned width, u64 value);
+
+  // Judges what is written to functions at work, see there.
+  PciWatch& watch() { return watch_; }
+  const PciWatch& watch() const { return watch_; }
 
   std::vector<ConfigWrite> trace() const;
   u64 trace_dropped() const;  // older ones, no longer kept
@@ -64,6 +71,7 @@ class PciBus {
 
   DeviceBus& bus_;
   std::vector<std::unique_ptr<Device>> devices_;
+  PciWatch watch_;
   usize trace_limit_;
   mutable DeviceMutex trace_lock_;
   std::deque<ConfigWrite> trace_ GUARDED_BY(trace_lock_);
