@@ -107,7 +107,8 @@ void Bus::close_if_claimant(Scan& scan, SourceId bridge) {
   log(heap_.machine(), LogLevel::Warn,
       describe(bridge) << "claims buses " << secondary << "-" << subordinate
                        << ", where functions are at work that are not below it; it gets others");
-  config_.write16(bridge, reg::kSecondaryBus, 0);
+  config_.write8(bridge, reg::kSecondaryBus, 0);  // closed by this one
+  config_.write8(bridge, reg::kSubordinateBus, 0);
 }
 
 Result<Function*> Bus::scan_function(Scan& scan, SourceId source, Function* parent, bool ari) {

@@ -121,7 +121,7 @@ class Fabric final : public TestHardware {
     }
     const u64 offset = at.value - kEcam;
     Node* n = route(static_cast<u16>(offset >> 12));
-    if (!n) return;
+    if (!n || offset % static_cast<unsigned>(width) != 0) return;  // hardware takes no crooked ones
     const u16 o = offset & 0xfff;
     writes.push_back({n, o, static_cast<u32>(value)});
     for (unsigned i = 0; i < static_cast<unsigned>(width); ++i) {
