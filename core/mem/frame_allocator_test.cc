@@ -389,6 +389,24 @@ TEST_F(KeptTest, InUseTakesAnyRange) {
   EXPECT_FALSE(f.in_use(f.bookkeeping().base, 8));
 }
 
+TEST_F(KeptTest, AnyFreeFindsOneFreePageInAnyRange) {
+  ASSERT_TRUE(f.keep(Phys(24 * kMiB), 11));
+  f.open();
+  EXPECT_FALSE(f.any_free(Phys(24 * kMiB), 8 * kMiB)) << "kept";
+  EXPECT_TRUE(f.any_free(Phys(24 * kMiB), 8 * kMiB + 1)) << "and what nobody ever had, behind it";
+  EXPECT_TRUE(f.any_free(Phys(24 * kMiB - 1), 2)) << "and before it";
+  EXPECT_FALSE(f.any_free(Phys(u64{1} << 40), kPageSize)) << "no RAM: a bank";
+  EXPECT_FALSE(f.any_free(Phys(24 * kMiB), 0));
+  EXPECT_FALSE(f.any_free(Phys(~u64{0}), 2)) << "wraps";
+  EXPECT_FALSE(f.any_free(Phys(20 * kMiB), 8)) << "reserved";
+  // One page in the middle of an allocated block.
+  const Phys block = *f.alloc(0);
+  EXPECT_FALSE(f.any_free(block, kPageSize));
+  EXPECT_FALSE(f.any_free(block + 5, 1));
+  f.free(block, 0);
+  EXPECT_TRUE(f.any_free(block, kPageSize));
+}
+
 // --- models -------------------------------------------------------------------------------------------------
 
 // Any RAM map, any kept blocks, any sequence of calls, against one byte a frame.
