@@ -33,7 +33,8 @@ Result<void> InProcessRig::power_on(std::string_view kernel) {
 
 process::LocalProgram& InProcessRig::new_program() {
   end_program();
-  life_->sys = std::make_unique<process::LocalProgram>(*life_->kernel, *life_->machine, *board_);
+  life_->sys = make_program_ ? make_program_(*life_->kernel, *life_->machine, *board_)
+                             : std::make_unique<process::LocalProgram>(*life_->kernel, *life_->machine, *board_);
   return *life_->sys;
 }
 
@@ -52,6 +53,17 @@ Result<void> InProcessRig::leave(std::string_view kernel) {
   TRY(life_->kernel->kexec_load(kernel));
   TRY(life_->kernel->kexec());
   jump_ = *life_->machine->jumped();
+  bury();
+  return {};
+}
+
+void InProcessRig::die() {
+  // A lock that it held dies with it.
+  *perdure_thread_context() = {};
+  bury();
+}
+
+void InProcessRig::bury() {
   // The old kernel is lost with everything in it; its program's descriptors are, too.
   Life old = std::move(*life_);
   life_.reset();
@@ -63,7 +75,6 @@ Result<void> InProcessRig::leave(std::string_view kernel) {
   // use of the old one. Address space is finite: the oldest go.
   if (graveyard_.size() == kGraves) graveyard_.erase(graveyard_.begin());
   graveyard_.push_back({std::move(old.machine), std::move(old.storage)});
-  return {};
 }
 
 Result<void> InProcessRig::arrive(const process::InProcessMachine::Jump& jump) {
@@ -79,8 +90,10 @@ Result<void> InProcessRig::arrive(const process::InProcessMachine::Jump& jump) {
 }
 
 Result<void> InProcessRig::boot(std::string_view kernel, Phys boot_info) {
-  const Config* config = process::in_process_kernel(kernel);
-  if (!config) return fail(Errno::Enoent);
+  const Config* known = process::in_process_kernel(kernel);
+  if (!known) return fail(Errno::Enoent);
+  Config config = *known;
+  if (config_.unit_timeout_ns != 0) config.unit_timeout_ns = config_.unit_timeout_ns;
   Life life;
   life.machine = TRY(process::InProcessMachine::create(
       *board_, boot_info,
@@ -90,7 +103,7 @@ Result<void> InProcessRig::boot(std::string_view kernel, Phys boot_info) {
       },
       &steps_));
   life.storage = std::make_unique<std::byte[]>(sizeof(Kernel));
-  life.kernel = new (life.storage.get()) Kernel(*life.machine, *config);
+  life.kernel = new (life.storage.get()) Kernel(*life.machine, config);
   life_.emplace(std::move(life));
   return life_->kernel->boot();
 }

@@ -38,6 +38,8 @@ class InProcessRig final : public Rig, private scenarios::Witness {
   Result<void> arrive() { return arrive(*jump_); }
   Result<void> arrive(const process::InProcessMachine::Jump& jump);
   Result<void> boot(std::string_view kernel, Phys boot_info);
+  // The present kernel stops where it is, with nobody to follow: nothing of it runs any more, and nothing is destroyed.
+  void die();
   // The program ends in an orderly way: everything is closed.
   void end_program();
 
@@ -47,6 +49,11 @@ class InProcessRig final : public Rig, private scenarios::Witness {
   scenarios::Streams& program() { return *life_->program; }
   process::BoardSteps& steps() { return steps_; }
   scenarios::Context context() { return {*life_->sys, *this}; }
+  bool alive() const { return life_.has_value(); }
+  // How programs are made from now on; null: as they are.
+  using ProgramMaker =
+      std::function<std::unique_ptr<process::LocalProgram>(Kernel&, process::InProcessMachine&, board::Board&)>;
+  void set_program_maker(ProgramMaker maker) { make_program_ = std::move(maker); }
   // A program without the scenario: only its system calls.
   process::LocalProgram& new_program();
 
@@ -60,6 +67,7 @@ class InProcessRig final : public Rig, private scenarios::Witness {
     std::unique_ptr<scenarios::Streams> program;
   };
 
+  void bury();
   void intend(const scenarios::Intended& intended) override { declare(config_, intended); }
   void problem(std::string_view what, Errno why) override;
 
@@ -74,6 +82,7 @@ class InProcessRig final : public Rig, private scenarios::Witness {
   };
   static constexpr usize kGraves = 4;
   std::vector<Grave> graveyard_;
+  ProgramMaker make_program_;
   std::optional<board::Bdf> forget_;
   board::PoisonStats poison_;
 };

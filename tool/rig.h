@@ -14,6 +14,7 @@ struct RigConfig {
   board::BoardConfig board;
   scenarios::StreamsPlan plan;
   bool verbose = false;
+  u64 unit_timeout_ns = 0;  // in process: see Config; 0: the kernel's own
 };
 
 class Rig {

@@ -33,6 +33,16 @@ Result<void> Kernel::timed(UpdatePhase phase, Step step) {
 }
 
 Result<void> Kernel::boot() {
+  auto up = bring_up();
+  if (!up) {
+    // Nothing of what was handed over was given to anybody: hardware walks its tables, or was blocked, as the log says.
+    report(LogLevel::Error, Line() << config_.release << " cannot run here: " << up.error()
+                                   << "; what devices reach stays as it is, reset the machine");
+  }
+  return up;
+}
+
+Result<void> Kernel::bring_up() {
   const u64 begin = machine_.now_ns();
   boot_ = machine_.boot();
   std::string_view why;
@@ -125,7 +135,9 @@ Result<void> Kernel::boot_units() {
   if (!dmar) return fail(dmar.error());
   dmar_ = TRY(heap_.make<acpi::Dmar>(std::move(*dmar)));
   for (const acpi::DmarUnit& found : dmar_->units) {
-    const vtd::UnitConfig config{.register_bytes = found.register_bytes, .host_address_bits = dmar_->host_address_bits};
+    const vtd::UnitConfig config{.register_bytes = found.register_bytes,
+                                 .host_address_bits = dmar_->host_address_bits,
+                                 .timeout_ns = config_.unit_timeout_ns};
     if (const abi::IommuUnitRecord* record = live_update_->unit_record(found.base)) {
       if (auto unit = vtd::VtdUnit::adopt(heap_, kho_, *record, config); unit) {
         TRY(iommu_->add_unit(std::move(*unit)));
@@ -179,7 +191,9 @@ void Kernel::block_everything() {
   const auto dmar = acpi::read_dmar(heap_, Phys(boot_.rsdp));
   if (!dmar) return;
   for (const acpi::DmarUnit& unit : dmar->units) {
-    if (!block_unit(unit.base, {.register_bytes = unit.register_bytes, .host_address_bits = dmar->host_address_bits})) {
+    if (!block_unit(unit.base, {.register_bytes = unit.register_bytes,
+                                .host_address_bits = dmar->host_address_bits,
+                                .timeout_ns = config_.unit_timeout_ns})) {
       report(LogLevel::Error, Line() << "no memory to block the unit at " << unit.base << "; reset the machine");
     }
   }
@@ -187,6 +201,8 @@ void Kernel::block_everything() {
 
 Result<void> Kernel::boot_bus() {
   auto windows = acpi::read_mcfg(heap_, Phys(boot_.rsdp));
+  // A table that cannot be read now is not a machine without devices: those at work would be stopped for it.
+  if (!windows && windows.error() == Errno::Enomem) return fail(Errno::Enomem);
   if (!windows) {
     report(LogLevel::Error, Line() << "no usable MCFG table: " << windows.error() << "; no device can be found");
     return {};

@@ -15,6 +15,8 @@ struct Config {
   u64 scratch_bytes = u64{16} << 20;
   // Largest order of a handover key; 9 for readers that know no larger folios.
   unsigned kho_max_order = 52;
+  // How long an IOMMU unit may take for a command or a batch of invalidations; what Linux gives it, too.
+  u64 unit_timeout_ns = u64{10} * 1'000'000'000;
   // The two ioctls that Linux does not have; 0: off (-ENOTTY).
   u32 ioctl_hwpt_mark_preserve = 0x3b96;
   u32 ioctl_hwpt_restore = 0x3b97;

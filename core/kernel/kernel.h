@@ -62,6 +62,7 @@ class Kernel {
 
  private:
   // boot(), in order.
+  Result<void> bring_up();
   Result<void> boot_memory();
   Result<void> boot_records();
   Result<void> boot_units();

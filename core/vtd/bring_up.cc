@@ -84,9 +84,7 @@ Result<void> VtdUnit::block_all(Machine& machine, Phys base, Phys empty_root, co
   RegisterFile registers(machine, base, config.timeout_ns);
   const u64 cap = registers.read(reg::kCap);
   const u64 ecap = registers.read(reg::kEcap);
-  if ((cap == ~u64{0} && ecap == ~u64{0}) || reg::iotlb(ecap).offset + sizeof(u64) > config.register_bytes) {
-    return fail(Errno::Enodev);
-  }
+  if (!reg::places_plausible(cap, ecap, config.register_bytes)) return fail(Errno::Enodev);
   if (!registers.translating()) return fail(Errno::Einval);
   PERDURE_ASSERT(empty_root.aligned(kPageSize) && machine.in_window(empty_root, kPageSize));
   std::memset(machine.virt(empty_root), 0, kPageSize);

@@ -147,6 +147,7 @@ void FaultLog::drain(bool inherited) {
 bool FaultLog::drain_once(bool inherited) {
   const unsigned count = reg::fault_records(cap_);
   const u32 fsts = registers_.read(reg::kFaultStatus);
+  if (fsts == ~u32{0}) return true;  // nobody answers; the queue will find that out
   if (!Fsts::Ppf::test(fsts) && !Fsts::Pfo::test(fsts)) return true;
   unsigned record = Fsts::Fri::get(fsts) % count;
   for (unsigned i = 0; i < count; ++i, record = (record + 1) % count) {

@@ -77,7 +77,8 @@ Result<void> VtdUnit::quiesce(FunctionRef<bool(SourceId)> keep) {
     mask_events();
     faults_.drain();
     // The last thing that the queue sees is a wait, so that the next kernel can turn it off (§9.2).
-    return queue_.submit({});
+    TRY(queue_.submit({}));
+    return read_back_locked();
   };
   if (auto finished = finish(); !finished) {
     restore_saved_locked();
@@ -86,6 +87,22 @@ Result<void> VtdUnit::quiesce(FunctionRef<bool(SourceId)> keep) {
   }
   state_ = State::Quiesced;
   return {};
+}
+
+// What the record will say is what hardware answers now; a difference from what this driver set would be found only by
+// the next kernel, too late to refuse the jump.
+Result<void> VtdUnit::read_back_locked() {
+  const u32 status = registers_.status();
+  const u64 rtaddr = registers_.read(reg::kRootTable);
+  constexpr u32 kWanted = Global::Te::value() | Global::Qie::value();
+  if (rtaddr == tables_->rtaddr() && status != ~u32{0} && (status & kWanted) == kWanted) {
+    at_rest_ = {rtaddr, status};
+    return {};
+  }
+  log(heap_.machine(), LogLevel::Error,
+      unit_line(info_.base) << "answers RTADDR " << Hex{rtaddr} << ", GSTS " << Hex{status} << "; set were RTADDR "
+                            << Hex{tables_->rtaddr()} << ", translation and the queue; it cannot be handed over");
+  return fail(Errno::Eio);
 }
 
 void VtdUnit::restore_saved_locked() {
@@ -170,9 +187,9 @@ void VtdUnit::fill_record(abi::IommuUnitRecord& record) const {
   record.did_limit = info_.did_limit;
   record.cap = info_.cap;
   record.ecap = info_.ecap;
-  record.rtaddr = registers_.read(reg::kRootTable);
+  record.rtaddr = at_rest_.rtaddr;
   record.root = tables_->root().value;
-  record.gsts = registers_.status();
+  record.gsts = at_rest_.gsts;
   // As it was written: the width bit does not read back from every unit (§12.1, 7).
   record.iqa = InvalidationQueue::address_register(memory);
   record.queue_order = memory.order;

@@ -46,6 +46,14 @@ Result<void> InvalidationQueue::start(const QueueMemory& memory) {
   // The tail survives a disable; a stale one would be executed at once (§12.1, 9).
   registers_.write(reg::kQueueTail, 0);
   registers_.write(reg::kQueueAddress, address_register(memory));
+  // A unit that did not take these would run through what the former queue left behind.
+  if (registers_.read(reg::kQueueTail) != 0 ||
+      Iqa::Base::in_place(registers_.read(reg::kQueueAddress)) != memory.base.value) {
+    log(registers_.machine(), LogLevel::Error,
+        Line() << "vtd " << registers_.base() << ": does not take its invalidation queue: IQT "
+               << Hex{registers_.read(reg::kQueueTail)} << ", IQA " << Hex{registers_.read(reg::kQueueAddress)});
+    return fail(Errno::Eio);
+  }
   in_use_.store(true, std::memory_order_release);
   TRY(registers_.enable(Global::Qie::value()));
   alive_.store(true, std::memory_order_release);
@@ -135,6 +143,7 @@ InvalidationQueue::Outcome InvalidationQueue::run_locked(std::span<const Descrip
   const auto ended = [&]() NO_THREAD_SAFETY_ANALYSIS {
     if (!lost && hw::load(status) == sequence) return true;
     const u32 fsts = registers_.read(reg::kFaultStatus);
+    if (fsts == ~u32{0}) return false;  // nobody answers
     if (fsts & (Fsts::Iqe::kMask | Fsts::Ite::kMask | Fsts::Ice::kMask)) {
       if (recover_locked(fsts)) lost = true;
       return false;

@@ -1,11 +1,27 @@
 #include "core/vtd/register_file.h"
 
+#include "core/base/log.h"
+
 namespace perdure::vtd {
 
 Result<void> RegisterFile::command_locked(u32 set, u32 clear, u32 mask, u32 wanted) {
-  const u32 persistent = status() & Global::kPersistent;
+  const u32 now = status();
+  const u32 persistent = now & Global::kPersistent;
+  // A register that does not answer, or not with the truth, must not become a command: it could turn translation off.
+  if (now == kNoAnswer || (known_ && persistent != *known_)) {
+    log(machine_, LogLevel::Error,
+        Line() << "vtd " << base_ << ": GSTS reads " << Hex{now} << (known_ ? ", not what was set: " : ": ")
+               << Hex{known_ ? *known_ : 0} << "; no command is given");
+    return fail(Errno::Eio);
+  }
   write(reg::kGlobalCommand, (persistent & ~clear) | set);
-  return poll([&] { return (status() & mask) == wanted; });
+  known_ = std::nullopt;
+  TRY(poll([&] {
+    const u32 s = status();
+    return s != kNoAnswer && (s & mask) == wanted;
+  }));
+  known_ = (persistent & ~clear) | (set & Global::kPersistent);
+  return {};
 }
 
 Result<void> RegisterFile::enable(u32 bit) {

@@ -1,5 +1,7 @@
 // One unit's registers, and the protocol of its global command register.
 #pragma once
+#include <optional>
+
 #include "core/base/lock.h"
 #include "core/base/machine.h"
 #include "core/vtd/registers.h"
@@ -21,7 +23,8 @@ class RegisterFile {
   bool translating() const { return Global::Te::test(status()); }
 
   // Persistent bits, one at a time. The command is always derived from what the status register says at that moment,
-  // so that no command ever drops a bit that it does not name (hardware.md §1). Etimedout.
+  // so that no command ever drops a bit that it does not name (hardware.md §1). Etimedout; Eio when the register does
+  // not answer or contradicts the last command, and nothing was written then.
   Result<void> enable(u32 bit) EXCLUDES(command_lock_);
   Result<void> disable(u32 bit) EXCLUDES(command_lock_);
   // Latches `rtaddr`. The caller drops the caches afterwards. Etimedout.
@@ -48,8 +51,12 @@ class RegisterFile {
   Machine& machine_;
   const Phys base_;
   const u64 timeout_ns_;
+  static constexpr u32 kNoAnswer = ~u32{0};
   // One command at a time: the status register shows a command's end, not whose it was.
   Mutex command_lock_{LockRank::Leaf};
+  // The persistent bits after the last command that was acknowledged; none before the first, and after one that was
+  // not.
+  std::optional<u32> known_ GUARDED_BY(command_lock_);
 };
 
 }  // namespace perdure::vtd

@@ -170,6 +170,12 @@ constexpr Reg32 fault_clear(u64 cap, unsigned record) {
 constexpr unsigned fault_records(u64 cap) {
   return static_cast<unsigned>(Cap::Nfr::get(cap)) + 1;
 }
+// Both stand behind the registers that have a place of their own, and within the window.
+constexpr bool places_plausible(u64 cap, u64 ecap, u64 register_bytes) {
+  constexpr u64 kFirst = 0xf0;
+  const auto fits = [&](u64 at, u64 bytes) { return at >= kFirst && at + bytes <= register_bytes; };
+  return fits(fault_low(cap, 0).offset, u64{fault_records(cap)} * 16) && fits(iotlb(ecap).offset - 8, 16);
+}
 }  // namespace reg
 
 // Bytes of registers that every unit has, up to the page request block.

@@ -63,14 +63,13 @@ Result<Owned<VtdUnit>> VtdUnit::probe(Heap& heap, Phys base, u16 segment, const 
   const RegisterFile registers(machine, base, config.timeout_ns);
   const u64 cap = registers.read(reg::kCap);
   const u64 ecap = registers.read(reg::kEcap);
-  if (cap == ~u64{0} && ecap == ~u64{0}) {
+  if (cap == ~u64{0} || ecap == ~u64{0}) {
     log(machine, LogLevel::Error, unit_line(base) << "no unit answers at this address");
     return fail(Errno::Enodev);
   }
-  const u64 records_end = reg::fault_low(cap, reg::fault_records(cap)).offset;
-  if (records_end > config.register_bytes || reg::iotlb(ecap).offset + sizeof(u64) > config.register_bytes) {
+  if (!reg::places_plausible(cap, ecap, config.register_bytes)) {
     log(machine, LogLevel::Error,
-        unit_line(base) << "registers beyond the " << config.register_bytes
+        unit_line(base) << "fault or flush registers outside the " << config.register_bytes
                         << " bytes that the DMAR table gives it: CAP " << Hex{cap} << ", ECAP " << Hex{ecap});
     return fail(Errno::Enodev);
   }

@@ -115,6 +115,7 @@ class VtdUnit final : public IommuUnit {
   // Everything that has to survive the jump.
   Result<void> each_block_locked(FunctionRef<Result<void>(Phys base, unsigned order)> visit) const REQUIRES(lock_);
   void restore_saved_locked() REQUIRES(lock_);
+  Result<void> read_back_locked() REQUIRES(lock_);
   void mask_events();
   void add_domain_flush(u32 did, bool first_stage, Batch& batch) const;
   void add_page_flushes(u32 did, Iova iova, u64 length, bool leaves_only, Batch& batch) const;
@@ -140,6 +141,10 @@ class VtdUnit final : public IommuUnit {
   Owned<TranslationTables> tables_ GUARDED_BY(lock_);
   Kho* preserved_in_ GUARDED_BY(lock_) = nullptr;
   Vec<SavedEntry> saved_ GUARDED_BY(lock_);  // by quiesce(), for resume()
+  struct {
+    u64 rtaddr = 0;
+    u32 gsts = 0;
+  } at_rest_ GUARDED_BY(lock_);  // what hardware said when it was quiesced
 };
 
 }  // namespace perdure::vtd

@@ -35,20 +35,9 @@ const Config* in_process_kernel(std::string_view name) {
   return nullptr;
 }
 
-void BoardSteps::stored(Phys) {
-  ++stores;
-  if (step) board_.step();
-}
-
-bool BoardSteps::may_allocate() {
-  const u64 n = ++allocations;
-  if (step) board_.step();
-  return n != fail_at.load();
-}
-
 Result<std::unique_ptr<InProcessMachine>> InProcessMachine::create(board::Board& board, Phys boot_info, LogSink log,
-                                                                   StepHook* steps) {
-  std::unique_ptr<InProcessMachine> machine(new InProcessMachine(board, std::move(log)));
+                                                                   BoardSteps* steps) {
+  std::unique_ptr<InProcessMachine> machine(new InProcessMachine(board, std::move(log), steps));
   machine->steps = steps;
   TRY(machine->open(boot_info));
   InProcessMachine* m = machine.get();

@@ -1,14 +1,13 @@
 // The Machine of a kernel that runs in one process with its board. The jump only says so: control comes back to
 // whoever runs the kernels, who abandons the old one.
 #pragma once
-#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "core/kernel/config.h"
-#include "machine/board/board.h"
+#include "machine/process/board_steps.h"
 #include "machine/process/local_port.h"
 #include "machine/process/port_machine.h"
 
@@ -16,22 +15,6 @@ namespace perdure::process {
 
 // The kernels there are, as configurations; "a" writes version 1 of the records, "b" version 2.
 const Config* in_process_kernel(std::string_view name);
-
-// Steps the board at every hardware store and allocation, and fails allocations on demand.
-class BoardSteps final : public StepHook {
- public:
-  explicit BoardSteps(board::Board& board) : board_(board) {}
-  void stored(Phys at) override;
-  bool may_allocate() override;
-
-  std::atomic<u64> stores{0};
-  std::atomic<u64> allocations{0};
-  std::atomic<u64> fail_at{0};  // this allocation, counted from 1, fails; 0: none
-  bool step = true;             // false: count and fail only
-
- private:
-  board::Board& board_;
-};
 
 class InProcessMachine final : public PortMachine {
  public:
@@ -42,7 +25,7 @@ class InProcessMachine final : public PortMachine {
   };
 
   static Result<std::unique_ptr<InProcessMachine>> create(board::Board& board, Phys boot_info, LogSink log,
-                                                          StepHook* steps);
+                                                          BoardSteps* steps);
   ~InProcessMachine() override;
 
   Result<Ref<KernelImage>> image_open(std::string_view name) override;
@@ -58,8 +41,8 @@ class InProcessMachine final : public PortMachine {
   void deliver_interrupts();
 
  private:
-  InProcessMachine(board::Board& board, LogSink log)
-      : PortMachine(port_here_, std::move(log)), board_(board), port_here_(board) {}
+  InProcessMachine(board::Board& board, LogSink log, BoardSteps* steps)
+      : PortMachine(port_here_, std::move(log)), board_(board), port_here_(board, steps) {}
   board::Board& board_;
   LocalPort port_here_;
   std::optional<Jump> jumped_;

@@ -27,13 +27,15 @@ Result<std::vector<PortedBank>> LocalPort::banks() {
 }
 
 u64 LocalPort::mmio_read(Phys at, Width width) {
-  board_.step();
-  return board_.mmio_read(at, width);
+  return steps_ ? steps_->mmio_read(at, width) : board_.mmio_read(at, width);
 }
 
 void LocalPort::mmio_write(Phys at, Width width, u64 value) {
-  board_.step();
-  board_.mmio_write(at, width, value);
+  if (steps_) {
+    steps_->mmio_write(at, width, value);
+  } else {
+    board_.mmio_write(at, width, value);
+  }
 }
 
 void LocalPort::relax() {

@@ -2,12 +2,14 @@
 #pragma once
 #include "machine/board/board.h"
 #include "machine/process/board_port.h"
+#include "machine/process/board_steps.h"
 
 namespace perdure::process {
 
 class LocalPort final : public BoardPort {
  public:
-  explicit LocalPort(board::Board& board) : board_(board) {}
+  // `steps`: register accesses go through it; null where hardware runs by itself.
+  explicit LocalPort(board::Board& board, BoardSteps* steps = nullptr) : board_(board), steps_(steps) {}
 
   unsigned window_log2() override { return board_.memory().window_log2(); }
   Result<host::Descriptor> ram(std::vector<RamPiece>& pieces) override;
@@ -22,6 +24,7 @@ class LocalPort final : public BoardPort {
 
  private:
   board::Board& board_;
+  BoardSteps* const steps_;
 };
 
 }  // namespace perdure::process

@@ -8,7 +8,7 @@
 
 namespace perdure::process {
 
-class LocalProgram final : public host::HostCalls, private Task {
+class LocalProgram : public host::HostCalls, private Task {
  public:
   LocalProgram(Kernel& kernel, InProcessMachine& machine, board::Board& board)
       : kernel_(kernel), machine_(machine), board_(board), fds_(kernel.host_files(), machine.host_objects()) {}

@@ -1,0 +1,163 @@
+// Every register access of an update, one after another, meets silence: a write that does not arrive, a read of what
+// was there before, a register that never changes again (a command that is never acknowledged, a queue that never
+// answers), all ones from a function or a unit that fell off the bus. Before the jump the update is refused and nothing
+// is lost; after it, at most what is behind the silent unit or function stops.
+#include "tests/sweep.h"
+
+namespace perdure::tool {
+namespace {
+
+using process::Silence;
+
+std::string_view name_of(Silence how) {
+  switch (how) {
+    case Silence::Lost: return "Lost";
+    case Silence::Ones: return "Ones";
+    case Silence::Stuck: return "Stuck";
+    case Silence::Dead: return "Dead";
+  }
+  return "?";
+}
+
+class MmioSweep : public testing::TestWithParam<Silence> {
+ protected:
+  struct Access {
+    u64 number;
+    Phys at;
+  };
+
+  // The register accesses that `what` makes after `before`.
+  static std::vector<Access> accesses(void (*before)(SweepRun&), void (*what)(SweepRun&)) {
+    SweepRun run;
+    before(run);
+    std::vector<Access> all;
+    run.rig.steps().witness = [&](Phys at, bool) { all.push_back({run.rig.steps().accesses, at}); };
+    what(run);
+    if (all.empty()) return all;
+    std::vector<Access> chosen;
+    for (u64 n : sweep_points(all.front().number - 1, all.back().number)) chosen.push_back(all[n - all.front().number]);
+    return chosen;
+  }
+
+  // What may stop when this address is silent: the devices behind a unit, a function itself, nothing.
+  static std::set<usize> scope_of(const SweepRun& run, Phys at) {
+    const board::BoardConfig& board = const_cast<SweepRun&>(run).rig.board().config();
+    for (usize i = 0; i < board.units.size(); ++i) {
+      if (at.page() == board.units[i].model.base >> kPageShift) return run.behind_unit(i);
+    }
+    for (usize i = 0; i < board.devices.size(); ++i) {
+      if (at.page() == (board::PciBus::kEcamBase >> kPageShift) + board.devices[i].bdf.value) return {i};
+    }
+    return {};
+  }
+
+  // A status register that lies makes every command that is derived from it wrong: no driver can keep the rules then.
+  static bool lies(Silence how, Phys at) { return how == Silence::Stuck && at.value % kPageSize == 0x1C; }
+
+  static void expect_within(const std::set<usize>& stopped, const std::set<usize>& scope) {
+    EXPECT_TRUE(std::ranges::includes(scope, stopped))
+        << testing::PrintToString(stopped) << " stopped; only " << testing::PrintToString(scope) << " may";
+  }
+};
+
+TEST_P(MmioSweep, BeforeTheJumpTheUpdateIsRefusedAndNothingStops) {
+  Tally tally("register accesses from preserve to the jump: " + std::string(name_of(GetParam())));
+  for (const Access& access : accesses([](SweepRun& run) { run.stream(); },
+                                       [](SweepRun& run) {
+                                         ASSERT_DONE_BY(run, run.rig.preserve());
+                                         ASSERT_DONE_BY(run, run.rig.leave("b"));
+                                       })) {
+    SCOPED_TRACE(again_at(access.number));
+    SweepRun run;
+    run.stream();
+    run.rig.steps().silence(access.number, GetParam());
+    const auto preserved = run.rig.preserve();
+    const auto left = preserved ? run.rig.leave("b") : preserved;
+    run.rig.steps().heal();
+    if (left) {
+      ASSERT_DONE_BY(run, run.rig.arrive());
+      ASSERT_DONE_BY(run, run.rig.start_program(1));
+      EXPECT_EQ(run.judge(), std::set<usize>{});
+      tally.count("not noticed");
+      continue;
+    }
+    EXPECT_EQ(left.error(), Errno::Eio);
+    EXPECT_EQ(run.judge(), std::set<usize>{}) << "what was set up goes on without the driver";
+    run.rig.program().unpreserve();
+    // A unit that did not answer once is not trusted again.
+    const bool dead = run.said("the unit is dead");
+    const auto again = run.rig.preserve();
+    if (dead) {
+      EXPECT_EQ(again.error(), Errno::Eio);
+      tally.count("refused, and for good");
+    } else {
+      ASSERT_DONE_BY(run, again);
+      ASSERT_DONE_BY(run, run.rig.kexec("b"));
+      ASSERT_DONE_BY(run, run.rig.start_program(1));
+      tally.count("refused once");
+    }
+    EXPECT_EQ(run.judge(), std::set<usize>{});
+  }
+}
+
+TEST_P(MmioSweep, BootStopsAtMostWhatIsSilent) {
+  Tally tally("register accesses of a boot: " + std::string(name_of(GetParam())));
+  for (const Access& access :
+       accesses([](SweepRun& run) { run.leave(); }, [](SweepRun& run) { ASSERT_DONE_BY(run, run.rig.arrive()); })) {
+    SCOPED_TRACE(again_at(access.number));
+    SweepRun run;
+    run.leave();
+    run.rig.steps().silence(access.number, GetParam());
+    ASSERT_DONE_BY(run, run.rig.arrive());
+    run.rig.steps().heal();
+    const std::set<usize> stopped = run.judge(!lies(GetParam(), access.at));
+    expect_within(stopped, scope_of(run, access.at));
+    tally.count(stopped.empty() ? "not noticed" : "unit or function blocked");
+  }
+}
+
+TEST_P(MmioSweep, ReturnStopsAtMostWhatIsSilent) {
+  Tally tally("register accesses of a return: " + std::string(name_of(GetParam())));
+  for (const Access& access : accesses([](SweepRun& run) { run.arrive(); },
+                                       [](SweepRun& run) { ASSERT_DONE_BY(run, run.rig.start_program(1)); })) {
+    SCOPED_TRACE(again_at(access.number));
+    SweepRun run;
+    run.arrive();
+    run.rig.steps().silence(access.number, GetParam());
+    const auto back = run.rig.start_program(1);
+    run.rig.steps().heal();
+    const std::set<usize> stopped = run.judge();
+    expect_within(stopped, scope_of(run, access.at));
+    if (back) {
+      EXPECT_EQ(stopped, std::set<usize>{});
+      tally.count("not noticed");
+    } else {
+      EXPECT_EQ(back.error(), Errno::Eio);
+      EXPECT_FALSE(stopped.empty()) << "an error without a reason";
+      tally.count("unit or function blocked");
+    }
+  }
+}
+
+// A unit that is not there any more cannot be blocked: its devices are stopped at the source, the others go on.
+TEST(DeadUnit, ItsDevicesAreStoppedAtTheSource) {
+  SweepRun run;
+  run.leave();
+  u64 first = 0;
+  const u64 base = run.rig.board().config().units[1].model.base;
+  run.rig.steps().witness = [&](Phys at, bool) {
+    if (first != 0 || at.page() != base >> kPageShift) return;
+    first = run.rig.steps().accesses;
+    run.rig.steps().silence(first, Silence::Dead);
+  };
+  ASSERT_DONE_BY(run, run.rig.arrive());
+  ASSERT_NE(first, 0U);
+  EXPECT_EQ(run.judge(), run.behind_unit(1));
+  EXPECT_TRUE(run.said("no unit answers"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Ways, MmioSweep, testing::Values(Silence::Lost, Silence::Ones, Silence::Stuck, Silence::Dead),
+                         [](const auto& info) { return std::string(name_of(info.param)); });
+
+}  // namespace
+}  // namespace perdure::tool
