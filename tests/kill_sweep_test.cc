@@ -27,12 +27,12 @@ class KillSweep : public testing::Test {
   }
 
   // Everything that was killed in the middle of `step`, once after each deed.
-  static void sweep(const char* what, Step before, Step step) {
-    const auto [from, to] = SweepRun::count(&process::BoardSteps::deeds, before, step);
-    Tally tally(std::string("stores and register accesses of a kernel that ") + what);
+  static void sweep(const std::string& what, Step before, Step step, const RigConfig& config = sweep_machine()) {
+    const auto [from, to] = SweepRun::count(&process::BoardSteps::deeds, before, step, config);
+    Tally tally("stores and register accesses of a kernel that " + what);
     for (u64 point : sweep_points(from, to)) {
       SCOPED_TRACE(again_at(point));
-      SweepRun run;
+      SweepRun run(config);
       before(run);
       ASSERT_TRUE(killed_after(run, point, step));
       EXPECT_EQ(run.judge(), std::set<usize>{}) << "devices go on as if nothing had happened";

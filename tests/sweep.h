@@ -18,8 +18,9 @@ namespace perdure::tool {
 inline constexpr u64 kSweepStretch = 1'000'000;  // 1 ms of the machine's time: every ring comes round several times
 
 // Two units; a domain that both share, and one that the second has alone.
-inline RigConfig sweep_machine(u64 seed = 1) {
-  RigConfig config = small_machine({.seed = seed, .devices = 4});
+inline RigConfig sweep_machine(scenarios::Take take = scenarios::Take::Replace) {
+  RigConfig config = small_machine({.devices = 4});
+  config.plan.take = take;
   set_devices(config, {0, 0, 1});
   add_unit_for(config, 0);
   config.plan.slots = 8;
@@ -29,6 +30,11 @@ inline RigConfig sweep_machine(u64 seed = 1) {
   config.plan.rate = 100'000;
   config.unit_timeout_ns = 2'000'000;
   return config;
+}
+
+inline constexpr scenarios::Take kTakes[] = {scenarios::Take::Replace, scenarios::Take::Keep, scenarios::Take::Adopt};
+inline std::string take_name(scenarios::Take take) {
+  return take == scenarios::Take::Replace ? "replaced" : take == scenarios::Take::Keep ? "kept" : "adopted";
 }
 
 // A run of the scenario, by stages; the same steps in the same order whenever the configuration is the same.

@@ -74,14 +74,11 @@ TEST(AllocationSweep, FromPreserveToFreezeEverythingRollsBack) {
   preserve_to_freeze(sweep_machine(), false);
 }
 
-TEST(AllocationSweep, FromPreserveToFreezeWithReplacedPageTables) {
-  preserve_to_freeze(sweep_machine(), true);
-}
-
-TEST(AllocationSweep, FromPreserveToFreezeWithKeptPageTables) {
-  RigConfig config = sweep_machine();
-  config.plan.keep = true;
-  preserve_to_freeze(config, true);
+TEST(AllocationSweep, FromPreserveToFreezeWithRestoredPageTables) {
+  for (const scenarios::Take take : kTakes) {
+    SCOPED_TRACE("page tables " + take_name(take));
+    preserve_to_freeze(sweep_machine(take), true);
+  }
 }
 
 // A program that makes a call again when there was no memory for it. What it retrieves is lost after one failure, as in
@@ -135,15 +132,14 @@ TEST(AllocationSweep, BootOfTheNewKernel) {
 // A call that finds no memory changes nothing: made again it succeeds, and nothing is missing in the end. What could
 // not be retrieved is lost to its program, but its devices go on, and no further update is made over their heads.
 TEST(AllocationSweep, ReturnOfTheProgram) {
-  for (const bool keep : {false, true}) {
-    RigConfig config = sweep_machine();
-    config.plan.keep = keep;
+  for (const scenarios::Take take : kTakes) {
+    const RigConfig config = sweep_machine(take);
     const auto [from, to] = SweepRun::count(
         &process::BoardSteps::allocations, [](SweepRun& run) { run.arrive(); },
         [](SweepRun& run) { ASSERT_DONE_BY(run, run.rig.start_program(1)); }, config);
-    Tally tally(std::string("allocations of a return failed, page tables ") + (keep ? "kept" : "replaced"));
+    Tally tally("allocations of a return failed, page tables " + take_name(take));
     for (u64 point : sweep_points(from, to)) {
-      SCOPED_TRACE(again_at(point) + (keep ? " (keep)" : " (replace)"));
+      SCOPED_TRACE(again_at(point) + ", page tables " + take_name(take));
       SweepRun run(config);
       run.arrive();
       run.rig.set_program_maker([](auto&... a) { return std::make_unique<Patient>(a...); });
