@@ -23,7 +23,9 @@ struct Axis {
 // Knobs are set in the order of the axes, on the only unit there is; the topology comes behind what it copies.
 inline const std::vector<Axis>& matrix_axes() {
   static const std::vector<Axis> axes = {
-      {"mode", {{"legacy", [](RigConfig& c) { c.board.units[0].model.scalable = false; }}}},
+      {"mode",
+       {{"legacy", [](RigConfig& c) { c.board.units[0].model.scalable = false; }},
+        {"scalable", [](RigConfig& c) { c.board.units[0].model.scalable = true; }}}},
       {"coherence",
        {{"coherent", [](RigConfig& c) { set_coherent(c, true); }},
         {"noncoherent", [](RigConfig& c) { set_coherent(c, false); }}}},
