@@ -117,9 +117,10 @@ struct IommufdAreaRecord {
   u64 offset = 0;
   u32 access = 0;
   u32 checksum = 0;
-  // Version 2: which memory it was, so that a token that leads to another one is noticed. Unknown after version 1 was
+  // Version 2: which memory it was, by its place in the machine, so that a token that leads to another one is noticed.
+  // A place, and no identity of the host's, is the same where a saved machine goes on. Unknown after version 1 was
   // handed on.
-  u64 host_id = 0;
+  u64 memory_phys = 0;
 };
 static_assert(sizeof(IommufdAreaRecord) == 48);
 
@@ -134,11 +135,10 @@ static_assert(sizeof(IommufdAreaRecord) == 48);
 inline constexpr FieldDef kIommufdAreaFieldsV1[] = {PERDURE_IOMMUFD_AREA_V1_FIELDS};
 inline constexpr FieldDef kIommufdAreaFieldsV2[] = {
     PERDURE_IOMMUFD_AREA_V1_FIELDS,
-    PERDURE_FIELD(IommufdAreaRecord, host_id, Number, 0, ~u64{0},
-                  "identity of the memory behind the memfd; 0: unknown"),
+    PERDURE_FIELD(IommufdAreaRecord, memory_phys, Physical, 0, ~u64{0}, "where its first byte lies; 0: unknown"),
 };
 #undef PERDURE_IOMMUFD_AREA_V1_FIELDS
-inline constexpr Schema kIommufdAreaSchemaV1{"iommufd.area", 1, offsetof(IommufdAreaRecord, host_id),
+inline constexpr Schema kIommufdAreaSchemaV1{"iommufd.area", 1, offsetof(IommufdAreaRecord, memory_phys),
                                              kIommufdAreaFieldsV1};
 inline constexpr Schema kIommufdAreaSchemaV2{"iommufd.area", 2, sizeof(IommufdAreaRecord), kIommufdAreaFieldsV2};
 static_assert(gapless(kIommufdAreaSchemaV1) && gapless(kIommufdAreaSchemaV2));

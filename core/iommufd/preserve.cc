@@ -65,13 +65,18 @@ Result<void> IommufdFile::write_areas(const luo::Session& session, std::span<con
       TRY(tokens.push_back({token, area.memory}));
       found = &tokens.back();
     }
+    Phys place;
+    TRY(area.memory->extents(area.offset, kPageSize, [&](const FileExtent& e) -> Result<void> {
+      place = e.base;
+      return {};
+    }));
     TRY(writer.add_area({.iova = area.iova.value,
                          .length = area.length,
                          .memory_token = found->token,
                          .offset = area.offset,
                          .access = static_cast<u32>(area.access),
                          .checksum = 0,
-                         .host_id = area.memory->id()}));
+                         .memory_phys = place.value}));
   }
   return {};
 }

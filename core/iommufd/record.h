@@ -52,7 +52,7 @@ class RecordWriter {
 class IncomingRecord {
  public:
   // Reads the record at `header`, of the session with this generation. Eproto, with the reason logged. Nothing is taken
-  // over. Areas of version 1 have host_id 0.
+  // over. Areas of version 1 have memory_phys 0.
   static Result<IncomingRecord> read(Kho& kho, Phys header, u64 generation);
 
   u32 version() const { return version_; }

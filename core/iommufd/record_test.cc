@@ -29,7 +29,7 @@ class RecordTest : public ::testing::TestWithParam<u32> {
                                      .offset = a * 0x3000,
                                      .access = 3,
                                      .checksum = 0,
-                                     .host_id = 1000 + h}));
+                                     .memory_phys = (1000 + h) * kPageSize}));
       }
       EXPECT_TRUE(writer.add_hwpt({.token = u64{h} << 40,
                                    .domain = h * 2,
@@ -89,7 +89,7 @@ TEST_P(RecordTest, CrossesTheJump) {
         EXPECT_EQ(own[a].iova, a * 0x10000);
         EXPECT_EQ(own[a].offset, a * 0x3000);
         EXPECT_EQ(own[a].memory_token, h);
-        EXPECT_EQ(own[a].host_id, version() >= 2 ? 1000 + h : 0);
+        EXPECT_EQ(own[a].memory_phys, version() >= 2 ? (1000 + h) * kPageSize : 0);
       }
     }
     const u64 kept = handover.frames().totals().kept;

@@ -27,7 +27,7 @@ Result<Owned<IommufdFile::Incoming>> IommufdFile::find_memory(Heap& heap, luo::S
     return fail(Errno::Eproto);
   };
   for (const abi::IommufdAreaRecord& area : incoming->record.areas()) {
-    const SharedMemory* memory = incoming->memory(area.memory_token);
+    SharedMemory* memory = incoming->memory(area.memory_token);
     if (!memory) {
       const Result<Ref<File>> file = session.file_of(area.memory_token);
       if (!file) {
@@ -40,9 +40,14 @@ Result<Owned<IommufdFile::Incoming>> IommufdFile::find_memory(Heap& heap, luo::S
       found->pin();
       memory = found;
     }
-    if (area.host_id != 0 && memory->id() != area.host_id) {
-      return refuse(area.memory_token, "is not the memory that was mapped");
-    }
+    if (area.memory_phys == 0) continue;
+    bool same = false;
+    const Result<void> found = memory->extents(area.offset, kPageSize, [&](const FileExtent& e) -> Result<void> {
+      same = e.base.value == area.memory_phys;
+      return {};
+    });
+    if (!found && found.error() == Errno::Enomem) return fail(found.error());
+    if (!same) return refuse(area.memory_token, "is not the memory that was mapped");
   }
   for (usize i = 0; i < incoming->record.hwpts().size(); ++i) {
     TRY(incoming->reclaimed.push_back(Incoming::Reclaim::No));

@@ -174,6 +174,32 @@ TEST_F(PciTest, PreservedFunctionsAndTheirBridgesAreOnlyLookedAt) {
   EXPECT_EQ(bus->find({0, 0x0010})->bars()[0].size, 0x1000u);
 }
 
+// A bridge that is closed is opened for a new user below it, unless it is on the way to somebody at work.
+TEST_F(PciTest, BridgesAreOpenedForWhoIsBelow) {
+  Node& upper = fabric.bridge(nullptr, 1, 0x2000, 1, 2);
+  Node& lower = fabric.bridge(&upper, 0, 0x2001, 2, 2);
+  fabric.add(&lower, 0, 0, 0x1000);
+  Node& sibling = fabric.add(&lower, 0, 1, 0x1001);
+  lower.set<u16>(4, 6);
+  auto bus = scan();
+  fabric.writes.clear();
+  EXPECT_TRUE(bus->find({0, 0x0200})->open_path());
+  EXPECT_EQ(upper.get<u16>(4), 6);
+  EXPECT_EQ(fabric.writes_to(lower), 0u) << "open already";
+  bus.reset();
+  upper.set<u16>(4, 0);
+  Recorded recorded;
+  recorded.ids = {0x0008, 0x0100, 0x0200};
+  bus = scan(&recorded);
+  fabric.writes.clear();
+  EXPECT_FALSE(bus->find({0, 0x0201})->open_path());
+  EXPECT_TRUE(fabric.writes.empty());
+  bus->find({0, 0x0200})->let_go();
+  EXPECT_TRUE(bus->find({0, 0x0201})->open_path());
+  EXPECT_EQ(upper.get<u16>(4), 6);
+  EXPECT_EQ(fabric.writes_to(sibling), 0u);
+}
+
 TEST_F(PciTest, CapabilityListsThatGoRoundEnd) {
   Node& n = fabric.add(nullptr, 2, 0, 0x1000);
   const u16 a = n.cap(0x01, 8);
