@@ -42,7 +42,7 @@ Result<void> Group::claim_held(Ref<DmaOwner> owner, u64 generation, u64 token) {
   MutexGuard guard(lock_);
   if (ownership_ == Ownership::Quarantined) return fail(Errno::Eio);
   if (ownership_ != Ownership::HeldForSession || !held_->is_for(generation, token)) return fail(Errno::Eperm);
-  if (preserved_.load(std::memory_order_relaxed)) return fail(Errno::Ebusy);  // on its way to the next kernel already
+  TRY(immutability_.may_change());  // on its way to the next kernel already
   ownership_ = Ownership::Owned;
   owner_ = std::move(owner);
   owner_count_ = 1;  // handed over, not added to (R09)
@@ -62,7 +62,7 @@ void Group::release(DmaOwner& owner) {
   {
     MutexGuard guard(lock_);
     if (owner_.get() != &owner || owner_count_ == 0) return;
-    if (preserved_.load(std::memory_order_relaxed)) {
+    if (!immutability_.may_change()) {
       log(iommu_.machine(), LogLevel::Error,
           Line() << "iommu: group " << id_ << " is preserved and cannot be released: unpreserve it first");
       return;
@@ -80,8 +80,7 @@ void Group::release(DmaOwner& owner) {
 Result<void> Group::check_owner_locked(const DmaOwner& owner) const {
   if (ownership_ == Ownership::Quarantined) return fail(Errno::Eio);
   if (ownership_ != Ownership::Owned || owner_.get() != &owner) return fail(Errno::Eperm);
-  if (preserved_.load(std::memory_order_relaxed)) return fail(Errno::Ebusy);
-  return {};
+  return immutability_.may_change();
 }
 
 Result<void> Group::attach(DmaOwner& owner, Ref<PagingDomain> domain) {

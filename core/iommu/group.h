@@ -5,6 +5,7 @@
 #include "core/base/list.h"
 #include "core/iommu/device.h"
 #include "core/iommu/dma_owner.h"
+#include "core/iommu/immutability.h"
 #include "core/iommu/paging_domain.h"
 
 namespace perdure {
@@ -84,7 +85,7 @@ class Group : public HeapObject {
   Ref<HeldOwner> held_ GUARDED_BY(lock_);  // kept while Owned by claim_held, for its undo
   mutable Ref<PagingDomain> domain_ GUARDED_BY(lock_);
   bool awaiting_restore_ GUARDED_BY(lock_) = false;  // live entry with a record: IommuLiveUpdate::commit() decides
-  std::atomic<bool> preserved_{false};  // its device is; written under lock_, read without at the jump (R37)
+  Immutability immutability_;                        // held while its device is preserved
   ListNode in_iommu_;
 };
 

@@ -199,7 +199,8 @@ Result<IommuDevice*> Iommu::readd_device(IommuDevice& former, const IommuDevice&
 
 Result<void> Iommu::remove_device(IommuDevice& device) {
   MutexGuard guard(device.group_->lock_);
-  if (device.preserved() || device.group_->ownership_ == Ownership::Owned) return fail(Errno::Ebusy);
+  TRY(device.group_->immutability_.may_change());
+  if (device.group_->ownership_ == Ownership::Owned) return fail(Errno::Ebusy);
   device.present_.store(false, std::memory_order_release);
   return {};
 }

@@ -236,7 +236,7 @@ Result<u32> IommuLiveUpdate::preserve_in_group_locked(IommuDevice& device, Group
   out.devices[index] = {&device, unit_index, domain, attachment, generation, token};
   device.record_index_ = index;
   device.preserved_.store(true, std::memory_order_release);
-  group.preserved_.store(true, std::memory_order_release);
+  group.immutability_.hold();
   return index;
 }
 
@@ -250,7 +250,7 @@ void IommuLiveUpdate::unpreserve_device(IommuDevice& device) {
   PERDURE_ASSERT(slot.device == &device);
   OutgoingRecords::remove(out.device_chain, out.devices, device.record_index_);
   device.preserved_.store(false, std::memory_order_release);
-  group.preserved_.store(false, std::memory_order_release);
+  group.immutability_.release();
   --out.domains[slot.domain].devices;
   if (--out.attachments[slot.attachment].devices == 0) {
     OutgoingRecords::remove(out.attachment_chain, out.attachments, slot.attachment);
@@ -315,7 +315,7 @@ Result<void> IommuLiveUpdate::quiesce_units() {
   MutexGuard guard(lock_);
   const auto keep = [&](SourceId source) {
     const Requester* requester = iommu_.find_requester(source);
-    return requester && requester->group->preserved_.load(std::memory_order_acquire);
+    return requester && requester->group->immutability_.held();
   };
   // Preserved units first: they can fail, turning off cannot.
   Result<void> result;

@@ -16,12 +16,12 @@ PagingDomain::PagingDomain(Iommu& iommu, RestoredKey)
 
 PagingDomain::~PagingDomain() {
   // A group holds a reference as long as it is attached, the records as long as it is preserved.
-  PERDURE_ASSERT(units_.empty() && !preserved_);
+  PERDURE_ASSERT(units_.empty() && !preserved());
   if (table_ && never_free_) table_->abandon();
 }
 
 Result<void> PagingDomain::check_mutable_locked() const {
-  if (preserved_) return fail(Errno::Ebusy);
+  TRY(immutability_.may_change());
   if (restored_) return fail(Errno::Eopnotsupp);
   return {};
 }
@@ -100,11 +100,6 @@ Result<void> PagingDomain::flush_removed_locked(Iova iova, u64 length, pt::Gathe
 Result<pt::Leaf> PagingDomain::leaf_at(Iova iova) const {
   MutexGuard guard(lock_);
   return table_->leaf_at(iova);
-}
-
-bool PagingDomain::preserved() const {
-  MutexGuard guard(lock_);
-  return preserved_;
 }
 
 u32 PagingDomain::attached_devices() const {
@@ -193,7 +188,8 @@ Result<void> PagingDomain::take_over(PagingDomain& live) {
   MutexGuard live_guard(live.lock_);
   if (!live.restored_ || restored_) return fail(Errno::Einval);
   MutexGuard guard(lock_);
-  if (live.preserved_ || preserved_) return fail(Errno::Ebusy);
+  TRY(live.immutability_.may_change());
+  TRY(immutability_.may_change());
   if (live.flush_failed_ || flush_failed_) return fail(Errno::Eio);
   if (live.successor_ || !units_.empty()) return fail(Errno::Einval);
   if (table_->engine() != live.table_->engine() || table_->geometry() != live.table_->geometry()) {
@@ -236,7 +232,7 @@ Ref<PagingDomain> PagingDomain::successor() const {
 
 Result<void> PagingDomain::adopt(u64 mapped_bytes) {
   MutexGuard guard(lock_);
-  if (preserved_) return fail(Errno::Ebusy);
+  TRY(immutability_.may_change());
   if (!restored_ || successor_) return fail(Errno::Einval);
   if (never_free_ || flush_failed_) return fail(Errno::Eio);
   if (mapped_bytes_known_ && mapped_bytes_ != mapped_bytes) {
@@ -265,16 +261,16 @@ void PagingDomain::never_free() {
 
 Result<void> PagingDomain::begin_preserve() {
   MutexGuard guard(lock_);
-  if (preserved_) return fail(Errno::Ebusy);
+  TRY(immutability_.may_change());  // one record only
   if (flush_failed_) return fail(Errno::Eio);
   if (successor_) return fail(Errno::Einval);  // nothing walks it any more
-  preserved_ = true;
+  immutability_.hold();
   return {};
 }
 
 void PagingDomain::end_preserve() {
   MutexGuard guard(lock_);
-  preserved_ = false;
+  immutability_.release();
 }
 
 }  // namespace perdure

@@ -2,6 +2,7 @@
 #pragma once
 #include <atomic>
 
+#include "core/iommu/immutability.h"
 #include "core/iommu/unit.h"
 #include "core/mem/vec.h"
 
@@ -22,7 +23,7 @@ class PagingDomain : public RefCounted {
   ~PagingDomain() override;
 
   const pt::Geometry& geometry() const { return table_->geometry(); }
-  // Visible on all attached units on return. Ebusy while preserved (one choke point for immutability), Eopnotsupp on a
+  // Visible on all attached units on return. Ebusy while preserved (immutability.h), Eopnotsupp on a
   // restored domain that is free-only (R25), Eio after a unit failed, else as IoPageTable. Called, like unmap, with no
   // lock of rank IommuGroup or above: a unit that does not answer is quarantined from here.
   Result<void> map(Iova iova, Phys phys, u64 length, Access access);
@@ -31,7 +32,7 @@ class PagingDomain : public RefCounted {
   Result<u64> unmap(Iova iova, u64 length);
   Result<pt::Leaf> leaf_at(Iova iova) const;
 
-  bool preserved() const;  // immutable: in an outgoing record
+  bool preserved() const { return immutability_.held(); }
   // Built around a former kernel's table, and not adopted: free-only.
   bool restored() const { return restored_.load(std::memory_order_acquire); }
   u32 attached_devices() const;
@@ -94,7 +95,7 @@ class PagingDomain : public RefCounted {
   Ref<PagingDomain> successor_ GUARDED_BY(lock_);
   u64 mapped_bytes_ GUARDED_BY(lock_) = 0;
   bool mapped_bytes_known_ GUARDED_BY(lock_) = true;
-  bool preserved_ GUARDED_BY(lock_) = false;
+  Immutability immutability_;  // held while preserved
   bool never_free_ GUARDED_BY(lock_) = false;
   bool flush_failed_ GUARDED_BY(lock_) = false;
   std::atomic<bool> restored_;  // written under lock_

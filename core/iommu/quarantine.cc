@@ -90,9 +90,8 @@ Result<void> Iommu::reset_done(IommuDevice& device) {
   if (group.ownership_ != Ownership::Quarantined) return fail(Errno::Enoent);
   if (!usable(group.unit_)) return fail(Errno::Eio);
   const bool claimed = group.owner_ && group.owner_.get() != group.held_.get();
-  if (claimed || group.device_total_ != 1 || group.preserved_.load() || group.entry_present_locked()) {
-    return fail(Errno::Ebusy);
-  }
+  TRY(group.immutability_.may_change());
+  if (claimed || group.device_total_ != 1 || group.entry_present_locked()) return fail(Errno::Ebusy);
   // A reset leaves bus mastering off; nobody else may have turned it on.
   if (!bus_master_ || bus_master_->is_on(device.source()) || bus_master_->transactions_pending(device.source())) {
     return fail(Errno::Ebusy);

@@ -13,7 +13,6 @@ class Device final : public Object {
   Group& group() const { return device_.group(); }
 
   Ref<HwptPaging> hwpt;  // attached to; null: DMA is blocked, or goes through what a former kernel left
-  bool preserved = false;
 
  private:
   IommuDevice& device_;

@@ -71,9 +71,11 @@ void IommufdFile::unbind(Device& device) {
 
 // --- attaching --------------------------------------------------------------------------------------------------
 
+// Whether what it is attached to may become another, or nothing. The IOMMU core asks, too; here, so that nothing is
+// prepared for it (R46).
 Result<void> IommufdFile::check_attach_locked(const Device& device) const {
-  // The IOMMU core refuses, too; here, so that nothing is prepared for it (R46).
-  if (device.preserved) return fail(Errno::Ebusy);
+  TRY(device.immutability.may_change());
+  if (device.hwpt) TRY(device.hwpt->immutability.may_change());
   // A former kernel's translation that no HWPT stands for yet: it is to be reclaimed first.
   if (!device.hwpt && device.group().domain()) return fail(Errno::Ebusy);
   return {};
@@ -140,6 +142,7 @@ Result<void> IommufdFile::replace_locked(Device& device, HwptPaging& hwpt, Ref<O
 
 Result<void> IommufdFile::switch_to_locked(Device& device, HwptPaging& hwpt, Ref<Object>& drop) {
   if (device.hwpt.get() == &hwpt) return {};
+  TRY(hwpt.immutability.may_change());
   // A restored HWPT is there to be kept or replaced by the devices that run on it already.
   if (hwpt.restored() || !module_.iommu.compatible(hwpt.domain(), device.iommu_device())) return fail(Errno::Einval);
   return device.hwpt ? replace_locked(device, hwpt, drop) : first_attach_locked(device, hwpt);

@@ -38,8 +38,7 @@ class HwptPaging final : public Object {
   u32 recorded_ioas() const { return recorded_ioas_; }
 
   bool marked = false;
-  u64 token = 0;           // when marked
-  bool preserved = false;  // in the outgoing record
+  u64 token = 0;  // when marked
   // Hardware may still walk it (its last detach did not complete): neither its tables nor what it maps may be freed.
   bool lost = false;
 

@@ -11,6 +11,7 @@ Result<void> IommufdFile::destroy(Call<uapi::IommuDestroy>& call) {
   MutexGuard guard(lock_);
   Object* const object = objects_.find(call.cmd.id);
   if (!object) return fail(Errno::Enoent);
+  TRY(object->immutability.may_change());
   // A device is its driver's, for as long as that has it bound.
   if (object->type() == ObjectType::Device || object->users != 0) return fail(Errno::Ebusy);
   if (HwptPaging* hwpt = object_cast<HwptPaging>(object)) {
@@ -121,6 +122,7 @@ Result<void> IommufdFile::hwpt_set_dirty_tracking(Call<uapi::IommuHwptSetDirtyTr
   MutexGuard guard(lock_);
   const HwptPaging* const hwpt = objects_.find_as<HwptPaging>(call.cmd.hwpt_id);
   if (!hwpt) return fail(Errno::Enoent);
+  TRY(hwpt->immutability.may_change());
   return fail(hwpt->restored() ? Errno::Einval : Errno::Eopnotsupp);
 }
 

@@ -145,7 +145,7 @@ Result<Iova> Ioas::map(Source source, u64 length, const Iova* fixed, Access acce
   // Runs with no lock held: may be the last use of the memory.
   ScopeGuard release([&] { release_areas(heap_, failed); });
   MutexGuard guard(lock_);
-  if (immutable_ != 0) return fail(Errno::Ebusy);
+  TRY(immutability.may_change());
   if (length == 0 || length % alignment_ != 0) return fail(Errno::Einval);
   if (fixed) {
     TRY(check_iova_locked(fixed->value, length));
@@ -184,7 +184,7 @@ Result<Iova> Ioas::map(Source source, u64 length, const Iova* fixed, Access acce
 
 Result<u64> Ioas::unmap(Iova first, Iova last, AreaList& removed) {
   MutexGuard guard(lock_);
-  if (immutable_ != 0) return fail(Errno::Ebusy);
+  TRY(immutability.may_change());
   u64 unmapped = 0;
   bool confirmed = true;
   while (Area* area = areas_.find(first, last)) {
@@ -349,13 +349,12 @@ void Ioas::unreserve(const void* owner) {
 
 void Ioas::hold_immutable() {
   MutexGuard guard(lock_);
-  ++immutable_;
+  immutability.hold();
 }
 
 void Ioas::release_immutable() {
   MutexGuard guard(lock_);
-  PERDURE_ASSERT(immutable_ > 0);
-  --immutable_;
+  immutability.release();
 }
 
 Result<void> Ioas::check_preservable() const {

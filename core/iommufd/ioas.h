@@ -87,7 +87,6 @@ class Ioas final : public Object {
   ReservedSet reserved_ GUARDED_BY(lock_);
   List<HwptPaging, &HwptPaging::ioas_node> domains_ GUARDED_BY(lock_);
   u64 alignment_ GUARDED_BY(lock_) = 1;
-  u32 immutable_ GUARDED_BY(lock_) = 0;
 };
 
 }  // namespace perdure::iommufd

@@ -58,10 +58,27 @@ struct IommufdFile::Dispatch {
   static constexpr Op op(u32 command, u32 min_size = sizeof(T)) {
     return {command, min_size, &run<T, Handler>};
   }
+  // It changes the object that this member names, so that is asked first; what is committed asks once more, under its
+  // own lock. Also for what is not supported: a program is told to wait, not that it is wrong.
+  template <class T, Result<void> (IommufdFile::*Handler)(Call<T>&), u32 T::* Changed>
+  static Result<void> run_change(IommufdFile& file, Task& task, UserAddr arg, u32 caller_size, u32 min_size) {
+    Call<T> call{.task = task, .arg = arg, .caller_size = caller_size};
+    call.cmd = TRY(ioctl_copy_in<T>(task, arg, caller_size, min_size));
+    TRY(file.may_change(call.cmd.*Changed));
+    return (file.*Handler)(call);
+  }
+  template <class T, Result<void> (IommufdFile::*Handler)(Call<T>&), u32 T::* Changed>
+  static constexpr Op change(u32 command, u32 min_size = sizeof(T)) {
+    return {command, min_size, &run_change<T, Handler, Changed>};
+  }
   // A feature that this kernel does not have.
   template <class T>
   static constexpr Op no(u32 command, u32 min_size = sizeof(T)) {
     return op<T, &IommufdFile::unsupported<T>>(command, min_size);
+  }
+  template <class T, u32 T::* Changed>
+  static constexpr Op no_change(u32 command, u32 min_size = sizeof(T)) {
+    return change<T, &IommufdFile::unsupported<T>, Changed>(command, min_size);
   }
 };
 
@@ -69,25 +86,28 @@ Result<u64> IommufdFile::ioctl(Task& task, u32 cmd, UserAddr arg) {
   using D = Dispatch;
   static constexpr u32 kFirst = 0x80;
   static constexpr D::Op kOps[] = {
-      D::op<uapi::IommuDestroy, &IommufdFile::destroy>(uapi::kIommuDestroy),
+      D::change<uapi::IommuDestroy, &IommufdFile::destroy, &uapi::IommuDestroy::id>(uapi::kIommuDestroy),
       D::op<uapi::IommuIoasAlloc, &IommufdFile::ioas_alloc>(uapi::kIommuIoasAlloc),
-      D::no<uapi::IommuIoasAllowIovas>(uapi::kIommuIoasAllowIovas),
-      D::no<uapi::IommuIoasCopy>(uapi::kIommuIoasCopy),
+      D::no_change<uapi::IommuIoasAllowIovas, &uapi::IommuIoasAllowIovas::ioas_id>(uapi::kIommuIoasAllowIovas),
+      D::no_change<uapi::IommuIoasCopy, &uapi::IommuIoasCopy::dst_ioas_id>(uapi::kIommuIoasCopy),
       D::op<uapi::IommuIoasIovaRanges, &IommufdFile::ioas_iova_ranges>(uapi::kIommuIoasIovaRanges),
-      D::op<uapi::IommuIoasMap, &IommufdFile::ioas_map>(uapi::kIommuIoasMap),
-      D::op<uapi::IommuIoasUnmap, &IommufdFile::ioas_unmap>(uapi::kIommuIoasUnmap),
-      D::no<uapi::IommuOption>(uapi::kIommuOption),
+      D::change<uapi::IommuIoasMap, &IommufdFile::ioas_map, &uapi::IommuIoasMap::ioas_id>(uapi::kIommuIoasMap),
+      D::change<uapi::IommuIoasUnmap, &IommufdFile::ioas_unmap, &uapi::IommuIoasUnmap::ioas_id>(uapi::kIommuIoasUnmap),
+      D::op<uapi::IommuOption, &IommufdFile::option>(uapi::kIommuOption),
       D::no<uapi::IommuVfioIoas>(uapi::kIommuVfioIoas),
       D::op<uapi::IommuHwptAlloc, &IommufdFile::hwpt_alloc>(uapi::kIommuHwptAlloc, uapi::kIommuHwptAllocMin),
       D::op<uapi::IommuHwInfo, &IommufdFile::get_hw_info>(uapi::kIommuGetHwInfo, uapi::kIommuHwInfoMin),
-      D::op<uapi::IommuHwptSetDirtyTracking, &IommufdFile::hwpt_set_dirty_tracking>(uapi::kIommuHwptSetDirtyTracking),
-      D::no<uapi::IommuHwptGetDirtyBitmap>(uapi::kIommuHwptGetDirtyBitmap),
+      D::change<uapi::IommuHwptSetDirtyTracking, &IommufdFile::hwpt_set_dirty_tracking,
+                &uapi::IommuHwptSetDirtyTracking::hwpt_id>(uapi::kIommuHwptSetDirtyTracking),
+      D::no_change<uapi::IommuHwptGetDirtyBitmap, &uapi::IommuHwptGetDirtyBitmap::hwpt_id>(
+          uapi::kIommuHwptGetDirtyBitmap),
       D::op<uapi::IommuHwptInvalidate, &IommufdFile::hwpt_invalidate>(uapi::kIommuHwptInvalidate),
       D::no<uapi::IommuFaultAlloc>(uapi::kIommuFaultQueueAlloc),
-      D::op<uapi::IommuIoasMapFile, &IommufdFile::ioas_map_file>(uapi::kIommuIoasMapFile),
+      D::change<uapi::IommuIoasMapFile, &IommufdFile::ioas_map_file, &uapi::IommuIoasMapFile::ioas_id>(
+          uapi::kIommuIoasMapFile),
       D::no<uapi::IommuViommuAlloc>(uapi::kIommuViommuAlloc, uapi::kIommuViommuAllocMin),
       D::no<uapi::IommuVdeviceAlloc>(uapi::kIommuVdeviceAlloc),
-      D::no<uapi::IommuIoasChangeProcess>(uapi::kIommuIoasChangeProcess),
+      D::op<uapi::IommuIoasChangeProcess, &IommufdFile::ioas_change_process>(uapi::kIommuIoasChangeProcess),
       D::no<uapi::IommuVeventqAlloc>(uapi::kIommuVeventqAlloc, uapi::kIommuVeventqAllocMin),
       D::no<uapi::IommuHwQueueAlloc>(uapi::kIommuHwQueueAlloc),
       D::no<uapi::IommuIoasNoiommuGetPa>(uapi::kIommuIoasNoiommuGetPa),
@@ -114,6 +134,29 @@ Result<u64> IommufdFile::ioctl(Task& task, u32 cmd, UserAddr arg) {
 }
 
 // --- IOAS (uapi §2.5) -------------------------------------------------------------------------------------------
+
+Result<void> IommufdFile::may_change(u32 id) const {
+  MutexGuard guard(lock_);
+  const Object* const object = objects_.find(id);
+  return object ? object->immutability.may_change() : Result<void>();
+}
+
+// Reading an option changes nothing; one without object is the context's.
+Result<void> IommufdFile::option(Call<uapi::IommuOption>& call) {
+  if (call.cmd.op == uapi::iommu_option::kSet) {
+    TRY(may_change(call.cmd.object_id));
+    MutexGuard guard(lock_);
+    if (call.cmd.object_id == 0) TRY(immutability_.may_change());
+  }
+  return fail(Errno::Eopnotsupp);
+}
+
+// Every area of the context would be charged to another process.
+Result<void> IommufdFile::ioas_change_process(Call<uapi::IommuIoasChangeProcess>&) {
+  MutexGuard guard(lock_);
+  TRY(immutability_.may_change());
+  return fail(Errno::Eopnotsupp);
+}
 
 Result<Ref<Ioas>> IommufdFile::find_ioas(u32 id) const {
   MutexGuard guard(lock_);

@@ -115,6 +115,10 @@ class IommufdFile final : public File {
   Result<void> hwpt_invalidate(Call<uapi::IommuHwptInvalidate>& call);
   Result<void> hwpt_mark_preserve(Call<uapi::IommuHwptMarkPreserve>& call);
   Result<void> hwpt_restore(Call<uapi::IommuHwptRestore>& call);
+  Result<void> option(Call<uapi::IommuOption>& call);
+  Result<void> ioas_change_process(Call<uapi::IommuIoasChangeProcess>& call);
+  // Immutability::may_change() of the object; there is none: nothing to say.
+  Result<void> may_change(u32 id) const EXCLUDES(lock_);
   template <class T>
   Result<void> unsupported(Call<T>&) {
     return fail(Errno::Eopnotsupp);
@@ -157,7 +161,7 @@ class IommufdFile final : public File {
   mutable Mutex lock_{LockRank::Iommufd};
   ObjectTable objects_ GUARDED_BY(lock_);
   List<HwptPaging, &HwptPaging::automatic_node> automatic_ GUARDED_BY(lock_);  // in order of creation
-  bool preserved_ GUARDED_BY(lock_) = false;
+  Immutability immutability_;  // of the set of marked HWPTs: held while preserved
   Vec<PreservedHwpt> preserved_hwpts_ GUARDED_BY(lock_);
   Owned<Incoming> incoming_ GUARDED_BY(lock_);
 };

@@ -1,5 +1,6 @@
 // Objects of one iommufd context and their ids (uapi §2.3).
 #pragma once
+#include "core/iommu/immutability.h"
 #include "core/mem/vec.h"
 
 namespace perdure::iommufd {
@@ -14,6 +15,8 @@ class Object : public RefCounted {
   u32 id() const { return id_; }
   // Who needs the object beside the table: destroying it answers Ebusy while there are any.
   u32 users = 0;
+  // Of an IOAS under its own lock, so that it can be asked while areas change.
+  Immutability immutability;
 
  private:
   friend class ObjectTable;

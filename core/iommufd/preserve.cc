@@ -13,7 +13,8 @@ Result<void> IommufdFile::hwpt_mark_preserve(Call<uapi::IommuHwptMarkPreserve>& 
   HwptPaging* const hwpt = objects_.find_as<HwptPaging>(call.cmd.hwpt_id);
   if (!hwpt) return fail(Errno::Enoent);
   // A mark that comes after the record was written would not be kept.
-  if (hwpt->marked || preserved_) return fail(Errno::Ebusy);
+  if (hwpt->marked) return fail(Errno::Ebusy);
+  TRY(immutability_.may_change());
   for (const Object* object = objects_.next(0); object; object = objects_.next(object->id())) {
     if (object->type() != ObjectType::HwptPaging) continue;
     const auto* const other = static_cast<const HwptPaging*>(object);
@@ -27,9 +28,9 @@ Result<void> IommufdFile::hwpt_mark_preserve(Call<uapi::IommuHwptMarkPreserve>& 
 void IommufdFile::release_marked(Vec<PreservedHwpt>& marked) {
   {
     MutexGuard guard(lock_);
-    preserved_ = false;
+    immutability_.release();
     for (PreservedHwpt& m : marked) {
-      m.hwpt->preserved = false;
+      m.hwpt->immutability.release();
       // The vector keeps the object itself until no lock is held.
       static_cast<void>(drop_use_locked(*m.hwpt));
     }
@@ -86,7 +87,7 @@ Result<Phys> IommufdFile::preserve(const luo::Session& session) {
   Vec<PreservedHwpt> marked(heap_);
   {
     MutexGuard guard(lock_);
-    if (preserved_) return fail(Errno::Ebusy);
+    TRY(immutability_.may_change());
     for (Object* object = objects_.next(0); object; object = objects_.next(object->id())) {
       HwptPaging* const hwpt = object_cast<HwptPaging>(object);
       if (!hwpt || !hwpt->marked) continue;
@@ -95,9 +96,9 @@ Result<Phys> IommufdFile::preserve(const luo::Session& session) {
     }
     for (PreservedHwpt& m : marked) {
       ++m.hwpt->users;
-      m.hwpt->preserved = true;
+      m.hwpt->immutability.hold();
     }
-    preserved_ = true;
+    immutability_.hold();
   }
   ScopeGuard release([&] { release_marked(marked); });
 
@@ -163,7 +164,7 @@ void IommufdFile::unpreserve(Phys record) {
   Vec<PreservedHwpt> marked(heap_);
   {
     MutexGuard guard(lock_);
-    PERDURE_ASSERT(preserved_);
+    PERDURE_ASSERT(immutability_.held());
     std::swap(marked, preserved_hwpts_);
   }
   for (PreservedHwpt& m : marked) {
@@ -195,17 +196,17 @@ Result<u64> IommufdFile::preserve_device(Device& device, const luo::Session& ses
   const u64 token = TRY(session.token_of(*this));
   MutexGuard guard(lock_);
   if (!device.hwpt) return fail(Errno::Enoent);
-  if (device.preserved) return fail(Errno::Ebusy);
-  if (!device.hwpt->preserved) return fail(Errno::Einval);
+  TRY(device.immutability.may_change());
+  if (!device.hwpt->immutability.held()) return fail(Errno::Einval);
   TRY(module_.live_update.preserve_device(device.iommu_device(), *owner_, session.generation(), token));
-  device.preserved = true;
+  device.immutability.hold();
   return token;
 }
 
 void IommufdFile::unpreserve_device(Device& device) {
   MutexGuard guard(lock_);
   module_.live_update.unpreserve_device(device.iommu_device());
-  device.preserved = false;
+  device.immutability.release();
 }
 
 }  // namespace perdure::iommufd

@@ -45,6 +45,10 @@ inline constexpr u32 kNestParent = 1, kDirtyTracking = 2, kFaultIdValid = 4, kAl
 inline constexpr u32 kKnownPaging = 15;
 }  // namespace iommu_hwpt
 
+namespace iommu_option {
+inline constexpr u32 kSet = 0, kGet = 1;
+}  // namespace iommu_option
+
 namespace iommu_hwpt_restore {
 // With the IOAS of the former kernel: a real one, which holds what was mapped then and can be changed like any other.
 inline constexpr u32 kIoas = 1;
