@@ -9,8 +9,9 @@
 
 namespace perdure::test {
 
-class FakeTask final : public Task {
+class FakeTask : public Task {
  public:
+  virtual ~FakeTask() = default;
   using Task::copy_in;
   using Task::copy_out;
 
