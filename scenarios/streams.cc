@@ -29,18 +29,21 @@ struct State {
 };
 constexpr u64 kStateMagic = 0x534D41455254'5350;
 
-// "streams-7", NUL-terminated in `text`.
-std::string_view session_name(u32 hop, char (&text)[32]) {
-  constexpr std::string_view kPrefix = "streams-";
+// "streams-0-7", NUL-terminated in `text`: of the program with this first device, in this hop.
+std::string_view session_name(u32 first_device, u32 hop, char (&text)[32]) {
+  constexpr std::string_view kPrefix = "streams";
   std::memcpy(text, kPrefix.data(), kPrefix.size());
   usize n = kPrefix.size();
-  char digits[10];
-  usize d = 0;
-  do {
-    digits[d++] = static_cast<char>('0' + hop % 10);
-    hop /= 10;
-  } while (hop != 0);
-  while (d > 0) text[n++] = digits[--d];
+  for (u32 number : {first_device, hop}) {
+    text[n++] = '-';
+    char digits[10];
+    usize d = 0;
+    do {
+      digits[d++] = static_cast<char>('0' + number % 10);
+      number /= 10;
+    } while (number != 0);
+    while (d > 0) text[n++] = digits[--d];
+  }
   text[n] = 0;
   return {text, n};
 }
@@ -96,7 +99,7 @@ Result<void> Streams::set_up() {
 
 Result<void> Streams::open_device(u32 device) {
   char path[] = "/dev/vfio/devices/vfio0";
-  path[sizeof path - 2] = static_cast<char>('0' + device);
+  path[sizeof path - 2] = static_cast<char>('0' + plan_.first_device + device);
   device_[device] = TRY(VfioDevice::open(context_.sys, path));
   return {};
 }
@@ -132,8 +135,11 @@ Result<void> Streams::declare(u32 device) {
   Piece p[kPieces];
   pieces(domain, p);
   for (const Piece& piece : p) {
-    context_.witness.intend(
-        {.device = device, .iova = piece.iova, .length = piece.length, .memory_id = id, .offset = piece.offset});
+    context_.witness.intend({.device = plan_.first_device + device,
+                             .iova = piece.iova,
+                             .length = piece.length,
+                             .memory_id = id,
+                             .offset = piece.offset});
   }
   return {};
 }
@@ -175,10 +181,12 @@ Result<void> Streams::start_device(u32 device) {
 Result<void> Streams::start_moving(u32 device) {
   const u32 domain = plan_.domain_of[device];
   const Piece piece = moving(domain);
-  context_.witness.intend({
-    .device = device, .iova = piece.iova, .length = piece.length, .memory_id = TRY(memory_[domain].id())
-    , .offset = piece.offset
-  });
+  const u64 id = TRY(memory_[domain].id());
+  context_.witness.intend({.device = plan_.first_device + device,
+                           .iova = piece.iova,
+                           .length = piece.length,
+                           .memory_id = id,
+                           .offset = piece.offset});
   const Streamer streamer = TRY(Streamer::open(device_[device]));
   return told(context_, "start the moving ring", streamer.start(kMoving, ring(device, kMoving, piece)));
 }
@@ -220,7 +228,7 @@ Result<void> Streams::check_state(u32 hop) {
 Result<void> Streams::preserve() {
   char name[32];
   const LiveUpdate lu = TRY(told(context_, "open /dev/liveupdate", LiveUpdate::open(context_.sys)));
-  session_ = TRY(told(context_, "create session", lu.create_session(session_name(hop_, name))));
+  session_ = TRY(told(context_, "create session", lu.create_session(session_name(plan_.first_device, hop_, name))));
   for (u32 d = 0; d < plan_.domains; ++d) {
     TRY(told(context_, "preserve guest memory", session_.preserve(memory_[d].number(), kMemoryToken + d)));
   }
@@ -240,7 +248,7 @@ Result<void> Streams::come_back(u32 hop) {
   char name[32];
   const LiveUpdate lu = TRY(told(context_, "open /dev/liveupdate", LiveUpdate::open(context_.sys)));
   const client::Session session =
-      TRY(told(context_, "retrieve session", lu.retrieve_session(session_name(hop - 1, name))));
+      TRY(told(context_, "retrieve session", lu.retrieve_session(session_name(plan_.first_device, hop - 1, name))));
   state_ = Memfd(TRY(told(context_, "retrieve state", session.retrieve(kStateToken))));
   TRY(check_state(hop - 1));
   for (u32 d = 0; d < plan_.domains; ++d) {

@@ -21,7 +21,8 @@ enum class Take : u8 {
 struct StreamsPlan {
   static constexpr u32 kMostDevices = 8;
   static constexpr u32 kMostDomains = 8;
-  u32 devices = 4;  // /dev/vfio/devices/vfio0 …
+  u32 first_device = 0;  // of the program: /dev/vfio/devices/vfio0
+  u32 devices = 4;       // that and the following ones
   u32 domains = 3;
   u32 domain_of[kMostDevices] = {0, 0, 1, 2, 0, 0, 0, 0};  // by device
   u64 memory[kMostDomains] = {};                           // bytes by domain, a multiple of 1 GiB, at least 4 GiB

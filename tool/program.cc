@@ -38,6 +38,7 @@ class Telling final : public scenarios::Witness {
 scenarios::StreamsPlan plan_from(const std::string& text) {
   const json j = json::parse(text);
   scenarios::StreamsPlan plan;
+  plan.first_device = j.at("first_device");
   plan.devices = j.at("devices");
   plan.domains = j.at("domains");
   for (u32 i = 0; i < plan.devices; ++i) plan.domain_of[i] = j.at("domain_of").at(i);
@@ -64,7 +65,8 @@ std::string next_command(int kernel) {
 }  // namespace
 
 std::string plan_text(const scenarios::StreamsPlan& plan) {
-  json j = {{"devices", plan.devices},
+  json j = {{"first_device", plan.first_device},
+            {"devices", plan.devices},
             {"domains", plan.domains},
             {"small_leaves", plan.small_leaves},
             {"slots", plan.slots},

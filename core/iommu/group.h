@@ -44,6 +44,8 @@ class Group : public HeapObject {
   // Enoent: nothing is attached.
   Result<void> detach(DmaOwner& owner);
   Ref<PagingDomain> domain() const;  // null: blocked
+  // Ebusy while preserved: for its driver, before the function is reset.
+  Result<void> may_change() const { return immutability_.may_change(); }
 
   Mutex& lock() const RETURN_CAPABILITY(lock_) { return lock_; }
 

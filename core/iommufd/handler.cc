@@ -1,7 +1,5 @@
 #include "core/iommufd/handler.h"
 
-#include "core/base/scope_guard.h"
-
 namespace perdure::iommufd {
 
 Result<void> IommufdHandler::preserve(luo::FileState& state) {
@@ -89,39 +87,46 @@ void IommufdHandler::finish(luo::FileState& state) {
   if (record) record->discard(module_.kho);
 }
 
-void IommufdHandler::unpreserve_held(const IncomingRecord& record, u64 generation) {
-  for (const abi::IommufdHwptRecord& hwpt : record.hwpts()) {
-    const Result<Ref<PagingDomain>> domain = module_.live_update.held_domain(hwpt.domain, generation);
-    if (domain && (*domain)->preserved()) module_.live_update.unpreserve_domain(**domain);
+namespace {
+
+// What forward() preserved, so that taking it back needs neither memory nor the record.
+struct Forwarded : public HeapObject {
+  Forwarded(Heap& heap, IommuLiveUpdate& records) : live_update(records), domains(heap) {}
+  // Newest first.
+  ~Forwarded() override {
+    for (usize i = domains.size(); i > 0; --i) live_update.unpreserve_domain(*domains[i - 1]);
   }
-}
+  IommuLiveUpdate& live_update;
+  Vec<Ref<PagingDomain>> domains;
+};
+
+}  // namespace
 
 Result<u64> IommufdHandler::forward(luo::FileState& state) {
   const IncomingRecord record = TRY(read(state));
   const u64 generation = state.session.generation();
   const u64 next = state.session.next_generation();
+  Owned<Forwarded> forwarded = TRY(module_.heap().make<Forwarded>(module_.heap(), module_.live_update));
+  TRY(forwarded->domains.reserve(record.hwpts().size()));
   RecordWriter writer(module_.kho, module_.config.write_version, next);
   for (const abi::IommufdAreaRecord& area : record.areas()) TRY(writer.add_area(area));
-  ScopeGuard undo([&] { unpreserve_held(record, generation); });
   for (abi::IommufdHwptRecord hwpt : record.hwpts()) {
     const Result<Ref<PagingDomain>> domain = module_.live_update.held_domain(hwpt.domain, generation);
     // Its devices are quarantined: there is nothing to hand on.
     if (!domain && (domain.error() == Errno::Enoent || domain.error() == Errno::Eio)) continue;
     if (!domain) return fail(domain.error());
     hwpt.domain = TRY(module_.live_update.preserve_domain(**domain, next));
+    static_cast<void>(forwarded->domains.push_back(*domain));  // reserved
     TRY(writer.add_hwpt(hwpt));
   }
   const Phys outgoing = TRY(writer.release());
   RecordWriter::seal(module_.machine(), outgoing);
-  undo.dismiss();
+  state.private_data = forwarded.release();
   return outgoing.value;
 }
 
 void IommufdHandler::unforward(luo::FileState& state, u64 outgoing) {
-  // It was readable when it was handed on, and is never written to.
-  const Result<IncomingRecord> record = read(state);
-  PERDURE_ASSERT(record.has_value());
-  unpreserve_held(*record, state.session.generation());
+  Owned<Forwarded>(module_.heap(), static_cast<Forwarded*>(std::exchange(state.private_data, nullptr))).reset();
   RecordWriter::give_back(module_.kho, Phys(outgoing));
 }
 

@@ -37,7 +37,6 @@ class IommufdHandler final : public luo::FileHandler {
 
  private:
   Result<IncomingRecord> read(const luo::FileState& state) const;
-  void unpreserve_held(const IncomingRecord& record, u64 generation);
   Iommufd& module_;
   Mutex lock_{LockRank::Leaf};
   List<IommufdFile, &IommufdFile::preserved_node> preserved_ GUARDED_BY(lock_);

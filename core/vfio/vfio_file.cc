@@ -354,7 +354,8 @@ Result<void> VfioFile::set_single(const uapi::VfioIrqSet& set, Interrupts::Event
 
 // Never while a session has the device: whoever takes it over finds it at work (design §7).
 Result<void> VfioFile::reset_locked() {
-  if (incoming_ || device_.iommu_device.preserved()) return fail(Errno::Ebusy);
+  if (incoming_) return fail(Errno::Ebusy);
+  TRY(device_.iommu_device.group().may_change());
   if (!device_.reset_works) return fail(Errno::Einval);
   TRY(device_.function.reset());
   // Eventfds stay connected.
