@@ -5,6 +5,7 @@
 #include "core/abi/boot_info.h"
 #include "core/abi/iommu.h"
 #include "core/abi/iommufd.h"
+#include "core/abi/pci.h"
 #include "core/abi/table_arena.h"
 #include "core/abi/vfio_pci.h"
 #include "core/kho/format.h"
@@ -129,6 +130,13 @@ class Collector {
         const auto& b = *at<abi::IommufdBlock>(phys);
         records(phys, abi::kIommufdBlockSchema,
                 abi::iommufd_schema(static_cast<abi::IommufdRecordKind>(b.kind), b.version), b.count);
+        return;
+      }
+      case abi::kPciMagic: add(abi::kPciHeaderSchema, phys); return;
+      case abi::kPciBlockMagic: {
+        const auto& b = *at<abi::RecordBlock>(phys);
+        records(phys, abi::kPciBlockSchema, abi::pci_schema(static_cast<abi::PciRecordKind>(b.kind), b.version),
+                b.slots);
         return;
       }
       default: break;

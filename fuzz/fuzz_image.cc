@@ -366,6 +366,10 @@ class Run {
       if (const auto id = devices[i].bind(iommufd); good(id, "binding a device")) ids[i] = *id;
     }
     for (u32 d = 0; d < 2; ++d) {
+      if ((way & 32) != 0) {
+        (void)iommufd.hwpt_adopt(kHwptToken + d);
+        continue;
+      }
       const auto restored = iommufd.hwpt_restore(kHwptToken + d);
       if (!good(restored, "reclaiming a page table") || (way & 2) != 0) continue;
       const auto ioas = iommufd.ioas_alloc();
@@ -407,14 +411,16 @@ class Run {
 
 extern "C" int LLVMFuzzerTestOneInput(const perdure::u8* data, perdure::usize bytes) {
   using namespace perdure::fuzz;
-  static Base* const bases[] = {new Base({.coherent = true}, 1), new Base({.coherent = false}, 2)};
+  static Base* const bases[] = {new Base({.coherent = true}, 1), new Base({.coherent = false}, 2),
+                                new Base({.coherent = true, .scalable = true}, 2),
+                                new Base({.coherent = false, .scalable = true}, 1)};
   static const bool proven = [] {
     for (Base* base : bases) Run(*base, Input(nullptr, 0), true).go();
     return true;
   }();
   FUZZ_REQUIRE(proven, "");
   Input in(data, bytes);
-  Base& base = *bases[in.byte() & 1];
+  Base& base = *bases[in.byte() & 3];
   Run(base, in).go();
   return 0;
 }

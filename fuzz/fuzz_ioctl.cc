@@ -90,7 +90,7 @@ constexpr u64 kLengths[] = {0,      0x1000, 0x2000,  0x20'0000,   0x40'0000,   0
 struct Totals {
   u64 heap = 0;
   FrameAllocator::Totals frames;
-  u64 kept = 0;  // nodes of the handover tree and context tables, of which there only come more
+  u64 kept = 0;  // nodes of the handover tree and tables of buses, of which there only come more
 };
 
 class Run {
@@ -275,7 +275,10 @@ class Run {
         IommuHwptRestore a;
         a.token = token();
         a.flags = in_.below(4) == 0 ? in_.below(4) : 0;
-        if (ioctl(fd(), kIommuHwptRestore, a)) keep_id(a.out_hwpt_id);
+        if (ioctl(fd(), kIommuHwptRestore, a)) {
+          keep_id(a.out_hwpt_id);
+          if (a.out_ioas_id != 0) keep_id(a.out_ioas_id);
+        }
         break;
       }
       case 16: {
@@ -564,12 +567,15 @@ class Run {
 
 extern "C" int LLVMFuzzerTestOneInput(const perdure::u8* data, perdure::usize bytes) {
   using namespace perdure::fuzz;
-  static World* const worlds[] = {new World({.coherent = true}), new World({.coherent = false})};
+  static World* const worlds[] = {new World({.coherent = true}), new World({.coherent = false}),
+                                  new World({.coherent = true, .scalable = true}),
+                                  new World({.coherent = false, .scalable = true})};
   static const bool kept = [] {
     for (World* world : worlds) world->keep();
     return true;
   }();
   Input in(data, bytes);
-  Run(*worlds[in.byte() & 1 & (kept ? 1 : 0)], in).go();
+  FUZZ_REQUIRE(kept, "");
+  Run(*worlds[in.byte() & 3], in).go();
   return 0;
 }

@@ -26,11 +26,17 @@ board::BoardConfig board_config(const WorldConfig& config) {
   // Long steps: what waits for a second, as for a reset, waits for a few thousand of them.
   c.step_ns = 100'000;
   c.trace_limit = 64;
-  c.units[0].model.coherent = config.coherent;
+  c.units[0].model.coherent = c.units[0].model.scalable_coherent = config.coherent;
+  c.units[0].model.scalable = config.scalable;
+  board::DeviceConfig bridge;
+  bridge.kind = board::DeviceKind::Bridge;
+  bridge.bdf = board::Bdf(0, 31, 0);
+  c.devices.push_back(bridge);
   for (usize i = 0; i < World::kDevices; ++i) {
     board::DeviceConfig d;
     d.kind = board::DeviceKind::Streamer;
-    d.bdf = board::Bdf(0, static_cast<u8>(3 + i), 0);
+    // The last one below the bridge, whose place makes it the last that enumeration finds.
+    d.bdf = i + 1 < World::kDevices ? board::Bdf(0, static_cast<unsigned>(3 + i), 0) : board::Bdf(1, 0, 0);
     d.streamer.vectors = 4;
     c.devices.push_back(d);
   }

@@ -1,4 +1,5 @@
-// The smallest machine that can do a live update, in process and stepped: one unit, three streamers, 16 MiB of RAM. Its
+// The smallest machine that can do a live update, in process and stepped: one unit, two streamers and a third behind a
+// bridge, 16 MiB of RAM. Its
 // state at one moment can be kept and gone back to as often as wanted, which is what makes thousands of runs a minute
 // possible.
 #pragma once
@@ -15,6 +16,7 @@ namespace perdure::fuzz {
 
 struct WorldConfig {
   bool coherent = true;
+  bool scalable = false;
   u64 seed = 1;
 };
 
@@ -48,7 +50,8 @@ class World {
   board::IommuModel& unit() { return board_->unit(0); }
   Kernel& kernel() { return *life_->kernel; }
   bool running() const { return life_.has_value(); }
-  board::Bdf bdf(usize device) const { return board_->config().devices[device].bdf; }
+  // The first of the board is the bridge.
+  board::Bdf bdf(usize device) const { return board_->config().devices[device + 1].bdf; }
   std::byte* at(u64 phys) { return board_->direct_map() + phys; }
   // What kernels said since the last call; at most so much of it.
   std::vector<std::string> take_log() { return std::exchange(log_, {}); }
