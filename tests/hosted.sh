@@ -35,6 +35,7 @@ check 'a table page that was not preserved is seen' 1 'poison read as an entry' 
 check 'a plain kexec destroys' 1 'bus master off' demo --hops 1 --cold
 check 'a kernel that is not there is refused before anything is frozen' 1 'ENOENT' demo --hops 1 --kernel missing
 check 'a program that is no kernel is refused before anything is frozen' 1 'ENOEXEC' demo --hops 1 --kernel /bin/true
+check 'the selftest of the series, there and back' 0 'both stages passed, to kernel a' selftest
 check 'words that mean nothing' 2 'The following argument was not expected|required' demo --nonsense
 n=$((n + 1))
 if [ -z "$(ls -A "$TMPDIR")" ]; then echo "ok $n - nothing is left behind"; else

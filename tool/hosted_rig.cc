@@ -61,9 +61,18 @@ class HostedRig final : public Rig {
   }
 
   Result<void> start_program(u32 hop) override {
-    program_.emplace(TRY(Child::start(
-        {"program", "--socket", socket(), "--hop", std::to_string(hop), "--plan", plan_text(config_.plan)})));
+    std::vector<std::string> words{
+        "program", "--socket", socket(), "--hop", std::to_string(hop), "--plan", plan_text(config_.plan)};
+    if (config_.selftest) words.emplace_back("--selftest");
+    program_.emplace(TRY(Child::start(words)));
     return await("begin");
+  }
+  void end_program() override {
+    if (!program_) return;
+    if (const auto told = program_->tell("quit"); !told || program_->wait() != 0) {
+      add_problem("the program did not end as it was told");
+    }
+    program_.reset();
   }
 
   Result<void> verify() override { return order("verify"); }

@@ -39,6 +39,7 @@ process::LocalProgram& InProcessRig::new_program() {
 }
 
 Result<void> InProcessRig::start_program(u32 hop) {
+  if (config_.selftest) return fail(Errno::Eopnotsupp);
   new_program();
   life_->program = std::make_unique<scenarios::Streams>(context(), config_.plan);
   return life_->program->begin(hop);

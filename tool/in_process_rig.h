@@ -21,6 +21,7 @@ class InProcessRig final : public Rig, private scenarios::Witness {
   board::Board& board() override { return *board_; }
   Result<void> power_on(std::string_view kernel) override;
   Result<void> start_program(u32 hop) override;
+  void end_program() override;
   Result<void> verify() override { return life_->program->verify(); }
   Result<void> preserve() override { return life_->program->preserve(); }
   Result<void> kexec(std::string_view kernel) override;
@@ -40,8 +41,6 @@ class InProcessRig final : public Rig, private scenarios::Witness {
   Result<void> boot(std::string_view kernel, Phys boot_info);
   // The present kernel stops where it is, with nobody to follow: nothing of it runs any more, and nothing is destroyed.
   void die();
-  // The program ends in an orderly way: everything is closed.
-  void end_program();
 
   Kernel& kernel() { return *life_->kernel; }
   process::InProcessMachine& machine() { return *life_->machine; }

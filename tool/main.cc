@@ -5,6 +5,7 @@
 
 #include "tool/demo.h"
 #include "tool/program.h"
+#include "tool/selftest.h"
 
 namespace {
 
@@ -42,6 +43,10 @@ int run(int argc, char** argv) {
   program_command->add_option("--socket", program.socket)->required();
   program_command->add_option("--hop", program.hop)->required();
   program_command->add_option("--plan", program.plan)->required();
+  program_command->add_flag("--selftest", program.selftest);
+
+  CLI::App* selftest_command = app.add_subcommand(
+      "selftest", "the two-stage test of the kernel series, around kexecs there and back, every refusal included");
 
   try {
     app.parse(argc, argv);
@@ -49,6 +54,7 @@ int run(int argc, char** argv) {
     return app.exit(e) == 0 ? 0 : kUsage;
   }
   if (*demo_command) return perdure::tool::run_demo(demo);
+  if (*selftest_command) return perdure::tool::run_selftest();
   if (*program_command) return perdure::tool::run_program(program);
   return kUsage;
 }

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "machine/wire/program.h"
+#include "scenarios/selftest.h"
 
 namespace perdure::tool {
 
@@ -62,6 +63,19 @@ std::string next_command(int kernel) {
   return {};
 }
 
+// Says that `what` is done, or how it failed.
+void answer(std::string_view what, const Result<void>& result) {
+  say({{"done", what}, {"error", result ? 0 : static_cast<int>(result.error())}});
+}
+
+int run_stage(const ProgramOptions& options, wire::ProgramSyscalls& sys, Telling& witness) {
+  scenarios::Selftest stage({sys, witness});
+  answer("begin", options.hop == 0 ? stage.before("b") : stage.after());
+  if (next_command(sys.socket()) == "quit") return 0;
+  // As a program dies with its kernel: nothing is closed in an orderly way.
+  _exit(9);
+}
+
 }  // namespace
 
 std::string plan_text(const scenarios::StreamsPlan& plan) {
@@ -88,10 +102,8 @@ int run_program(const ProgramOptions& options) {
     return 1;
   }
   Telling witness;
+  if (options.selftest) return run_stage(options, **sys, witness);
   scenarios::Streams streams({**sys, witness}, plan_from(options.plan));
-  const auto answer = [](std::string_view what, const Result<void>& result) {
-    say({{"done", what}, {"error", result ? 0 : static_cast<int>(result.error())}});
-  };
   answer("begin", streams.begin(options.hop));
   for (;;) {
     const std::string command = next_command((*sys)->socket());

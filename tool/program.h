@@ -11,6 +11,7 @@ struct ProgramOptions {
   std::string socket;
   u32 hop = 0;
   std::string plan;  // plan_text()
+  bool selftest = false;
 };
 
 std::string plan_text(const scenarios::StreamsPlan& plan);

@@ -15,6 +15,8 @@ struct RigConfig {
   scenarios::StreamsPlan plan;
   bool verbose = false;
   u64 unit_timeout_ns = 0;  // in process: see Config; 0: the kernel's own
+  // Programs run the selftest instead of the streams: stage one at hop 0, else stage two. Hosted only.
+  bool selftest = false;
 };
 
 class Rig {
@@ -26,6 +28,8 @@ class Rig {
   virtual Result<void> power_on(std::string_view kernel) = 0;
   // A new program in the present kernel: Streams::begin(hop).
   virtual Result<void> start_program(u32 hop) = 0;
+  // The program ends in an orderly way: everything it has is closed.
+  virtual void end_program() = 0;
   virtual Result<void> verify() = 0;
   virtual Result<void> preserve() = 0;
   // Loads the kernel and jumps; the program dies. On success the new kernel serves.

@@ -96,6 +96,24 @@ TEST_P(IommufdLiveUpdateTest, PreservedMeansImmutableUntilUnpreserved) {
   unbind();
 }
 
+// R42: whatever the number of page tables over it, an address space is checked and written once.
+TEST_P(IommufdLiveUpdateTest, AreasAreWrittenOncePerIoas) {
+  set_up();
+  std::vector<u32> further;
+  for (u64 i = 0; i < 9; ++i) {
+    further.push_back(*w.hwpt(fd, device->id(), ioas));
+    ASSERT_TRUE(w.mark(fd, further.back(), kHwpt2 + i));
+  }
+  w.preserve_memfd(m, kMemfd);
+  ASSERT_TRUE(w.preserve(fd, kContext));
+  const auto& header = *w.machine().virt<abi::IommufdHeader>(Phys(w.record));
+  EXPECT_EQ(header.hwpt_count, 10u);
+  EXPECT_EQ(header.area_count, 2u) << "the areas of the one IOAS, not of each HWPT";
+  w.unpreserve(fd, kContext);
+  for (u32 id : further) EXPECT_TRUE(w.destroy(fd, id));
+  unbind();
+}
+
 TEST_P(IommufdLiveUpdateTest, DevicesAreJudgedInOrder) {
   set_up();
   Ref<iommufd::Device> other = w.bind(fd, a1);
