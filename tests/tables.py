@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""tables.py ROOT: docs/requirements.md and docs/defects.md name tests and mutants; this checks that they are there.
+"""tables.py ROOT: docs/requirements.md and docs/defects.md name tests and mutants; this checks that they are there, and
+that every mutant still finds its line.
 
 Every requirement and every defect that exists must have a row; a row names at least one test, or says that it does not
 apply and why; every section of the requirements has a mutant. A test is written `Suite.Name`, as in its source, or
@@ -35,6 +36,19 @@ def existing(root):
         programs.update(re.findall(r"add_test\(NAME (\w+)|perdure_test\((\w+)", lists.read_text()))
     mutants = {m["name"] for m in tomllib.loads((root / "tests" / "mutants.toml").read_text())["mutant"]}
     return tests, {name for pair in programs for name in pair if name}, mutants
+
+
+def check_mutants(root):
+    """A mutant whose line is gone breaks nothing, and nobody would notice before the whole list is run."""
+    problems = []
+    for m in tomllib.loads((root / "tests" / "mutants.toml").read_text())["mutant"]:
+        source = root / m["file"]
+        found = source.read_text().count(m["find"]) if source.is_file() else 0
+        if found != 1:
+            problems.append(f"mutant {m['name']}: `find` occurs {found} times in {m['file']}")
+        if m["find"] == m["replace"]:
+            problems.append(f"mutant {m['name']}: changes nothing")
+    return problems
 
 
 def rows(text):
@@ -146,7 +160,7 @@ def main():
     requirements = (root / "docs" / "requirements.md").read_text()
     defects = (root / "docs" / "defects.md").read_text()
     known = existing(root)
-    problems = check(requirements, defects, *known)
+    problems = check(requirements, defects, *known) + check_mutants(root)
     for p in problems:
         print(f"tables: {p}")
     if problems:

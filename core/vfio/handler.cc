@@ -99,8 +99,8 @@ bool VfioHandler::can_finish(luo::FileState& state) {
   if (!record) return record.error() == Errno::Eproto;
   const PciDevice* const device = device_of(*record);
   if (!device) return true;
-  const Ownership ownership = device->iommu_device.group().ownership();
-  return ownership == Ownership::Quarantined || ownership == Ownership::Unowned;
+  // Blocked for good; or reset since, and perhaps somebody else's by now.
+  return device->iommu_device.group().ownership() != Ownership::HeldForSession;
 }
 
 void VfioHandler::finish(luo::FileState& state) {

@@ -262,6 +262,24 @@ TEST_P(VfioLiveUpdateTest, AQuarantinedDeviceCanBeFinishedWithoutIt) {
   EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::Quarantined);
 }
 
+// Somebody may use it again before its former session was asked for.
+TEST_P(VfioLiveUpdateTest, ADeviceThatLeftQuarantineDoesNotKeepItsFormerSessionOpen) {
+  set_up();
+  preserve_all();
+  jump();
+  w.iommu.iommu->quarantine(w.iommu.device(a0), "test");
+  fd = w.open_device();
+  const s32 stranger = w.open();
+  ASSERT_TRUE(w.bind_device(fd, stranger));
+  EXPECT_EQ(w.reached(a0, kBase), "blocked") << "of its former tables it has nothing";
+  luo::FileState state = w.vfio_state(kDevice);
+  const Errno refused = error_of(w.vfio_handler->retrieve(state));
+  EXPECT_EQ(refused, Errno::Ebusy);
+  EXPECT_TRUE(w.can_finish_device(-1, kDevice, -static_cast<int>(refused)));
+  w.finish_device(-1, kDevice);
+  EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::Owned) << "and its new owner keeps it";
+}
+
 // The record of the device says nothing, so nobody can take it over: its neighbours do not wait for it, and when their
 // session ends it is stopped.
 TEST_P(VfioLiveUpdateTest, ADeviceWhoseRecordIsLostIsStoppedWhenItsSessionEnds) {
