@@ -10,8 +10,15 @@ using board::Phase;
 
 constexpr u64 kStretch = 1'000'000;
 
-class Failure : public testing::Test {
+class Failure : public testing::TestWithParam<Tables> {
  protected:
+  Failure() : rig(machine()) {}
+  static RigConfig machine() {
+    RigConfig config = small_machine({.devices = 4});
+    set_tables(config, GetParam());
+    return config;
+  }
+
   // Four devices stream; everything is preserved; the old kernel is gone.
   void SetUp() override {
     ASSERT_DONE(rig.power_on("a"));
@@ -67,10 +74,11 @@ class Failure : public testing::Test {
     return found;
   }
 
-  InProcessRig rig{small_machine({.devices = 4})};
+  InProcessRig rig;
 };
+INSTANTIATE_TEST_SUITE_P(Modes, Failure, testing::Values(Tables::Legacy, Tables::SecondStage, Tables::FirstStage));
 
-TEST_F(Failure, UnreadableHandoverBlocksEverythingAndTouchesNoMemory) {
+TEST_P(Failure, UnreadableHandoverBlocksEverythingAndTouchesNoMemory) {
   const u64 fdt = rig.next().next.kho_fdt;
   std::byte* const page = at(fdt);
   for (u64 i = 0; i + 6 < kPageSize; ++i) {
@@ -82,7 +90,7 @@ TEST_F(Failure, UnreadableHandoverBlocksEverythingAndTouchesNoMemory) {
   expect_no_gap();
 }
 
-TEST_F(Failure, TranslationOnAndNoImageAtAllIsBlocked) {
+TEST_P(Failure, TranslationOnAndNoImageAtAllIsBlocked) {
   process::InProcessMachine::Jump cold = rig.next();
   cold.next.kho_fdt = 0;
   cold.next.kho_scratch = 0;
@@ -93,7 +101,7 @@ TEST_F(Failure, TranslationOnAndNoImageAtAllIsBlocked) {
   expect_no_gap();
 }
 
-TEST_F(Failure, UnknownSessionsQuarantineAllDevicesAndKeepMemory) {
+TEST_P(Failure, UnknownSessionsQuarantineAllDevicesAndKeepMemory) {
   const u64 luo = find_page(std::to_array<std::byte>(
       {std::byte{'l'}, std::byte{'u'}, std::byte{'o'}, std::byte{'-'}, std::byte{'v'}, std::byte{'5'}}));
   ASSERT_NE(luo, 0U);
@@ -105,7 +113,7 @@ TEST_F(Failure, UnknownSessionsQuarantineAllDevicesAndKeepMemory) {
   EXPECT_GT(rig.kernel().frames().totals().kept, 0U) << "what was preserved stays reserved";
 }
 
-TEST_F(Failure, UnknownVersionOfIommuRecordsQuarantinesTheirDevices) {
+TEST_P(Failure, UnknownVersionOfIommuRecordsQuarantinesTheirDevices) {
   const u64 header = find_page(abi::kIommuMagic);
   ASSERT_NE(header, 0U);
   reinterpret_cast<abi::IommuHeader*>(at(header))->version = 99;
@@ -115,7 +123,7 @@ TEST_F(Failure, UnknownVersionOfIommuRecordsQuarantinesTheirDevices) {
 }
 
 // One bit of one device's record: that device is stopped, the others lose nothing and come back.
-TEST_F(Failure, DamagedRecordOfOneDeviceQuarantinesThatDeviceAlone) {
+TEST_P(Failure, DamagedRecordOfOneDeviceQuarantinesThatDeviceAlone) {
   const u64 header = find_page(abi::kIommuMagic);
   ASSERT_NE(header, 0U);
   const u64 block = reinterpret_cast<const abi::IommuHeader*>(at(header))->device_chain;
@@ -134,7 +142,7 @@ TEST_F(Failure, DamagedRecordOfOneDeviceQuarantinesThatDeviceAlone) {
 }
 
 // The domain that two devices share: both are stopped, and neither of the other two.
-TEST_F(Failure, DamagedRecordOfASharedDomainQuarantinesItsDevicesAlone) {
+TEST_P(Failure, DamagedRecordOfASharedDomainQuarantinesItsDevicesAlone) {
   const u64 header = find_page(abi::kIommuMagic);
   ASSERT_NE(header, 0U);
   const u64 block = reinterpret_cast<const abi::IommuHeader*>(at(header))->domain_chain;
@@ -147,7 +155,7 @@ TEST_F(Failure, DamagedRecordOfASharedDomainQuarantinesItsDevicesAlone) {
   expect_no_gap();
 }
 
-TEST_F(Failure, DamagedBootInformationIsRefused) {
+TEST_P(Failure, DamagedBootInformationIsRefused) {
   process::InProcessMachine::Jump jump = rig.next();
   ASSERT_DONE(rig.arrive(jump));
   EXPECT_EQ(rig.kernel().boot_info().hop, 1U);

@@ -15,6 +15,8 @@ struct Variant {
   bool coherent;
   u32 devices;
   Take take;
+  Tables tables = Tables::Legacy;
+  unsigned levels = 0;  // 0: as the unit likes
 };
 
 std::string name_of(const testing::TestParamInfo<Variant>& info) {
@@ -25,7 +27,11 @@ std::string name_of(const testing::TestParamInfo<Variant>& info) {
          (v.coherent ? "Coherent" : "NonCoherent") + (v.devices == 1 ? "OneDevice" : "FourDevices") +
          (v.take == Take::Keep    ? "Keep"
           : v.take == Take::Adopt ? "Adopt"
-                                  : "Graft");
+                                  : "Graft") +
+         (v.tables == Tables::SecondStage  ? "SecondStage"
+          : v.tables == Tables::FirstStage ? "FirstStage"
+                                           : "") +
+         (v.levels != 0 ? std::to_string(v.levels) + "Levels" : "");
 }
 
 class LiveUpdate : public testing::TestWithParam<Variant> {};
@@ -34,6 +40,8 @@ TEST_P(LiveUpdate, DevicesGoOnThereAndBack) {
   const Variant v = GetParam();
   RigConfig config = small_machine({.caches = v.caches, .devices = v.devices, .coherent = v.coherent});
   config.plan.take = v.take;
+  set_tables(config, v.tables);
+  if (v.levels != 0) set_levels(config, v.levels);
   InProcessRig rig(config);
   ASSERT_DONE(rig.power_on("a"));
   ASSERT_DONE(rig.start_program(0));
@@ -71,6 +79,73 @@ INSTANTIATE_TEST_SUITE_P(Variants, LiveUpdate,
                                          Variant{CachePolicy::Sticky, false, 4, Take::Adopt}),
                          name_of);
 
+INSTANTIATE_TEST_SUITE_P(Scalable, LiveUpdate,
+                         testing::Values(Variant{CachePolicy::Sticky, true, 4, Take::Replace, Tables::SecondStage},
+                                         Variant{CachePolicy::EvictAlways, true, 4, Take::Replace, Tables::SecondStage,
+                                                 3},
+                                         Variant{CachePolicy::Sticky, false, 4, Take::Adopt, Tables::SecondStage, 5},
+                                         Variant{CachePolicy::EvictAlways, false, 1, Take::Keep, Tables::SecondStage},
+                                         Variant{CachePolicy::Sticky, true, 4, Take::Replace, Tables::FirstStage},
+                                         Variant{CachePolicy::EvictAlways, true, 4, Take::Adopt, Tables::FirstStage, 5},
+                                         Variant{CachePolicy::Sticky, false, 4, Take::Replace, Tables::FirstStage, 4},
+                                         Variant{CachePolicy::EvictAlways, false, 4, Take::Replace, Tables::FirstStage},
+                                         Variant{CachePolicy::Random, false, 4, Take::Adopt, Tables::FirstStage}),
+                         name_of);
+
+// Each kernel would bring the unit up in its own way; what it takes over it leaves as it is, and what it makes anew for
+// a device that runs on is of the same kind, so that it can take its place.
+TEST(TablePolicies, WhatIsTakenOverKeepsItsModeAndItsFormat) {
+  const TablePolicy legacy{vtd::TableModePolicy::Legacy};
+  const TablePolicy first{vtd::TableModePolicy::Auto, vtd::StagePolicy::FirstStage};
+  const TablePolicy second{vtd::TableModePolicy::Auto, vtd::StagePolicy::SecondStage};
+  const struct {
+    TablePolicy a, b;
+    u64 ttm;
+    pt::FormatId format;
+  } cases[] = {
+      {legacy, first, 0, pt::FormatId::VtdSecondStage},
+      {first, legacy, 1, pt::FormatId::X86FirstStage},
+      {first, second, 1, pt::FormatId::X86FirstStage},
+      {second, first, 1, pt::FormatId::VtdSecondStage},
+  };
+  for (const auto& c : cases) {
+    SCOPED_TRACE(&c - cases);
+    RigConfig config = small_machine({.devices = 4});
+    config.board.units[0].model.scalable = config.board.units[0].model.first_stage = true;
+    config.tables_a = c.a;
+    config.tables_b = c.b;
+    InProcessRig rig(config);
+    ASSERT_DONE(rig.power_on("a"));
+    ASSERT_DONE(rig.start_program(0));
+    for (u32 hop = 1; hop <= 2; ++hop) {
+      rig.board().enter_phase(Phase::During);
+      ASSERT_DONE(rig.preserve());
+      ASSERT_DONE(rig.kexec(hop == 1 ? "b" : "a"));
+      ASSERT_DONE(rig.start_program(hop));  // replaces what was restored
+      rig.run_for(kStretch);
+      ASSERT_DONE(rig.verify());
+      expect_clean(rig, Phase::During);
+      EXPECT_EQ(problems_of(rig), "");
+      EXPECT_EQ(rig.board().unit(0).read(0x20, 8) >> 10 & 3, c.ttm);
+      rig.kernel().iommu().each_device([&](IommuDevice& device) {
+        if (const auto domain = device.group().domain()) {
+          EXPECT_EQ(domain->geometry().format, c.format);
+        }
+      });
+    }
+  }
+}
+
+// A kernel that wants scalable mode and nothing else does not drive a unit without it, and says so.
+TEST(TablePolicies, AUnitWithoutTheModeThatIsAskedForIsNotDriven) {
+  RigConfig config = small_machine({});
+  config.tables_a.mode = vtd::TableModePolicy::Scalable;
+  InProcessRig rig(config);
+  ASSERT_DONE(rig.power_on("a"));
+  EXPECT_NE(problems_of(rig).find("scalable"), std::string::npos);
+  EXPECT_FALSE(rig.start_program(0));
+}
+
 TEST(Oracle, SeesTranslationOffForFiveMilliseconds) {
   InProcessRig rig(small_machine({}));
   ASSERT_DONE(rig.power_on("a"));
@@ -83,8 +158,13 @@ TEST(Oracle, SeesTranslationOffForFiveMilliseconds) {
   EXPECT_FALSE(report.clean(Phase::During));
 }
 
-TEST(Oracle, SeesOneTablePageThatWasNotPreserved) {
-  InProcessRig rig(small_machine({.caches = CachePolicy::EvictAlways}));
+class OracleOf : public testing::TestWithParam<Tables> {};
+INSTANTIATE_TEST_SUITE_P(Modes, OracleOf, testing::Values(Tables::Legacy, Tables::SecondStage, Tables::FirstStage));
+
+TEST_P(OracleOf, SeesOneTablePageThatWasNotPreserved) {
+  RigConfig config = small_machine({.caches = CachePolicy::EvictAlways});
+  set_tables(config, GetParam());
+  InProcessRig rig(config);
   ASSERT_DONE(rig.power_on("a"));
   ASSERT_DONE(rig.start_program(0));
   rig.run_for(kStretch);

@@ -24,8 +24,9 @@ struct Axis {
 inline const std::vector<Axis>& matrix_axes() {
   static const std::vector<Axis> axes = {
       {"mode",
-       {{"legacy", [](RigConfig& c) { c.board.units[0].model.scalable = false; }},
-        {"scalable", [](RigConfig& c) { c.board.units[0].model.scalable = true; }}}},
+       {{"legacy", [](RigConfig& c) { set_tables(c, Tables::Legacy); }},
+        {"scalable", [](RigConfig& c) { set_tables(c, Tables::SecondStage); }},
+        {"firststage", [](RigConfig& c) { set_tables(c, Tables::FirstStage); }}}},
       {"coherence",
        {{"coherent", [](RigConfig& c) { set_coherent(c, true); }},
         {"noncoherent", [](RigConfig& c) { set_coherent(c, false); }}}},

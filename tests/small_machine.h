@@ -17,13 +17,27 @@ struct SmallMachine {
   bool coherent = true;
 };
 
-// Tables of so many levels are all that the units walk, and the whole width of their addresses is used.
+// How units translate. FirstStage: nothing else.
+enum class Tables : u8 { Legacy, SecondStage, FirstStage };
+
+inline void set_tables(RigConfig& config, Tables tables) {
+  for (board::UnitConfig& unit : config.board.units) {
+    unit.model.scalable = tables != Tables::Legacy;
+    unit.model.first_stage = tables == Tables::FirstStage;
+    unit.model.second_stage = !unit.model.first_stage;
+  }
+}
+
+// Tables of so many levels are all that the units walk, and the whole width of their addresses is used. After
+// set_tables(): first-stage tables have four or five, and the upper half of their addresses is not used.
 inline void set_levels(RigConfig& config, unsigned levels) {
+  config.plan.iova_bits = 12 + 9 * levels;
   for (board::UnitConfig& unit : config.board.units) {
     unit.model.sagaw = static_cast<u8>(1U << (levels - 2));
     unit.model.mgaw = static_cast<u8>(12 + 9 * levels);
+    unit.model.first_stage_5 = levels == 5;
+    if (unit.model.first_stage && levels >= 4) config.plan.iova_bits = 12 + 9 * levels - 1;
   }
-  config.plan.iova_bits = 12 + 9 * levels;
 }
 
 inline void set_coherent(RigConfig& config, bool coherent) {

@@ -184,7 +184,7 @@ TEST_P(VtdBoardTest, BlocksAUnitThatNobodyHandedOver) {
   ASSERT_FALSE(again);
   EXPECT_EQ(again.error(), Errno::Ebusy);
   hw.must.clear();
-  ASSERT_TRUE(VtdUnit::block_all(world.machine, base(), page(), config())) << log();
+  ASSERT_TRUE(VtdUnit::block_all(world.frames(), base(), config())) << log();
   must_not(kStays, 0x10'0000);
   hw.devices();
   expect_clean();

@@ -95,6 +95,9 @@ Result<void> InProcessRig::boot(std::string_view kernel, Phys boot_info) {
   if (!known) return fail(Errno::Enoent);
   Config config = *known;
   if (config_.unit_timeout_ns != 0) config.unit_timeout_ns = config_.unit_timeout_ns;
+  const TablePolicy& tables = kernel == "b" ? config_.tables_b : config_.tables_a;
+  config.table_mode = tables.mode;
+  config.stage = tables.stage;
   Life life;
   life.machine = TRY(process::InProcessMachine::create(
       *board_, boot_info,

@@ -4,15 +4,25 @@
 #include <memory>
 #include <string>
 
+#include "core/vtd/table_mode_policy.h"
 #include "machine/board/board.h"
 #include "scenarios/streams.h"
 #include "tool/report.h"
 
 namespace perdure::tool {
 
+// What one of the two kernels makes of IOMMU units.
+struct TablePolicy {
+  vtd::TableModePolicy mode = vtd::TableModePolicy::Auto;
+  vtd::StagePolicy stage = vtd::StagePolicy::SecondStage;
+};
+
 struct RigConfig {
   board::BoardConfig board;
   scenarios::StreamsPlan plan;
+  // Of kernels that run in this process; others are built with theirs.
+  TablePolicy tables_a;
+  TablePolicy tables_b;
   bool verbose = false;
   u64 unit_timeout_ns = 0;  // in process: see Config; 0: the kernel's own
   // Programs run the selftest instead of the streams: stage one at hop 0, else stage two. Hosted only.

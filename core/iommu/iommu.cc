@@ -230,8 +230,12 @@ void Iommu::reconcile_device(IommuDevice& device) {
 // --- domains ----------------------------------------------------------------------------------------------------
 
 Result<Ref<PagingDomain>> Iommu::domain_alloc(IommuDevice& device) {
-  if (device.unit().info().geometry.format == pt::FormatId::None) return fail(Errno::Eopnotsupp);
-  Owned<pt::IoPageTable> table = TRY(pt::create(heap_, device.unit().info().geometry));
+  pt::Geometry geometry = device.unit().info().geometry;
+  // What the device runs on may be of another format or shape than this kernel prefers, and only its like can take over
+  // from it (PagingDomain::take_over).
+  if (const Ref<PagingDomain> live = device.group().domain(); live && live->restored()) geometry = live->geometry();
+  if (geometry.format == pt::FormatId::None) return fail(Errno::Eopnotsupp);
+  Owned<pt::IoPageTable> table = TRY(pt::create(heap_, geometry));
   return heap_.make_ref<PagingDomain>(*this, std::move(table));
 }
 

@@ -38,7 +38,8 @@ class Iommu {
   IommuDevice* find(SourceId source) const;
   IommuUnit* find_unit(Phys base) const;
 
-  // An empty domain that every device behind `device`'s unit can be attached to. Eopnotsupp when no format fits.
+  // An empty domain that every device behind `device`'s unit can be attached to: of the shape of a restored one that
+  // the device runs on, else of the unit's own choice. Eopnotsupp when no format fits.
   Result<Ref<PagingDomain>> domain_alloc(IommuDevice& device);
   // Compatible: a domain of this geometry can be attached to the device.
   bool compatible(const PagingDomain& domain, const IommuDevice& device) const;

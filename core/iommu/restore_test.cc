@@ -163,6 +163,7 @@ TEST_F(RestoreTest, EntryThatSaysOtherwiseIsRefused) {
   const Case cases[] = {{"another DID", [](auto& e) { e.did = 9; }},
                         {"another table", [](auto& e) { e.top += kPageSize; }},
                         {"another table", [](auto& e) { e.levels = 5; }},
+                        {"another table", [](auto& e) { e.format = pt::FormatId::X86FirstStage; }},
                         {"passes DMA through", [](auto& e) { e.pass_through = true; }}};
   for (const Case& c : cases) {
     IommuWorld other;

@@ -137,7 +137,9 @@ Result<void> Kernel::boot_units() {
   for (const acpi::DmarUnit& found : dmar_->units) {
     const vtd::UnitConfig config{.register_bytes = found.register_bytes,
                                  .host_address_bits = dmar_->host_address_bits,
-                                 .timeout_ns = config_.unit_timeout_ns};
+                                 .timeout_ns = config_.unit_timeout_ns,
+                                 .mode = config_.table_mode,
+                                 .stage = config_.stage};
     if (const abi::IommuUnitRecord* record = live_update_->unit_record(found.base)) {
       if (auto unit = vtd::VtdUnit::adopt(heap_, kho_, *record, config); unit) {
         TRY(iommu_->add_unit(std::move(*unit)));
@@ -162,13 +164,13 @@ Result<void> Kernel::boot_units() {
   return {};
 }
 
-// Bus masters off at the source, then an all-blocking root; translation is never off. The page is never given back.
+// Bus masters off at the source, then an all-blocking root; translation is never off.
 Result<void> Kernel::block_unit(Phys base, const vtd::UnitConfig& config) {
   if (bus_) {
     for (usize i = 0; i < bus_->size(); ++i) bus_->at(i).set_bus_master(false);
   }
-  const Phys root = TRY(frames_.alloc_zeroed(0));
-  if (auto blocked = vtd::VtdUnit::block_all(machine_, base, root, config); !blocked) {
+  if (auto blocked = vtd::VtdUnit::block_all(frames_, base, config); !blocked) {
+    if (blocked.error() == Errno::Enomem) return blocked;
     report(LogLevel::Error,
            Line() << "unit at " << base << " could not be blocked: " << blocked.error() << "; reset the machine");
   }

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "core/base/types.h"
+#include "core/vtd/table_mode_policy.h"
 
 namespace perdure {
 
@@ -17,6 +18,9 @@ struct Config {
   unsigned kho_max_order = 52;
   // How long an IOMMU unit may take for a command or a batch of invalidations; what Linux gives it, too.
   u64 unit_timeout_ns = u64{10} * 1'000'000'000;
+  // Tables of IOMMU units that this kernel brings up itself; one that it takes over stays in the mode it is in.
+  vtd::TableModePolicy table_mode = vtd::TableModePolicy::Auto;
+  vtd::StagePolicy stage = vtd::StagePolicy::SecondStage;
   // The two ioctls that Linux does not have; 0: off (-ENOTTY).
   u32 ioctl_hwpt_mark_preserve = 0x3b96;
   u32 ioctl_hwpt_restore = 0x3b97;

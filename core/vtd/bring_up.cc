@@ -80,30 +80,42 @@ Result<void> VtdUnit::bring_up() {
   return {};
 }
 
-Result<void> VtdUnit::block_all(Machine& machine, Phys base, Phys empty_root, const UnitConfig& config) {
+Result<void> VtdUnit::block_all(FrameAllocator& frames, Phys base, const UnitConfig& config) {
+  Machine& machine = frames.machine();
   RegisterFile registers(machine, base, config.timeout_ns);
   const u64 cap = registers.read(reg::kCap);
   const u64 ecap = registers.read(reg::kEcap);
   if (!reg::places_plausible(cap, ecap, config.register_bytes)) return fail(Errno::Enodev);
   if (!registers.translating()) return fail(Errno::Einval);
-  PERDURE_ASSERT(empty_root.aligned(kPageSize) && machine.in_window(empty_root, kPageSize));
-  std::memset(machine.virt(empty_root), 0, kPageSize);
-  HwWriter(machine, Ecap::C::test(ecap)).write_back_page(empty_root);
+  // The mode may not change while translation is on; a root without a present entry blocks in either.
+  const u64 mode = Rtaddr::Ttm::in_place(registers.read(reg::kRootTable));
+  const HwWriter writer(machine, Ecap::C::test(ecap) && mode == 0);
+  // None of this is ever given back: the unit goes on with it.
+  const Phys root = TRY(frames.alloc_zeroed(0));
+  writer.write_back_page(root);
+  // The PASID cache can be flushed only by a queue.
+  QueueMemory memory;
+  if (mode != 0) memory = TRY(InvalidationQueue::allocate(frames, true));
 
   // Messages of the former kernel must not reach this one.
   mask_event(registers, reg::kFaultControl);
   mask_event(registers, reg::kCompletionControl);
   if (Ecap::Prs::test(ecap)) mask_event(registers, reg::kPageRequestControl);
 
-  // The mode may not change while translation is on; a root without a present entry blocks in either.
-  const u64 mode = Rtaddr::Ttm::in_place(registers.read(reg::kRootTable));
   const auto blocked = [&]() -> Result<void> {
-    TRY(registers.set_root(empty_root.value | mode));
+    TRY(registers.set_root(root.value | mode));
     if (Cap::Esrtps::test(cap)) return {};
     // The former kernel's queue cannot be used: who knows what its memory holds now. Flushes by register need it off.
     if (Global::Qie::test(registers.status())) {
       TRY(registers.poll([&] { return registers.read(reg::kQueueHead) == registers.read(reg::kQueueTail); }));
       TRY(registers.disable(Global::Qie::value()));
+    }
+    if (mode != 0) {
+      InvalidationQueue queue(registers, writer);
+      TRY(queue.start(memory));
+      const Descriptor all[] = {InvalidateContext(), InvalidatePasidCache(),
+                                InvalidateIotlb(Drain{Cap::Drd::test(cap), Cap::Dwd::test(cap)})};
+      return queue.submit(all);
     }
     registers.write(reg::kContextCommand, Ccmd::Icc::value() | Ccmd::Cirg::make(Ccmd::kGlobal));
     TRY(registers.poll([&] { return !Ccmd::Icc::test(registers.read(reg::kContextCommand)); }));

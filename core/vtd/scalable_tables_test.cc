@@ -333,6 +333,22 @@ TEST_F(ScalableTablesTest, SurvivesEveryFailingAllocation) {
   }
 }
 
+// The mode stays, and what the PASID cache holds goes, too, which only a queue can ask for.
+TEST_F(ScalableTablesTest, BlockAllStaysInScalableMode) {
+  auto unit = up();
+  const u64 former = hw.latched_root;
+  const u64 queue = hw.iqa & kAddress;
+  ASSERT_TRUE(VtdUnit::block_all(world.frames(), Phys(test::ScriptedUnit::kBase), config));
+  EXPECT_FALSE(hw.te_dropped);
+  EXPECT_NE(hw.latched_root & kAddress, former & kAddress);
+  EXPECT_EQ(hw.latched_root & 0xfff, former & 0xfff);
+  for (int i = 0; i < 512; ++i) EXPECT_EQ(root()[i], 0u);
+  EXPECT_NE(hw.iqa & kAddress, queue) << "the former kernel's memory may be anything by now";
+  EXPECT_EQ(hw.descriptors, first_words({InvalidateContext(), InvalidatePasidCache(), InvalidateIotlb(kDrain)}));
+  hw.queue_dead = true;
+  EXPECT_EQ(VtdUnit::block_all(world.frames(), Phys(test::ScriptedUnit::kBase), config).error(), Errno::Eio);
+}
+
 TEST_F(ScalableTablesTest, RefusesTablesThatTheUnitCannotWalk) {
   hw.ecap |= kFsts;
   auto unit = up();

@@ -43,9 +43,9 @@ class VtdUnit final : public IommuUnit {
                                       const UnitConfig& config);
 
   // For a unit that translates although nobody can say what: every DMA through it is blocked, without translation ever
-  // being off (design §8). `empty_root` is a zeroed page that must stay as it is. Eio when the unit does not
-  // prove that it forgot what it had cached.
-  static Result<void> block_all(Machine& machine, Phys base, Phys empty_root, const UnitConfig& config);
+  // being off (design §8). What it allocates stays with the unit. Eio when the unit does not prove that it forgot what
+  // it had cached; Einval: it does not translate; Enodev, Enomem.
+  static Result<void> block_all(FrameAllocator& frames, Phys base, const UnitConfig& config);
 
   ~VtdUnit() override;
 

@@ -469,21 +469,21 @@ TEST_F(VtdUnitTest, BlockAllNeverTurnsTranslationOff) {
   auto unit = up();
   abi::IommuUnitRecord record;
   unit->fill_record(record);
-  const Phys page = *world.frames().alloc(0);
-  std::memset(world.machine.virt(page), 0xff, kPageSize);
-  ASSERT_TRUE(VtdUnit::block_all(world.machine, Phys(test::ScriptedUnit::kBase), page, config()));
+  const Phys base(test::ScriptedUnit::kBase);
+  const u64 former = hw.latched_root;
+  ASSERT_TRUE(VtdUnit::block_all(world.frames(), base, config()));
   EXPECT_FALSE(hw.te_dropped);
   EXPECT_EQ(hw.gsts, 0xc000'0000u) << "the queue is off, so that registers may flush";
-  EXPECT_EQ(hw.latched_root, page.value);
-  for (int i = 0; i < 512; ++i) EXPECT_EQ(world.machine.virt<u64>(page)[i], 0u);
+  EXPECT_NE(hw.latched_root, former);
+  for (int i = 0; i < 512; ++i) EXPECT_EQ(root()[i], 0u);
   EXPECT_EQ(hw.writes_to(0x28), std::vector<u64>{u64{1} << 63 | u64{1} << 61});
   EXPECT_EQ(hw.writes_to(0xf8), std::vector<u64>{u64{1} << 63 | u64{1} << 60 | u64{3} << 48});
 
   hw.gsts = 0;
-  EXPECT_EQ(VtdUnit::block_all(world.machine, Phys(test::ScriptedUnit::kBase), page, config()).error(), Errno::Einval);
+  EXPECT_EQ(VtdUnit::block_all(world.frames(), base, config()).error(), Errno::Einval);
   hw.gsts = 0xc400'0000;
   hw.stuck = 1u << 26;
-  EXPECT_EQ(VtdUnit::block_all(world.machine, Phys(test::ScriptedUnit::kBase), page, config()).error(), Errno::Eio);
+  EXPECT_EQ(VtdUnit::block_all(world.frames(), base, config()).error(), Errno::Eio);
   EXPECT_TRUE(logged("only a reset"));
 }
 

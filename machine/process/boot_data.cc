@@ -63,11 +63,26 @@ Result<Phys> walked_table_page(board::Board& board, board::Bdf device) {
   constexpr u64 kAddress = 0x000F'FFFF'FFFF'F000;
   constexpr unsigned kEntries = 512;
   board::PhysicalMemory& memory = board.memory();
-  u64 root = board.unit(0).read(kRootTable, 8) & kAddress;
+  const u64 rtaddr = board.unit(0).read(kRootTable, 8);
   u64 word = 0;
-  if (!memory.load64(root + u64{device.bus()} * 16, word) || (word & 1) == 0) return fail(Errno::Enoent);
-  if (!memory.load64((word & kAddress) + u64{device.devfn()} * 16, word) || (word & 1) == 0) return fail(Errno::Enoent);
-  const u64 top = word & kAddress;
+  const auto follow = [&](u64 at) { return memory.load64(at, word) && (word & 1) != 0; };
+  u64 top = 0;
+  if ((rtaddr >> 10 & 3) == 0) {
+    if (!follow((rtaddr & kAddress) + u64{device.bus()} * 16)) return fail(Errno::Enoent);
+    if (!follow((word & kAddress) + u64{device.devfn()} * 16)) return fail(Errno::Enoent);
+    top = word & kAddress;
+  } else {
+    // Scalable mode: half a bus, context, PASID directory, PASID 0's entry; the first or the second stage's table.
+    if (!follow((rtaddr & kAddress) + u64{device.bus()} * 16 + (device.devfn() >= 0x80 ? 8 : 0))) {
+      return fail(Errno::Enoent);
+    }
+    if (!follow((word & kAddress) + u64{device.devfn() & 0x7Fu} * 32)) return fail(Errno::Enoent);
+    if (!follow(word & kAddress)) return fail(Errno::Enoent);
+    const u64 entry = word & kAddress;
+    if (!follow(entry)) return fail(Errno::Enoent);
+    if ((word >> 6 & 7) == 1 && !memory.load64(entry + 16, word)) return fail(Errno::Enoent);
+    top = word & kAddress;
+  }
   for (unsigned slot = 0; slot < kEntries; ++slot) {
     if (!memory.load64(top + slot * 8, word)) return fail(Errno::Enoent);
     if ((word & 3) != 0 && (word & 0x80) == 0) return Phys(word & kAddress);
