@@ -226,6 +226,49 @@ TEST_P(VtdAdoptScalableTest, PagesThatAreUsedTwice) {
   expect_clean();
 }
 
+// Every bit of an entry that decides where DMA goes, flipped alone; the others are ignored by hardware, or harmless.
+TEST_P(VtdAdoptScalableTest, NoFlippedBitGoesUnnoticed) {
+  constexpr u64 kAll = ~u64{0};
+  constexpr u64 kFpd = 2;
+  const u64 pasid_bits[8] = {
+      first_stage() ? u64{0xdc1} : ~(kFpd | 0x20),  // SSEE; of first stage P, PGTT and what is reserved
+      u64{0xff} << 16,                              // PWSNP; another domain id is another tag, and legal
+      first_stage() ? kAddress | 0xf0c : u64{0xf00},
+      kAll,
+      kAll,
+      kAll,
+      kAll,
+      kAll};
+  prepare();
+  jump();
+  must(kStays, 0x10'0000, data);
+  u64 tried = 0;
+  const auto flip = [&](std::string_view what, u64* words, usize count, auto bits_of) {
+    for (usize w = 0; w < count; ++w) {
+      for (unsigned bit = 0; bit < 64; ++bit) {
+        if ((bits_of(w) >> bit & 1) == 0) continue;
+        words[w] ^= u64{1} << bit;
+        const u64 writes = hw.register_writes;
+        const auto kept = world.frames().totals().kept;
+        auto adopted = adopt(record);
+        ASSERT_FALSE(adopted) << what << " word " << w << " bit " << bit;
+        EXPECT_EQ(adopted.error(), Errno::Einval);
+        EXPECT_EQ(hw.register_writes, writes);
+        EXPECT_EQ(world.frames().totals().kept, kept);
+        words[w] ^= u64{1} << bit;
+        ++tried;
+      }
+    }
+  };
+  flip("root", root_half(kSibling), 2, [&](usize w) { return w == 0 ? kAll : u64{1}; });
+  flip("context", context(kSibling), 4, [&](usize w) { return w == 0 ? ~kFpd : kAll; });
+  flip("directory", directory(kSibling), 1, [&](usize) { return ~kFpd; });
+  flip("PASID", pasid(kSibling), 8, [&](usize w) { return pasid_bits[w]; });
+  EXPECT_GT(tried, 700u);
+  EXPECT_TRUE(adopt(record)) << log();
+  expect_clean();
+}
+
 // R52: what hardware can reach travels, and nothing else, whatever happens while it is preserved.
 TEST_P(VtdAdoptScalableTest, ExactlyWhatHardwareReachesIsPreserved) {
   create();

@@ -58,6 +58,11 @@ std::string_view fault_reason_name(u8 reason) {
     case 0x41: return "scalable context entry not present";
     case 0x42: return "reserved bits in scalable context entry";
     case 0x43: return "scalable context entry invalid";
+    case 0x44: return "no device TLB allowed";
+    case 0x45: return "no requests with a PASID allowed";
+    case 0x46: return "PASID beyond the directory";
+    case 0x47: return "no page requests allowed";
+    case 0x48: return "bad PASID for requests without one";
     case 0x50: return "PASID directory entry unreadable";
     case 0x51: return "PASID directory entry not present";
     case 0x52: return "reserved bits in PASID directory entry";
@@ -65,11 +70,24 @@ std::string_view fault_reason_name(u8 reason) {
     case 0x59: return "PASID entry not present";
     case 0x5a: return "reserved bits in PASID entry";
     case 0x5b: return "PASID entry invalid";
+    case 0x70: return "first-stage entry unreadable";
+    case 0x71: return "first-stage entry not present";
+    case 0x72: return "reserved bits in first-stage entry";
+    case 0x73: return "first-stage table unreadable";
     case 0x78: return "second-stage entry unreadable";
     case 0x79: return "second-stage permission";
     case 0x7a: return "reserved bits in second-stage entry";
     case 0x7b: return "second-stage table unreadable";
+    case 0x7c: return "accessed or dirty bit cannot be set";
+    case 0x80: return "address not canonical";
+    case 0x81: return "page not for users";
+    case 0x83: return "address beyond the unit's width";
+    case 0x84: return "address beyond the domain's width";
+    case 0x85: return "no write permission";
+    case 0x86: return "no read permission";
     case 0x87: return "result in the interrupt window";
+    case 0x90:
+    case 0x91: return "accessed or dirty bit cannot be set";
     default: return "unknown reason";
   }
 }
