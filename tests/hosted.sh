@@ -29,9 +29,12 @@ check() {
 
 check 'there and back, nothing lost' 0 'nothing was lost \(2 hops' demo
 check 'the same as JSON' 0 '"clean": true' demo --json --hops 1
+check 'in scalable mode' 0 'nothing was lost' demo --hops 1 --tables scalable
+check 'through first-stage tables' 0 'nothing was lost' demo --hops 2 --tables first-stage
 check 'in one process' 0 'nothing was lost' demo --in-process --hops 2 --caches evict
 check 'translation off for 5 ms is seen' 1 'DMA did not survive' demo --hops 1 --break te-gap
 check 'a table page that was not preserved is seen' 1 'poison read as an entry' demo --hops 1 --break table-page
+check 'the same in scalable mode' 1 'poison read as an entry' demo --hops 1 --break table-page --tables scalable
 check 'a plain kexec destroys' 1 'bus master off' demo --hops 1 --cold
 check 'a kernel that is not there is refused before anything is frozen' 1 'ENOENT' demo --hops 1 --kernel missing
 check 'a program that is no kernel is refused before anything is frozen' 1 'ENOEXEC' demo --hops 1 --kernel /bin/true

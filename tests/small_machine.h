@@ -17,17 +17,6 @@ struct SmallMachine {
   bool coherent = true;
 };
 
-// How units translate. FirstStage: nothing else.
-enum class Tables : u8 { Legacy, SecondStage, FirstStage };
-
-inline void set_tables(RigConfig& config, Tables tables) {
-  for (board::UnitConfig& unit : config.board.units) {
-    unit.model.scalable = tables != Tables::Legacy;
-    unit.model.first_stage = tables == Tables::FirstStage;
-    unit.model.second_stage = !unit.model.first_stage;
-  }
-}
-
 // Tables of so many levels are all that the units walk, and the whole width of their addresses is used. After
 // set_tables(): first-stage tables have four or five, and the upper half of their addresses is not used.
 inline void set_levels(RigConfig& config, unsigned levels) {

@@ -74,6 +74,13 @@ TEST(AllocationSweep, FromPreserveToFreezeEverythingRollsBack) {
   preserve_to_freeze(sweep_machine(), false);
 }
 
+// PASID directories and tables besides.
+TEST(AllocationSweep, FromPreserveToFreezeInScalableMode) {
+  RigConfig config = sweep_machine();
+  set_tables(config, Tables::SecondStage);
+  preserve_to_freeze(config, false);
+}
+
 TEST(AllocationSweep, FromPreserveToFreezeWithRestoredPageTables) {
   for (const scenarios::Take take : kTakes) {
     SCOPED_TRACE("page tables " + take_name(take));
@@ -169,8 +176,13 @@ TEST(AllocationSweep, ReturnOfTheProgram) {
 }
 
 // The jump fails after the freeze: everything thaws, and the next try succeeds.
-TEST(FailedJump, AfterFreezeUnfreezes) {
-  InProcessRig rig(small_machine({.devices = 4}));
+class FailedJump : public testing::TestWithParam<Tables> {};
+INSTANTIATE_TEST_SUITE_P(Modes, FailedJump, testing::Values(Tables::Legacy, Tables::SecondStage, Tables::FirstStage));
+
+TEST_P(FailedJump, AfterFreezeUnfreezes) {
+  RigConfig config = small_machine({.devices = 4});
+  set_tables(config, GetParam());
+  InProcessRig rig(config);
   ASSERT_DONE(rig.power_on("a"));
   ASSERT_DONE(rig.start_program(0));
   rig.run_for(1'000'000);

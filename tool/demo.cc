@@ -66,6 +66,9 @@ class Demo {
   static std::unique_ptr<Rig> make(const DemoOptions& options) {
     RigConfig config = demo_machine(options.memory, options.seed);
     config.verbose = options.verbose;
+    set_tables(config, options.tables == "scalable"      ? Tables::SecondStage
+                       : options.tables == "first-stage" ? Tables::FirstStage
+                                                         : Tables::Legacy);
     if (options.in_process) {
       config.plan.slots = 1400;
       config.plan.rate = 200'000;

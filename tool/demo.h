@@ -17,6 +17,7 @@ struct DemoOptions {
   u64 seed = 1;
   std::string kernel;             // to jump to, instead of b and a in turn: a name or a path
   std::string caches = "sticky";  // policy of the model's caches, in process
+  std::string tables = "legacy";  // or "scalable" (second stage) or "first-stage"
 };
 
 // 0 only if nothing was lost.

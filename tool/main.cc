@@ -34,6 +34,9 @@ int run(int argc, char** argv) {
   demo_command->add_option("--caches", demo.caches, "with --in-process: the IOMMU's cache policy")
       ->check(CLI::IsMember({"sticky", "evict", "random"}))
       ->capture_default_str();
+  demo_command->add_option("--tables", demo.tables, "how the IOMMU translates")
+      ->check(CLI::IsMember({"legacy", "scalable", "first-stage"}))
+      ->capture_default_str();
   demo_command->add_option("--kernel", demo.kernel,
                            "jump to this kernel (a name, or a path to a binary) instead of b and a in turn");
   demo_command->add_flag("--verbose", demo.verbose, "with --in-process: the kernels' log on standard error");

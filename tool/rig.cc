@@ -17,6 +17,14 @@ void Rig::declare(const RigConfig& config, const scenarios::Intended& intended) 
   }
 }
 
+void set_tables(RigConfig& config, Tables tables) {
+  for (board::UnitConfig& unit : config.board.units) {
+    unit.model.scalable = tables != Tables::Legacy;
+    unit.model.first_stage = tables == Tables::FirstStage;
+    unit.model.second_stage = !unit.model.first_stage;
+  }
+}
+
 RigConfig demo_machine(u64 memory, u64 seed) {
   RigConfig config;
   config.board.seed = seed;

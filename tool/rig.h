@@ -64,6 +64,10 @@ class Rig {
   std::vector<std::string> problems_;
 };
 
+// How the machine's units translate, with kernels that take what they find. FirstStage: nothing else.
+enum class Tables : u8 { Legacy, SecondStage, FirstStage };
+void set_tables(RigConfig& config, Tables tables);
+
 // Four streamers behind one unit, three domains, `memory` bytes of guest memory in all (sparse).
 RigConfig demo_machine(u64 memory, u64 seed);
 std::unique_ptr<Rig> in_process_rig(const RigConfig& config);
