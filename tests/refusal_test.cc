@@ -3,6 +3,7 @@
 #include "client/live_update.h"
 #include "client/memfd.h"
 #include "client/vfio_device.h"
+#include "core/uapi/iommufd.h"
 #include "tests/small_machine.h"
 
 namespace perdure::tool {
@@ -121,6 +122,43 @@ TEST_F(Refusal, KernelsThatAreNone) {
   EXPECT_EQ(rig.kernel().kexec_load("noteless").error(), Errno::Enoexec);
   // What was refused does not stand in the way.
   ASSERT_DONE(rig.kexec("b"));
+}
+
+// First-stage tables have no mapping that can only be written, and no second half of their addresses.
+TEST(FirstStageRefusal, WhatTheFormatCannotSay) {
+  RigConfig config = small_machine({});
+  set_tables(config, Tables::FirstStage);
+  InProcessRig rig(config);
+  ASSERT_DONE(rig.power_on("a"));
+  process::LocalProgram& sys = rig.new_program();
+  const Memfd memory = *Memfd::create(sys, "guest", kBytes);
+  Iommufd iommufd = *Iommufd::open(sys);
+  VfioDevice device = *VfioDevice::open(sys, "/dev/vfio/devices/vfio0");
+  const u32 id = *device.bind(iommufd);
+  const u32 ioas = *iommufd.ioas_alloc();
+  const u32 hwpt = *iommufd.hwpt_alloc(id, ioas);
+  ASSERT_TRUE(device.attach(hwpt));
+  const auto map = [&](u32 flags, u64 iova) -> Errno {
+    uapi::IommuIoasMapFile cmd{.size = sizeof cmd,
+                               .flags = flags | uapi::iommu_map::kFixedIova,
+                               .ioas_id = ioas,
+                               .fd = memory.number(),
+                               .length = kBytes,
+                               .iova = iova};
+    const auto mapped = sys.ioctl(iommufd.number(), uapi::kIommuIoasMapFile, &cmd);
+    return mapped ? Errno{} : mapped.error();
+  };
+  constexpr u32 kRead = uapi::iommu_map::kReadable;
+  constexpr u32 kWrite = uapi::iommu_map::kWriteable;
+  constexpr u64 kHalf = u64{1} << 47;
+  EXPECT_EQ(map(kWrite, kIova), Errno::Eopnotsupp);
+  EXPECT_EQ(map(kRead, kIova), Errno{});
+  EXPECT_EQ(map(kRead | kWrite, kHalf - kBytes), Errno{});
+  EXPECT_NE(map(kRead | kWrite, kHalf), Errno{});
+  EXPECT_NE(map(kRead | kWrite, ~u64{0} - kBytes + 1), Errno{});
+  device = {};
+  iommufd = {};
+  EXPECT_EQ(problems_of(rig), "");
 }
 
 }  // namespace

@@ -89,13 +89,14 @@ Result<void> VtdUnit::block_all(FrameAllocator& frames, Phys base, const UnitCon
   if (!registers.translating()) return fail(Errno::Einval);
   // The mode may not change while translation is on; a root without a present entry blocks in either.
   const u64 mode = Rtaddr::Ttm::in_place(registers.read(reg::kRootTable));
-  const HwWriter writer(machine, Ecap::C::test(ecap) && mode == 0);
+  const bool scalable = mode == Rtaddr::Ttm::make(static_cast<u64>(TableMode::Scalable));
+  const HwWriter writer(machine, Ecap::C::test(ecap) && !scalable);
   // None of this is ever given back: the unit goes on with it.
   const Phys root = TRY(frames.alloc_zeroed(0));
   writer.write_back_page(root);
   // The PASID cache can be flushed only by a queue.
   QueueMemory memory;
-  if (mode != 0) memory = TRY(InvalidationQueue::allocate(frames, true));
+  if (scalable) memory = TRY(InvalidationQueue::allocate(frames, true));
 
   // Messages of the former kernel must not reach this one.
   mask_event(registers, reg::kFaultControl);
@@ -110,7 +111,7 @@ Result<void> VtdUnit::block_all(FrameAllocator& frames, Phys base, const UnitCon
       TRY(registers.poll([&] { return registers.read(reg::kQueueHead) == registers.read(reg::kQueueTail); }));
       TRY(registers.disable(Global::Qie::value()));
     }
-    if (mode != 0) {
+    if (scalable) {
       InvalidationQueue queue(registers, writer);
       TRY(queue.start(memory));
       const Descriptor all[] = {InvalidateContext(), InvalidatePasidCache(),
