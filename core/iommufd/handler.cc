@@ -62,8 +62,12 @@ Result<Ref<File>> IommufdHandler::retrieve(luo::FileState& state) {
     }
     return fail(record.error());
   }
-  Ref<IommufdFile> file = TRY(IommufdFile::retrieve(module_, state.session, state.token, std::move(*record)));
-  return Ref<File>(std::move(file));
+  Ref<IommufdFile> file = TRY(module_.open());
+  const Result<void> inherited = file->inherit(state.session, state.token, std::move(*record));
+  if (inherited) return Ref<File>(std::move(file));
+  // Not here, under the session's lock: this is the last reference.
+  state.discard = Ref<File>(std::move(file));
+  return fail(inherited.error());
 }
 
 bool IommufdHandler::can_finish(luo::FileState& state) {

@@ -114,5 +114,32 @@ TEST_F(IoasTest, AuditComparesEachLeafAndCountsThem) {
   EXPECT_FALSE(leaf(0, base)) << "before the first area";
 }
 
+// R43: counted, and given back exactly.
+TEST_F(IoasTest, ImmutableWhileAnyRecordHoldsIt) {
+  map(kMiB, m, 0, kMiB);
+  const auto try_map = [&] {
+    Source source(w.heap());
+    EXPECT_TRUE(source.pieces.push_back({n.memory, 0, kPageSize}));
+    const Iova at(8 * kMiB);
+    return error_of(ioas->map(std::move(source), kPageSize, &at, Access::Read));
+  };
+  const auto try_unmap = [&](u64 iova) {
+    Ioas::AreaList removed;
+    const Errno error = error_of(ioas->unmap(Iova(iova), Iova(iova + kMiB - 1), removed));
+    Ioas::release_areas(w.heap(), removed);
+    return error;
+  };
+  ioas->hold_immutable();
+  ioas->hold_immutable();
+  for (int holds = 2; holds > 0; --holds) {
+    EXPECT_EQ(try_map(), Errno::Ebusy);
+    EXPECT_EQ(try_unmap(kMiB), Errno::Ebusy);
+    ioas->release_immutable();
+  }
+  EXPECT_EQ(try_map(), Errno{});
+  EXPECT_EQ(try_unmap(8 * kMiB), Errno{});
+  EXPECT_EQ(try_unmap(kMiB), Errno{});
+}
+
 }  // namespace
 }  // namespace perdure::testing

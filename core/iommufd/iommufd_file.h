@@ -65,9 +65,9 @@ class IommufdFile final : public File {
   void unpreserve_device(Device& device) EXCLUDES(lock_);
 
   // --- live update, new kernel -------------------------------------------------------------------------------------
-  // A context with the record that was preserved under `token` of `session`. The memory that its areas lead to is found
-  // through the session and pinned.
-  static Result<Ref<IommufdFile>> retrieve(Iommufd& module, luo::Session& session, u64 token, IncomingRecord record);
+  // This fresh context stands for the one that was preserved under `token` of `session`, with this record. The memory
+  // that its areas lead to is found through the session and pinned.
+  Result<void> inherit(luo::Session& session, u64 token, IncomingRecord record) EXCLUDES(lock_);
   // Every HWPT of the record was reclaimed, or its domain is lost anyway.
   bool can_finish() EXCLUDES(lock_);
   void finish() EXCLUDES(lock_);

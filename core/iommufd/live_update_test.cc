@@ -448,6 +448,61 @@ TEST_P(IommufdLiveUpdateTest, DevicesThatShareADomainMoveTogether) {
   EXPECT_TRUE(w.destroy(fd, fresh));
 }
 
+// Row 9, §5.5: a domain of two devices behind two units. All of it moves by one replacement, whichever device asks for
+// it; or nothing does, when the new table would lead anywhere else.
+TEST_P(IommufdLiveUpdateTest, DevicesOfTwoUnitsMoveTogetherOrNotAtAll) {
+  constexpr SourceId b0 = IommufdWorld::b0;
+  set_up();
+  w.iommu.hw_b.dids.insert(kFirstDynamicDid);  // so that the units' DIDs differ
+  Ref<iommufd::Device> second = w.bind(fd, b0);
+  ASSERT_TRUE(w.file(fd).attach(*second, hwpt));
+  preserve_all();
+  ASSERT_TRUE(w.file(fd).preserve_device(*second, *w.session));
+  static_cast<void>(second.release());
+  jump();
+  come_back();
+  second = *w.file(fd).bind_held(w.iommu.device(b0), IommufdWorld::kGeneration, kContext);
+  const u32 restored = *w.restore(fd, kHwpt);
+  const auto snapshot = [&] {
+    std::map<u64, std::vector<std::byte>> tables;
+    EXPECT_TRUE(w.iommu.group(a0).domain()->table().each_table([&](Phys page, unsigned) -> Result<void> {
+      tables[page.value] = {w.machine().virt(page), w.machine().virt(page) + kPageSize};
+      return {};
+    }));
+    return std::tuple(tables, w.iommu.hw_a.entries, w.iommu.hw_b.entries, w.iommu.hw_a.entry_writes,
+                      w.iommu.hw_b.entry_writes);
+  };
+  const auto before = snapshot();
+  const u32 wrong_space = w.ioas(fd);
+  const u32 wrong = *w.hwpt(fd, device->id(), wrong_space);
+  w.iommu.events.clear();
+  for (iommufd::Device* asking : {&*device, &*second}) {
+    EXPECT_EQ(error_of(w.file(fd).attach(*asking, wrong)), Errno::Einval);
+    EXPECT_EQ(error_of(w.file(fd).attach(*asking, wrong_space)), Errno::Einval);
+    EXPECT_EQ(*w.file(fd).attach(*asking, restored), restored) << "still attached to what it was";
+  }
+  EXPECT_EQ(snapshot(), before);
+  EXPECT_EQ(w.iommu.count("flush") + w.iommu.count("set") + w.iommu.count("clear"), 0u);
+  EXPECT_TRUE(w.destroy(fd, wrong));
+  EXPECT_TRUE(w.destroy(fd, wrong_space)) << "nothing of it was left reserved";
+
+  const u32 fresh = rebuild();
+  ASSERT_TRUE(w.file(fd).attach(*second, fresh));
+  const std::string did_a = std::to_string(w.iommu.hw_a.entries.at(a0).did);
+  const std::string did_b = std::to_string(w.iommu.hw_b.entries.at(b0).did);
+  EXPECT_NE(did_a, did_b);
+  EXPECT_EQ(w.iommu.count("flush_domain did " + did_a), 1u);
+  EXPECT_EQ(w.iommu.count("flush_domain did " + did_b), 1u);
+  EXPECT_EQ(w.iommu.hw_a.entries, std::get<1>(before));
+  EXPECT_EQ(w.iommu.hw_b.entries, std::get<2>(before));
+  EXPECT_TRUE(w.destroy(fd, restored)) << "nobody runs on it any more";
+  ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, kPageSize, 0x10000));
+  for (const SourceId source : {a0, b0}) EXPECT_EQ(w.reached(source, 0x10000), w.place(m, 0));
+  w.file(fd).unbind(*second);
+  second = nullptr;
+  unbind();
+}
+
 // One device is bound only after the other one's replacement took the shared domain over.
 TEST_P(IommufdLiveUpdateTest, ALateDeviceFindsTheNewHwpt) {
   set_up();
@@ -535,6 +590,11 @@ TEST_P(IommufdLiveUpdateTest, MemoryMustBeWhatWasMapped) {
   jump();
   const auto good = w.session->retrieve;
   w.session->retrieve = [&](u64) -> Result<Ref<File>> { return fail(Errno::Enoent); };
+  // A context that comes to nothing is closed by LUO, when the session's lock is given up.
+  luo::FileState state = w.state(kContext);
+  EXPECT_EQ(error_of(w.handler->retrieve(state)), Errno::Enoent);
+  ASSERT_TRUE(state.discard);
+  EXPECT_EQ(state.discard->ref_count(), 1u);
   EXPECT_EQ(error_of(w.retrieve(kContext)), Errno::Enoent);
   w.session->retrieve = [&](u64) -> Result<Ref<File>> { return Ref<File>(*w.module->open()); };
   EXPECT_EQ(error_of(w.retrieve(kContext)), Errno::Eproto) << "no memfd";

@@ -55,13 +55,11 @@ Result<Owned<IommufdFile::Incoming>> IommufdFile::find_memory(Heap& heap, luo::S
   return incoming;
 }
 
-Result<Ref<IommufdFile>> IommufdFile::retrieve(Iommufd& module, luo::Session& session, u64 token,
-                                               IncomingRecord record) {
-  Owned<Incoming> incoming = TRY(find_memory(module.heap(), session, token, std::move(record)));
-  Ref<IommufdFile> file = TRY(module.open());
-  MutexGuard guard(file->lock_);
-  file->incoming_ = std::move(incoming);
-  return file;
+Result<void> IommufdFile::inherit(luo::Session& session, u64 token, IncomingRecord record) {
+  Owned<Incoming> incoming = TRY(find_memory(heap_, session, token, std::move(record)));
+  MutexGuard guard(lock_);
+  incoming_ = std::move(incoming);
+  return {};
 }
 
 // What stands for a record that is taken over; finalized by restore_locked().

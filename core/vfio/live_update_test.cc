@@ -335,6 +335,9 @@ TEST_P(VfioLiveUpdateTest, WhatWasNeverRetrievedIsHandedOn) {
   }
   const u64 outgoing = *w.vfio_handler->forward(state);
   EXPECT_TRUE(w.iommu.device(a0).preserved());
+  // On its way already: it cannot be taken over here any more, nor go away.
+  EXPECT_EQ(error_of(w.iommu.group(a0).claim_held(w.iommu.owner(), IommufdWorld::kGeneration, kContext)), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.iommu.iommu->remove_device(w.iommu.device(a0))), Errno::Ebusy);
   const auto& handed_on = *w.machine().virt<abi::VfioPciRecord>(Phys(outgoing));
   EXPECT_EQ(handed_on.generation, w.session->next_generation());
   EXPECT_EQ(handed_on.iommufd_token, kContext);
