@@ -71,10 +71,9 @@ void IommufdFile::unbind(Device& device) {
 
 // --- attaching --------------------------------------------------------------------------------------------------
 
-// Whether what it is attached to may become another, or nothing. The IOMMU core asks, too; here, so that nothing is
-// prepared for it (R46).
+// Whether what it is attached to may become another, or nothing. The IOMMU core asks the device's group; here, so that
+// nothing is prepared for it, its HWPT is asked (R46), which is preserved before its devices and for longer.
 Result<void> IommufdFile::check_attach_locked(const Device& device) const {
-  TRY(device.immutability.may_change());
   if (device.hwpt) TRY(device.hwpt->immutability.may_change());
   // A former kernel's translation that no HWPT stands for yet: it is to be reclaimed first.
   if (!device.hwpt && device.group().domain()) return fail(Errno::Ebusy);
