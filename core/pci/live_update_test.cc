@@ -267,6 +267,28 @@ TEST_P(PciLiveUpdateTest, EveryFailingAllocationIsUndone) {
   }
 }
 
+// Room for slots comes in steps, so that the second bridge may fail where the first one did not.
+TEST_P(PciLiveUpdateTest, BridgesCountedBeforeAFailureAreGivenBack) {
+  Node& third = fabric.bridge(nullptr, 6, 0x2006, 5, 6);
+  Node& fourth = fabric.bridge(&third, 0, 0x2007, 6, 6);
+  fabric.add(&fourth, 0, 0, 0x1006);
+  destroy();
+  boot();
+  preserve({kX, kZ});
+  u64 n = 1;
+  for (;; ++n) {
+    ASSERT_LT(n, 100u);
+    handover.machine.counting.allocations = 0;
+    handover.machine.counting.fail_at = n;
+    const Result<void> added = live->preserve(at(0x0600));
+    handover.machine.counting.fail_at = 0;
+    if (added) break;
+    EXPECT_FALSE(live->keeps(at(0x0600)) || live->keeps(at(0x0500)) || live->keeps(at(0x0030))) << n;
+  }
+  EXPECT_GT(n, 1u);
+  EXPECT_TRUE(live->keeps(at(0x0500)) && live->keeps(at(0x0030)));
+}
+
 TEST_P(PciLiveUpdateTest, WhatChangedSincePreserveIsNotFrozen) {
   const auto refused = [&](Node& node, u16 offset, u8 bits) {
     node.bytes[offset] ^= bits;
