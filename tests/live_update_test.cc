@@ -51,10 +51,13 @@ TEST_P(LiveUpdate, DevicesGoOnThereAndBack) {
     ASSERT_DONE(rig.verify());
     rig.board().enter_phase(Phase::During);
     ASSERT_DONE(rig.preserve());
+    watch_devices(rig, board::PciWatch::Stage::AtWork);
     ASSERT_DONE(rig.kexec(hop % 2 == 1 ? "b" : "a"));
     EXPECT_GT(rig.poison().poisoned_frames, 0U);
     EXPECT_EQ(rig.poison().image_problem, "");
+    watch_devices(rig, board::PciWatch::Stage::InProgramsHands);
     ASSERT_DONE(rig.start_program(hop));
+    release_devices(rig);
     rig.run_for(kStretch);
     expect_clean(rig, Phase::During);
     rig.board().enter_phase(Phase::After);

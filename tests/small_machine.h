@@ -91,6 +91,17 @@ inline void expect_clean(Rig& rig, board::Phase phase) {
   for (const board::Finding& f : report.findings) ADD_FAILURE() << f.to_string();
 }
 
+// From now on every device of the machine is judged as one that an update leaves at work (machine/board/pci_watch.h);
+// what breaks the rule is among the violations.
+inline void watch_devices(Rig& rig, board::PciWatch::Stage stage) {
+  board::PciBus& pci = rig.board().pci();
+  for (usize i = 0; i < pci.size(); ++i) pci.watch().watch(pci.at(i), stage);
+}
+inline void release_devices(Rig& rig) {
+  board::PciBus& pci = rig.board().pci();
+  for (usize i = 0; i < pci.size(); ++i) pci.watch().release(pci.at(i));
+}
+
 #define ASSERT_DONE(expression)                                                                           \
   do {                                                                                                    \
     const auto done = (expression);                                                                       \

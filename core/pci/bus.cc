@@ -16,11 +16,12 @@ Line describe(SourceId bridge) {
 struct Bus::Scan {
   const acpi::EcamWindow& window;
   Inheritance* inheritance;
+  bool takes_buses = inheritance && inheritance->takes_buses();
   bool seen[256] = {};
   usize first_function = 0;  // of this window
 
   bool taken(SourceId bridge, u8 first, u8 last) const {
-    return inheritance && inheritance->buses_taken(bridge, first, last);
+    return takes_buses && inheritance->buses_taken(bridge, first, last);
   }
 };
 
@@ -41,7 +42,7 @@ Result<void> Bus::scan_bus(Scan& scan, u8 bus, Function* parent) {
   // Below a port there is one device; others may answer for it at every number.
   const bool port = parent && parent->is_downstream_port();
   const u8 devices = port ? 1 : 32;
-  if (scan.inheritance) close_claimants(scan, bus, devices);
+  if (scan.takes_buses) close_claimants(scan, bus, devices);
   for (u8 device = 0; device < devices; ++device) {
     const SourceId first = SourceId::of(scan.window.segment, bus, device, 0);
     if (!there(first)) continue;

@@ -60,6 +60,11 @@ bool LiveUpdate::any_at_work_locked(u16 segment, u8 first_bus, u8 last_bus) cons
   return at != at_work_.end() && at->segment == segment && at->bus() <= last_bus;
 }
 
+bool LiveUpdate::takes_buses() const {
+  MutexGuard guard(lock_);
+  return incoming_ && !incoming_->bridges.empty();
+}
+
 bool LiveUpdate::buses_taken(SourceId bridge, u8 first, u8 last) const {
   MutexGuard guard(lock_);
   return buses_taken_locked(bridge, first, last);

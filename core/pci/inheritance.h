@@ -18,6 +18,8 @@ class Inheritance {
   // Called for every function that is met, parents before children, before anything is written to it; a bridge may have
   // lost bus numbers before, see buses_taken(). Gives the function what it cannot be asked while it works: BAR sizes.
   virtual Inherited identify(Function& function) = 0;
+  // False: no number is on the way to anything, and buses_taken() need not be asked.
+  virtual bool takes_buses() const = 0;
   // Whether one of the numbers first..last is on the way to functions at work, and `bridge`, which claims them, is not.
   virtual bool buses_taken(SourceId bridge, u8 first, u8 last) const = 0;
 

@@ -49,6 +49,7 @@ class LiveUpdate final : public luo::Flb, public Inheritance {
   Result<void> note_at_work(SourceId source);
   // For Bus::enumerate().
   Inherited identify(Function& function) override;
+  bool takes_buses() const override;
   bool buses_taken(SourceId bridge, u8 first, u8 last) const override;
   // After it: what can be judged only with all functions at hand. `reserved`: memory, or registers that are nobody's
   // BARs. Functions that are refused have to be quarantined by the caller, when the IOMMU knows them.

@@ -15,6 +15,7 @@ struct Recorded final : Inheritance {
     if (f.source().bdf == 0x0100) f.set_bar_size(0, 0x4000);
     return Inherited::Preserved;
   }
+  bool takes_buses() const override { return false; }
   bool buses_taken(SourceId, u8, u8) const override { return false; }
   std::set<u16> ids;
 };
