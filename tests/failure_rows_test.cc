@@ -355,7 +355,7 @@ INSTANTIATE_TEST_SUITE_P(Rows, UnitRecord,
                                          UnitRow{"Queue", [](auto& r) { r.queue_descriptor_bytes ^= 48; }},
                                          UnitRow{"StatusPage", [](auto& r) { r.status_page = r.iqa & ~u64{0xFFF}; }},
                                          UnitRow{"ContextTables", [](auto& r) { r.context_tables[3] ^= 1; }}),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& row) { return std::string(row.param.name); });
 
 TEST_F(FailureOfAUnit, RecordOfAnUnknownVersionIsAnImageOfAnUnknownVersion) {
   leave_all();

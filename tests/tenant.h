@@ -19,8 +19,7 @@ class Tenant {
   static constexpr u64 kIova = u64{4} << 30;
   static constexpr u64 kMemory = 0x10, kContext = 0x20, kDevice = 0x30, kHwpt = 0x40;
 
-  Tenant(InProcessRig& rig, u32 device)
-      : rig_(&rig), device_index_(device), name_("tenant-" + std::to_string(device)) {}
+  Tenant(InProcessRig& rig, u32 index) : rig_(&rig), device_index_(index), name_("tenant-" + std::to_string(index)) {}
 
   const std::string& name() const { return name_; }
   board::Bdf bdf() const { return rig_->board().config().devices[device_index_].bdf; }

@@ -41,8 +41,8 @@ class InProcessMachine final : public PortMachine {
   void deliver_interrupts();
 
  private:
-  InProcessMachine(board::Board& board, LogSink log, BoardSteps* steps)
-      : PortMachine(port_here_, std::move(log)), board_(board), port_here_(board, steps) {}
+  InProcessMachine(board::Board& board, LogSink log, BoardSteps* hook)
+      : PortMachine(port_here_, std::move(log)), board_(board), port_here_(board, hook) {}
   board::Board& board_;
   LocalPort port_here_;
   std::optional<Jump> jumped_;
