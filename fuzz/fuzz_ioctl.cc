@@ -484,7 +484,7 @@ class Run {
     const auto streamer = scenarios::Streamer::open(device);
     if (!streamer) return;
     (void)streamer->start(
-        in_.below(4), {.base = align_down(iova(), kPageSize), .length = 0x4000, .slots = 8, .seed = 1, .rate = 2'000});
+        in_.below(4), {.base = align_down(iova(), kPageSize), .length = 0x4000, .slots = 8, .seed = 1, .rate = 300});
   }
   void jump() {
     if (jumps_ == kMostJumps) return;

@@ -90,6 +90,14 @@ TEST_P(Failure, UnreadableHandoverBlocksEverythingAndTouchesNoMemory) {
   expect_no_gap();
 }
 
+TEST_P(Failure, ScratchTableWhereNoMemoryIsIsRefused) {
+  process::InProcessMachine::Jump astray = rig.next();
+  astray.next.kho_scratch = board::PhysicalMemory::kHoleBase;
+  EXPECT_EQ(rig.arrive(astray).error(), Errno::Einval);
+  EXPECT_TRUE(said("scratch table"));
+  expect_no_gap();
+}
+
 TEST_P(Failure, TranslationOnAndNoImageAtAllIsBlocked) {
   process::InProcessMachine::Jump cold = rig.next();
   cold.next.kho_fdt = 0;

@@ -19,6 +19,13 @@ struct Extents {
     list[count++] = {base, length};
     return {};
   }
+  // True when one of them covers the whole range.
+  bool contains(Phys base, u64 length) const {
+    for (const Extent& e : span()) {
+      if (base >= e.base && length <= e.length && base.value - e.base.value <= e.length - length) return true;
+    }
+    return false;
+  }
   std::span<const Extent> span() const { return {list, count}; }
 };
 
@@ -86,6 +93,13 @@ Result<void> Kernel::boot_memory() {
   // What this kernel was started with lies in scratch memory and is read until the boot is over.
   TRY(reserved.add(Phys(boot_.memory_map), map.size_bytes()));
   if (boot_.kho_scratch != 0) {
+    // The former kernel's word for it: an address where no memory is cannot be read.
+    if (!ram.contains(Phys(boot_.kho_scratch), boot_.kho_scratch_length)) {
+      report(LogLevel::Error,
+             Line() << "the scratch table at " << Phys(boot_.kho_scratch)
+                    << " is not in RAM: no memory is known to be free, none was touched; reset the machine");
+      return fail(Errno::Einval);
+    }
     TRY(reserved.add(Phys(boot_.kho_scratch), boot_.kho_scratch_length));
     const auto* areas = machine_.virt<const abi::KhoScratch>(Phys(boot_.kho_scratch));
     for (u64 i = 0; i < boot_.kho_scratch_length / sizeof(abi::KhoScratch); ++i) {
