@@ -38,6 +38,7 @@ class Carver {
   Result<void> check_page(Phys at, std::string_view what) {
     if (!at || !at.aligned(kPageSize)) return bad(Line() << what << " is at " << at << ", which is no page");
     if (!machine_.in_window(at, kPageSize)) return bad(Line() << what << " is at " << at << ", beyond all memory");
+    if (!frames_.in_ram(at, kPageSize)) return bad(Line() << what << " at " << at << " lies outside RAM");
     return {};
   }
 

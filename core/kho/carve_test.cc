@@ -69,6 +69,13 @@ TEST_F(Carve, FdtOutsideMemory) {
   fdt = Phys(world.machine.window);
   expect_refused("beyond all memory");
 }
+// It may not even be read: nothing need answer there.
+TEST_F(Carve, FdtInABank) {
+  const Phys there = kAbove + kHugePageSize;
+  memcpy(world.machine.virt(there), fdt_bytes(), kPageSize);
+  fdt = there;
+  expect_refused("lies outside RAM");
+}
 TEST_F(Carve, FdtUnaligned) {
   fdt = fdt + 8;
   expect_refused("no page");

@@ -57,6 +57,11 @@ u64 FrameAllocator::reserved_bytes(u64 base, u64 end) const {
   return bytes;
 }
 
+bool FrameAllocator::in_ram(Phys base, u64 length) const {
+  const Bank* bank = bank_of(base.value);
+  return bank != nullptr && length <= bank->end - base.value;
+}
+
 bool FrameAllocator::in_scratch(Phys base, u64 length) const {
   for (const Extent& e : scratch()) {
     if (ranges_overlap(base.value, length, e.base.value, e.length)) return true;

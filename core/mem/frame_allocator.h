@@ -77,6 +77,9 @@ class FrameAllocator {
   bool in_use(Phys base, u64 length) const;
   // True when any page of the range is RAM under management and free.
   bool any_free(Phys base, u64 length) const;
+  // True when the whole range is RAM under management, free or not. Ranges that cross into or out of scratch memory are
+  // not looked at further: false.
+  bool in_ram(Phys base, u64 length) const;
   // True when any byte of the range is scratch memory.
   bool in_scratch(Phys base, u64 length) const;
   // Sorted. Changes only in init() and carve_scratch().

@@ -171,6 +171,10 @@ TEST_F(FrameTest, EarlyBootUsesScratchOnlyAndLaterNeverAgain) {
   EXPECT_TRUE(f.in_scratch(scratch.base - 1, 2));
   EXPECT_FALSE(f.in_scratch(scratch.base - kPageSize, kPageSize));
   EXPECT_FALSE(f.in_scratch(scratch.end(), kPageSize));
+  EXPECT_TRUE(f.in_ram(scratch.base, scratch.length));
+  EXPECT_TRUE(f.in_ram(scratch.end() - kPageSize, kPageSize));
+  EXPECT_FALSE(f.in_ram(scratch.end() - kPageSize, 2 * kPageSize)) << "into other memory";
+  EXPECT_FALSE(f.in_ram(Phys(machine.window), kPageSize));
   EXPECT_TRUE(overlaps(scratch, f.bookkeeping().base.value));
 
   const auto totals = f.totals();
