@@ -278,8 +278,8 @@ TEST_P(VtdAdoptScalableTest, ExactlyWhatHardwareReachesIsPreserved) {
   const SourceId upper{0, 0x03f8};
   ASSERT_TRUE(unit->set_entry(kStays, did, *table));
   ASSERT_TRUE(unit->preserve(world.kho()));
-  constexpr u64 kQueueAndStatus = 2, kRoot = 1, kContexts = 1, kDirectoryAndTable = 2;
-  u64 expected = before + kQueueAndStatus + kRoot + kContexts + kDirectoryAndTable;
+  constexpr u64 kQueueAndStatus = 2, kInterruptTable = 1, kRoot = 1, kContexts = 1, kDirectoryAndTable = 2;
+  u64 expected = before + kQueueAndStatus + kInterruptTable + kRoot + kContexts + kDirectoryAndTable;
   EXPECT_EQ(keys(), expected);
   // Joins, on another bus, in its upper half.
   ASSERT_TRUE(unit->set_entry(upper, did, *table));

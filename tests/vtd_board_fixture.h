@@ -46,6 +46,13 @@ class Hardware final : public test::TestHardware,
   // Those that must not reach memory.
   std::map<std::pair<u16, u64>, u64> must_not;
   u64 transfers = 0;
+  // The same of messages: (requester, entry) → vector.
+  std::map<std::pair<u16, u32>, u32> irq_must;
+  std::map<std::pair<u16, u32>, u32> irq_must_not;
+  u64 interrupts = 0;
+  board::InterruptMessage send(u16 source, u32 entry) {
+    return model.interrupt(source, 0xfee0'0010 | (entry & 0x7fff) << 5 | entry >> 15 << 2, 0);
+  }
 
   void devices() {
     if (busy_) return;
@@ -61,6 +68,15 @@ class Hardware final : public test::TestHardware,
     for (const auto& [at, phys] : must_not) {
       const auto t = model.translate(at.first, at.second, 8, board::Access::Read);
       EXPECT_FALSE(t.ok()) << std::hex << at.first << " " << at.second << " reached " << t.phys;
+    }
+    for (const auto& [at, vector] : irq_must) {
+      const board::InterruptMessage m = send(at.first, at.second);
+      ++interrupts;
+      EXPECT_TRUE(m.passes) << std::hex << at.first << " entry " << at.second << " fault " << +m.fault;
+      EXPECT_EQ(m.data, vector) << "entry " << at.second;
+    }
+    for (const auto& [at, vector] : irq_must_not) {
+      EXPECT_FALSE(send(at.first, at.second).passes) << std::hex << at.first << " entry " << at.second;
     }
     busy_ = false;
   }
@@ -83,11 +99,21 @@ class Hardware final : public test::TestHardware,
     devices();
   }
   void written_back(Phys at, u64 bytes) override { shadow_.write_back(at.value, bytes); }
+  // Sinks of this kernel, by vector; a jump empties it.
+  std::map<u32, IrqSink*> sinks;
+  std::vector<u32> raised;  // by irq_raise()
   Result<MsiTarget> irq_alloc(IrqSink& sink) override {
-    sink_ = &sink;
-    return MsiTarget{0xfee0'0000, ++message_};
+    u32 vector = 0x30;
+    while (sinks.contains(vector)) ++vector;
+    sinks[vector] = &sink;
+    return MsiTarget{0xfee0'0000, vector};
   }
-  void irq_free(MsiTarget) override { sink_ = nullptr; }
+  void irq_free(MsiTarget target) override { sinks.erase(target.data); }
+  Result<void> irq_claim(MsiTarget target, IrqSink& sink) override {
+    if (target.address != 0xfee0'0000 || target.data < 0x30 || target.data > 0xef) return fail(Errno::Einval);
+    return sinks.try_emplace(target.data, &sink).second ? Result<void>() : fail(Errno::Eexist);
+  }
+  void irq_raise(MsiTarget target) override { raised.push_back(target.data); }
 
   // --- StepHook -----------------------------------------------------------------------------------------------
   void stored(Phys at) override {
@@ -127,7 +153,7 @@ class Hardware final : public test::TestHardware,
   u64 now_ns() override { return ++clock_; }
   void msi(u64, u32 data) override {
     ++messages;
-    if (sink_ && data == message_) sink_->raise();
+    if (const auto sink = sinks.find(data); sink != sinks.end()) sink->second->raise();
   }
   void translation_enabled(bool on, u64) override { te_off += on ? 0 : 1; }
 
@@ -142,8 +168,6 @@ class Hardware final : public test::TestHardware,
  private:
   test::TestMachine& machine_;
   board::WriteBackShadow shadow_;
-  IrqSink* sink_ = nullptr;
-  u32 message_ = 0x4000;
   u64 clock_ = 0;
   bool busy_ = false;
 
@@ -306,6 +330,8 @@ class VtdBoardTest : public testing::TestWithParam<Variant> {
   ~VtdBoardTest() override {
     hw.must.clear();
     hw.must_not.clear();
+    hw.irq_must.clear();
+    hw.irq_must_not.clear();
     if (unit) {
       unit->resume();
       if (unit->preserved()) unit->unpreserve(world.kho());
@@ -367,6 +393,7 @@ class VtdBoardTest : public testing::TestWithParam<Variant> {
   }
   void jump() {
     hw.frames = nullptr;
+    hw.sinks.clear();
     abandon(unit);
     for (auto& d : domains) abandon(d);
     domains.clear();

@@ -16,6 +16,8 @@ inline constexpr u64 kVfioPciMagic = 0x4943'504f'4946'5644;  // "DVFIOPCI"
 
 inline constexpr u32 kVfioPciResetWorks = 1;
 
+inline constexpr u32 kVfioPciIrteMax = 65536;  // entries of the largest remapping table
+
 enum class VfioPciIrqMode : u32 { None = 0, Msi = 1, Msix = 2 };
 
 struct VfioPciRecord {
@@ -31,7 +33,9 @@ struct VfioPciRecord {
   u32 command = 0;
   u32 irq_mode = 0;
   u32 irq_vectors = 0;
-  u32 padding = 0;
+  u32 irq_usable = 0;
+  u32 irte_first = 0;
+  u32 irte_count = 0;
   u64 bar_address[6] = {};
   u64 bar_size[6] = {};
   // Version 2.
@@ -39,7 +43,7 @@ struct VfioPciRecord {
   u32 virtual_command = 0;
   u32 interrupt_line = 0;
 };
-static_assert(sizeof(VfioPciRecord) == 192);
+static_assert(sizeof(VfioPciRecord) == 200);
 
 #define PERDURE_VFIO_ELEMENT(member, index, kind, min, max, meaning)                                      \
   ::perdure::abi::FieldDef {                                                                              \
@@ -59,7 +63,9 @@ static_assert(sizeof(VfioPciRecord) == 192);
       PERDURE_FIELD(VfioPciRecord, command, Number, 0, 0xffff, "COMMAND register when the update was frozen"),        \
       PERDURE_FIELD(VfioPciRecord, irq_mode, Number, 0, 2, "0 no interrupts, 1 MSI, 2 MSI-X"),                        \
       PERDURE_FIELD(VfioPciRecord, irq_vectors, Count, 0, 2048, "in use when the update was frozen"),                 \
-      PERDURE_FIELD(VfioPciRecord, padding, Padding, 0, 0, ""),                                                       \
+      PERDURE_FIELD(VfioPciRecord, irq_usable, Count, 0, 32, "MSI: vectors that the program asked for"),              \
+      PERDURE_FIELD(VfioPciRecord, irte_first, Index, 0, 0xffff, "interrupt remapping entry of vector 0"),            \
+      PERDURE_FIELD(VfioPciRecord, irte_count, Count, 0, 2048, "entries in a row, one a vector; 0: no interrupts"),   \
       PERDURE_VFIO_ELEMENT(bar_address, 0, Number, 0, ~u64{0}, "where the BAR decodes, 0: nowhere"),                  \
       PERDURE_VFIO_ELEMENT(bar_address, 1, Number, 0, ~u64{0}, ""),                                                   \
       PERDURE_VFIO_ELEMENT(bar_address, 2, Number, 0, ~u64{0}, ""),                                                   \

@@ -25,6 +25,7 @@ enum class LockRank : u8 {
   IommuRestored,    // a restored domain that another one is about to take over from
   IommuDomain,      // page table and attachment list of one domain
   VtdUnit,          // DID space, root and context tables
+  VtdInterrupts,    // interrupt remapping table
   VtdQueue,         // invalidation queue
   PciLiveUpdate,    // records of preserved functions and bridges
   Pci,              // config space sequences

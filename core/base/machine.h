@@ -21,6 +21,7 @@ enum class LogLevel : u8 { Debug, Info, Warn, Error };
 struct MsiTarget {
   u64 address = 0;
   u32 data = 0;
+  bool operator==(const MsiTarget&) const = default;
 };
 
 class IrqSink {
@@ -111,6 +112,17 @@ class Machine {
 
   virtual Result<MsiTarget> irq_alloc(IrqSink& sink) = 0;
   virtual void irq_free(MsiTarget target) = 0;
+  // What a former kernel was given and its devices still send to: this kernel's now, and given to nobody else. What
+  // came since that kernel went and has not been raised yet is raised, once a target. Eexist: taken; Einval: no target
+  // of this machine; Eopnotsupp: a machine whose interrupts do not outlive a kernel.
+  virtual Result<void> irq_claim(MsiTarget, IrqSink&) { return fail(Errno::Eopnotsupp); }
+  // As if a device had sent it; while interrupts are disabled.
+  virtual void irq_raise(MsiTarget) {}
+  // From the return of irq_disable() on no sink is called. What comes is kept, for this kernel when it enables
+  // interrupts again or for the next one. A kernel boots with interrupts disabled; the machine enables them when it is
+  // up.
+  virtual void irq_disable() {}
+  virtual void irq_enable() {}
 
   // Makes stores visible to a walker that does not snoop the CPU's caches (CLFLUSH + fence).
   virtual void write_back(const void* at, usize bytes) = 0;

@@ -67,6 +67,8 @@ class IommuLiveUpdate final : public luo::Flb {
   void each_recorded(FunctionRef<void(SourceId)> visit) const;
   // Whether a valid record has it as a further requester id of another function.
   bool records_alias(SourceId source) const;
+  // Requester ids of each function behind the unit that a valid record says was preserved, its own first.
+  void each_recorded_behind(Phys unit, FunctionRef<void(std::span<const SourceId> requesters)> visit) const;
   // After all units and devices are there, and before anybody may claim a group: reserves DIDs, restores domains, holds
   // groups, and reconciles hardware's entries with the records both ways. Also to be called when there are no records
   // or load() failed: every entry that nobody attached is quarantined then. What fails is quarantined, so this

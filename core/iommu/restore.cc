@@ -46,6 +46,18 @@ bool IommuLiveUpdate::records_alias(SourceId source) const {
   return entry && entry->source() != source;
 }
 
+void IommuLiveUpdate::each_recorded_behind(Phys unit,
+                                           FunctionRef<void(std::span<const SourceId> requesters)> visit) const {
+  MutexGuard guard(lock_);
+  if (!incoming_) return;
+  for (const IncomingDevice& device : incoming_->devices) {
+    if (device.state != RecordState::Valid || incoming_->units[device.record.unit].record.base != unit.value) continue;
+    SourceId ids[1 + abi::kIommuMaxAliases] = {device.source()};
+    for (u32 i = 0; i < device.record.alias_count; ++i) ids[1 + i] = {ids[0].segment, device.record.aliases[i]};
+    visit(std::span<const SourceId>(ids, 1 + device.record.alias_count));
+  }
+}
+
 void IommuLiveUpdate::note_unknown_entry(const EntryState& state) {
   MutexGuard guard(lock_);
   if (incoming_ && state.present) incoming_->taint(state.top);

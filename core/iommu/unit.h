@@ -3,6 +3,7 @@
 #pragma once
 #include "core/abi/iommu.h"
 #include "core/base/function_ref.h"
+#include "core/iommu/interrupts.h"
 #include "core/kho/kho.h"
 #include "core/pci/source_id.h"
 #include "core/pt/io_page_table.h"
@@ -75,6 +76,12 @@ class IommuUnit : public HeapObject {
   // A unit that is not preserved turns translation off for the jump: never called for one that is.
   virtual void disable() = 0;
   virtual void fill_record(abi::IommuUnitRecord& record) const = 0;
+
+  // --- interrupts -------------------------------------------------------------------------------------------
+  // Null: messages of devices go as they are.
+  virtual InterruptRemapper* interrupt_remapper() { return nullptr; }
+  // From time to time, with no lock held: what interrupts alone do not see to.
+  virtual void service() {}
 
   // False once the queue died: the unit's devices are quarantined (design §8).
   virtual bool alive() const = 0;

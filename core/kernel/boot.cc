@@ -148,33 +148,49 @@ Result<void> Kernel::boot_units() {
   }
   if (!dmar) return fail(dmar.error());
   dmar_ = TRY(heap_.make<acpi::Dmar>(std::move(*dmar)));
-  for (const acpi::DmarUnit& found : dmar_->units) {
-    const vtd::UnitConfig config{.register_bytes = found.register_bytes,
-                                 .host_address_bits = dmar_->host_address_bits,
-                                 .timeout_ns = config_.unit_timeout_ns,
-                                 .mode = config_.table_mode,
-                                 .stage = config_.stage};
-    if (const abi::IommuUnitRecord* record = live_update_->unit_record(found.base)) {
-      if (auto unit = vtd::VtdUnit::adopt(heap_, kho_, *record, config); unit) {
-        TRY(iommu_->add_unit(std::move(*unit)));
-        continue;
-      }
-      report(LogLevel::Error, Line() << "unit at " << found.base << " cannot be taken over; its devices are blocked");
-      TRY(block_unit(found.base, config));
-      continue;
-    }
-    auto unit = vtd::VtdUnit::create(heap_, found.base, found.segment, config);
-    if (unit) {
-      TRY(iommu_->add_unit(std::move(*unit)));
-    } else if (unit.error() == Errno::Ebusy) {
-      report(LogLevel::Error,
-             Line() << "unit at " << found.base << " translates and no record says what; its devices are blocked");
-      TRY(block_unit(found.base, config));
-    } else {
-      report(LogLevel::Error, Line() << "unit at " << found.base << " does not work: " << unit.error()
-                                     << "; its devices cannot be used");
-    }
+  Vec<vtd::VtdUnit*> working(heap_);
+  TRY(working.reserve(dmar_->units.size()));
+  for (const acpi::DmarUnit& found : dmar_->units) TRY(boot_unit(found, working));
+  // Devices at work have their vectors back now; what is left is for events.
+  for (vtd::VtdUnit* unit : working) unit->arm_faults();
+  return {};
+}
+
+Result<void> Kernel::boot_unit(const acpi::DmarUnit& found, Vec<vtd::VtdUnit*>& working) {
+  Vec<vtd::InterruptOwner> owners(heap_);
+  Result<void> collected;
+  live_update_->each_recorded_behind(found.base, [&](std::span<const SourceId> requesters) {
+    if (!collected) return;
+    collected = owners.push_back({requesters[0].bdf, vtd::InterruptEntry::source_of(requesters)});
+  });
+  TRY(collected);
+  const vtd::UnitConfig config{.register_bytes = found.register_bytes,
+                               .host_address_bits = dmar_->host_address_bits,
+                               .timeout_ns = config_.unit_timeout_ns,
+                               .mode = config_.table_mode,
+                               .stage = config_.stage,
+                               .interrupt_remapping = config_.interrupt_remapping && dmar_->interrupt_remapping,
+                               .interrupt_owners = owners.span(),
+                               .defer_fault_event = true};
+  const auto add = [&](Owned<vtd::VtdUnit> unit) -> Result<void> {
+    vtd::VtdUnit* const added = unit.get();
+    TRY(iommu_->add_unit(std::move(unit)));
+    return working.push_back(added);
+  };
+  if (const abi::IommuUnitRecord* record = live_update_->unit_record(found.base)) {
+    if (auto unit = vtd::VtdUnit::adopt(heap_, kho_, *record, config); unit) return add(std::move(*unit));
+    report(LogLevel::Error, Line() << "unit at " << found.base << " cannot be taken over; its devices are blocked");
+    return block_unit(found.base, config);
   }
+  auto unit = vtd::VtdUnit::create(heap_, found.base, found.segment, config);
+  if (unit) return add(std::move(*unit));
+  if (unit.error() == Errno::Ebusy) {
+    report(LogLevel::Error,
+           Line() << "unit at " << found.base << " translates and no record says what; its devices are blocked");
+    return block_unit(found.base, config);
+  }
+  report(LogLevel::Error,
+         Line() << "unit at " << found.base << " does not work: " << unit.error() << "; its devices cannot be used");
   return {};
 }
 
@@ -299,6 +315,7 @@ Result<void> Kernel::boot_devices() {
   }
   live_update_->commit();
   settle_functions();
+  drop_carried_interrupts();
   return {};
 }
 
@@ -315,6 +332,15 @@ void Kernel::settle_functions() {
       function.let_go();  // nothing of it was live any more
     }
   }
+}
+
+// Of functions that are not held: nobody will come for them.
+void Kernel::drop_carried_interrupts() {
+  iommu_->each_device([](IommuDevice& device) {
+    InterruptRemapper* const remapper = device.unit().interrupt_remapper();
+    if (!remapper || device.group().ownership() == Ownership::HeldForSession) return;
+    remapper->drop_carried(device.source());
+  });
 }
 
 Result<void> Kernel::boot_services() {

@@ -21,6 +21,9 @@ struct Config {
   // Tables of IOMMU units that this kernel brings up itself; one that it takes over stays in the mode it is in.
   vtd::TableModePolicy table_mode = vtd::TableModePolicy::Auto;
   vtd::StagePolicy stage = vtd::StagePolicy::SecondStage;
+  // Interrupts go through the IOMMU units' tables, where firmware says so and a unit can. Without it no device with
+  // interrupts on can be preserved.
+  bool interrupt_remapping = true;
   // The two ioctls that Linux does not have; 0: off (-ENOTTY).
   u32 ioctl_hwpt_mark_preserve = 0x3b96;
   u32 ioctl_hwpt_restore = 0x3b97;

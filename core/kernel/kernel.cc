@@ -29,6 +29,10 @@ Kernel::~Kernel() {
   kho::withdraw_metadata(kho_);
 }
 
+void Kernel::service() {
+  if (iommu_) iommu_->each_unit([](IommuUnit& unit) { unit.service(); });
+}
+
 Result<Ref<File>> Kernel::open(std::string_view path) {
   constexpr std::string_view kCdev = "/dev/vfio/devices/vfio";
   if (path == "/dev/liveupdate") return luo_device_->open();

@@ -45,6 +45,9 @@ class Kernel {
   // nothing is loaded, what a session's files say, Efault from the audit.
   Result<void> kexec();
 
+  // To be called every now and then by whoever runs the kernel, with no call into it under way on the same thread.
+  void service();
+
   const Config& config() const { return config_; }
   const abi::BootInfo& boot_info() const { return boot_; }
   const Timeline& timeline() const { return timeline_; }
@@ -66,6 +69,8 @@ class Kernel {
   Result<void> boot_memory();
   Result<void> boot_records();
   Result<void> boot_units();
+  Result<void> boot_unit(const acpi::DmarUnit& found, Vec<vtd::VtdUnit*>& working);
+  void drop_carried_interrupts();
   Result<void> boot_bus();
   Result<void> boot_devices();
   Result<void> boot_services();

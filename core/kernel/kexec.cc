@@ -74,6 +74,9 @@ Result<void> Kernel::kexec() {
   ScopeGuard thaw([this] { luo_->unfreeze_all(); });
   phase(UpdatePhase::Freeze);
 
+  // What comes from here on is the next kernel's, also what this one has not looked at yet.
+  machine_.irq_disable();
+  ScopeGuard enable([this] { machine_.irq_enable(); });
   stop_functions();
   ScopeGuard restart([this] { restart_functions(); });
   TRY(live_update_->quiesce());
@@ -85,6 +88,7 @@ Result<void> Kernel::kexec() {
   // Gone. Where control comes back (in process) nothing of this kernel may be touched any more.
   resume.dismiss();
   restart.dismiss();
+  enable.dismiss();
   thaw.dismiss();
   forget.dismiss();
   return {};

@@ -6,28 +6,14 @@
 
 namespace perdure::vfio {
 
-void IrqLink::raise() {
-  Ref<HostEvent> event;
-  {
-    MutexGuard guard(lock_);
-    event = event_;
-  }
-  if (event) event->signal(1);
-}
-
-void IrqLink::connect(Ref<HostEvent> event) {
-  MutexGuard guard(lock_);
-  std::swap(event, event_);
-}
-
 Interrupts::~Interrupts() {
   free_targets();
 }
 
 unsigned Interrupts::vectors() const {
   unsigned n = 0;
-  for (const Vector& vector : vectors_) n += vector.event ? 1 : 0;
-  return n;
+  for (const Vector& vector : vectors_) n += vector.allocated ? 1 : 0;
+  return mode_ == Mode::Msi && n > msi_usable_ ? msi_usable_ : n;
 }
 
 Result<void> Interrupts::make_vectors(unsigned count) {
@@ -36,37 +22,74 @@ Result<void> Interrupts::make_vectors(unsigned count) {
   return {};
 }
 
-Result<void> Interrupts::allocate(Vector& vector) {
+Result<void> Interrupts::reserve_entries(unsigned count) {
+  InterruptRemapper* const table = remapper();
+  if (!table) return {};
+  irte_first_ = TRY(table->alloc(device_.aliases(), count));
+  irte_count_ = count;
+  return {};
+}
+
+Result<void> Interrupts::allocate(unsigned index) {
+  Vector& vector = vectors_[index];
   if (vector.allocated) return {};
+  // A former kernel's device may have fewer than its function has vectors.
+  if (irte_count_ != 0 && index >= irte_count_) return fail(Errno::Einval);
   if (!vector.link) vector.link = TRY(heap_.make<IrqLink>());
   vector.target = TRY(heap_.machine().irq_alloc(*vector.link));
+  if (irte_count_ != 0) {
+    if (auto set = remapper()->set(irte_first_ + index, vector.target, *vector.link); !set) {
+      heap_.machine().irq_free(vector.target);
+      return set;
+    }
+  }
   vector.allocated = true;
   return {};
 }
 
+// The device does not send it any more. The entry goes first, so that nothing is on its way to a vector that somebody
+// else may be given.
+void Interrupts::release(unsigned index) {
+  Vector& vector = vectors_[index];
+  if (!vector.allocated) return;
+  if (irte_count_ != 0) static_cast<void>(remapper()->clear(irte_first_ + index));
+  heap_.machine().irq_free(vector.target);
+  vector.allocated = false;
+}
+
 void Interrupts::free_targets() {
-  for (Vector& vector : vectors_) {
-    if (vector.allocated) heap_.machine().irq_free(vector.target);
-    vector.allocated = false;
-  }
+  // All entries with one flush.
+  if (irte_count_ != 0) remapper()->free(irte_first_, irte_count_);
+  irte_first_ = irte_count_ = 0;
+  for (unsigned i = 0; i < vectors_.size(); ++i) release(i);
+}
+
+MsiTarget Interrupts::message(unsigned vector) const {
+  if (irte_count_ == 0) return vectors_[vector].target;
+  const MsiTarget first = remapper()->message(irte_first_);
+  return {first.address, first.data + vector};
 }
 
 // MSI has one address and one run of data values for all vectors, so they are all made here; MSI-X vectors one by one,
 // when they are connected.
 Result<void> Interrupts::enable(Mode mode, unsigned count) {
+  ScopeGuard undo([this] {
+    free_targets();
+    vectors_.clear();
+  });
   if (mode == Mode::Msix) {
+    TRY(reserve_entries(function_.msix_vectors()));
     TRY(function_.msix_enable());
+    undo.dismiss();
     mode_ = mode;
     return {};
   }
   const unsigned enabled = std::bit_ceil(count);
   TRY(make_vectors(enabled));
-  ScopeGuard undo([this] {
-    free_targets();
-    vectors_.clear();
-  });
+  TRY(reserve_entries(enabled));
   for (unsigned i = 0; i < enabled; ++i) {
-    TRY(allocate(vectors_[i]));
+    TRY(allocate(i));
+    if (irte_count_ != 0) continue;
     const MsiTarget& first = vectors_[0].target;
     const MsiTarget& target = vectors_[i].target;
     // What the machine gives out need not be a run; then this many vectors cannot be had.
@@ -74,7 +97,7 @@ Result<void> Interrupts::enable(Mode mode, unsigned count) {
       return fail(Errno::Enospc);
     }
   }
-  TRY(function_.msi_enable(vectors_[0].target, enabled));
+  TRY(function_.msi_enable(message(0), enabled));
   undo.dismiss();
   msi_usable_ = count;
   mode_ = mode;
@@ -84,15 +107,17 @@ Result<void> Interrupts::enable(Mode mode, unsigned count) {
 Result<void> Interrupts::install(unsigned index, const Ref<EventFd>& event, Vec<Ref<EventFd>>& dropped) {
   remove(index, dropped);
   Vector& vector = vectors_[index];
-  TRY(allocate(vector));
+  TRY(allocate(index));
   vector.event = event;
   vector.link->connect(Ref<HostEvent>(&event->host()));
-  if (mode_ == Mode::Msix) {
-    const Result<void> set = function_.msix_set(index, vector.target);
+  taken_over_ = false;
+  if (mode_ == Mode::Msix && !vector.programmed) {
+    const Result<void> set = function_.msix_set(index, message(index));
     if (!set) {
       remove(index, dropped);
       return set;
     }
+    vector.programmed = true;
   }
   return {};
 }
@@ -101,14 +126,12 @@ void Interrupts::remove(unsigned index, Vec<Ref<EventFd>>& dropped) {
   Vector& vector = vectors_[index];
   if (!vector.event) return;
   if (mode_ == Mode::Msix) static_cast<void>(function_.msix_mask(index));
+  vector.programmed = false;
   vector.link->connect(nullptr);
   // The caller made room.
   static_cast<void>(dropped.push_back(std::move(vector.event)));
   vector.event = nullptr;
-  if (mode_ == Mode::Msix) {
-    heap_.machine().irq_free(vector.target);
-    vector.allocated = false;
-  }
+  if (mode_ == Mode::Msix) release(index);
 }
 
 Result<void> Interrupts::connect(Mode mode, unsigned start, Events events, Vec<Ref<EventFd>>& dropped) {
@@ -163,14 +186,53 @@ void Interrupts::disable(Vec<Ref<EventFd>>& dropped) {
   vectors_.clear();
   mode_ = Mode::None;
   msi_usable_ = 0;
+  taken_over_ = false;
 }
 
 void Interrupts::reprogram() {
-  if (mode_ == Mode::Msi) static_cast<void>(function_.msi_enable(vectors_[0].target, size()));
+  if (mode_ == Mode::Msi) static_cast<void>(function_.msi_enable(message(0), size()));
+  for (Vector& vector : vectors_) vector.programmed = false;
   if (mode_ != Mode::Msix || !function_.msix_enable()) return;
   for (unsigned i = 0; i < vectors_.size(); ++i) {
-    if (vectors_[i].event) static_cast<void>(function_.msix_set(i, vectors_[i].target));
+    if (vectors_[i].event) vectors_[i].programmed = function_.msix_set(i, message(i)).has_value();
   }
+}
+
+// --- live update ------------------------------------------------------------------------------------------------
+
+CarriedInterrupts Interrupts::state() const {
+  return {static_cast<u32>(mode_), msi_usable_, irte_first_, irte_count_};
+}
+
+Result<void> Interrupts::take_over(const CarriedInterrupts& carried) {
+  if (static_cast<Mode>(carried.mode) == Mode::None) return {};
+  InterruptRemapper* const table = remapper();
+  if (!table || carried.irte_count == 0) return fail(Errno::Enoent);
+  ScopeGuard undo([this] { vectors_.clear(); });
+  TRY(make_vectors(carried.irte_count));
+  TRY(table->take(device_.aliases(), carried.irte_first, carried.irte_count,
+                  [this](unsigned i, Owned<IrqLink> link, const MsiTarget& target) {
+                    Vector& vector = vectors_[i];
+                    vector.link = std::move(link);
+                    vector.target = target;
+                    vector.allocated = vector.programmed = true;
+                  }));
+  undo.dismiss();
+  mode_ = static_cast<Mode>(carried.mode);
+  msi_usable_ = carried.usable;
+  irte_first_ = carried.irte_first;
+  irte_count_ = carried.irte_count;
+  taken_over_ = true;
+  return {};
+}
+
+void Interrupts::hand_back() {
+  if (!taken_over_) return;
+  for (unsigned i = 0; i < vectors_.size(); ++i) remapper()->give_back(irte_first_ + i, std::move(vectors_[i].link));
+  vectors_.clear();
+  mode_ = Mode::None;
+  msi_usable_ = irte_first_ = irte_count_ = 0;
+  taken_over_ = false;
 }
 
 }  // namespace perdure::vfio

@@ -132,13 +132,29 @@ TEST_P(VfioLiveUpdateTest, NothingIsWrittenToADeviceAtWork) {
   EXPECT_EQ(w.config_read<u16>(fd, 0x04) & 0x0406, GetParam() >= 2 ? 0x0406 : 0x0006);
   EXPECT_TRUE(w.write<u32>(fd, 0, 0x10, 1));
 
-  // Interrupts are the program's to connect again.
+  // Interrupts are the program's to connect again; what came before is signalled once, and still nothing is written.
+  w.hw_a.accesses.clear();
+  w.hw_a.writes.clear();
+  w.send_msix(w.hw_a, 0);
   w.send_msix(w.hw_a, 0);
   const auto again = w.event();
+  const auto other = w.event();
+  EXPECT_EQ(error_of(w.set_irqs(fd, kDataEventfd | kActionTrigger, kMsi, 0, 1, {again.fd})), Errno::Einval);
   ASSERT_TRUE(w.set_irqs(fd, kDataEventfd | kActionTrigger, kMsix, 0, 1, {again.fd}));
-  w.send_msix(w.hw_a, 0);
-  w.send_msix(w.hw_a, 3);
   EXPECT_EQ(again.host->count, 1u);
+  w.send_msix(w.hw_a, 0);
+  EXPECT_EQ(again.host->count, 2u);
+  w.send_msix(w.hw_a, 3);
+  ASSERT_TRUE(w.set_irqs(fd, kDataEventfd | kActionTrigger, kMsix, 3, 1, {other.fd}));
+  EXPECT_EQ(other.host->count, 1u);
+  EXPECT_EQ(again.host->count, 2u);
+  EXPECT_TRUE(w.hw_a.writes.empty());
+  EXPECT_TRUE(w.hw_a.accesses.empty()) << w.hw_a.accesses.front();
+  // One that was masked is programmed like any other.
+  ASSERT_TRUE(w.set_irqs(fd, kDataEventfd | kActionTrigger, kMsix, 5, 1, {other.fd}));
+  w.send_msix(w.hw_a, 5);
+  EXPECT_EQ(other.host->count, 2u);
+  EXPECT_EQ(w.blocked, 0u);
 
   ASSERT_TRUE(w.restore(iommufd, kHwpt));
   ASSERT_TRUE(w.can_finish(iommufd, kContext));
@@ -151,6 +167,109 @@ TEST_P(VfioLiveUpdateTest, NothingIsWrittenToADeviceAtWork) {
   w.task.close(fd);
   EXPECT_EQ(w.hw_a.resets, resets + 1);
   EXPECT_EQ(w.reached(a0, kBase), "blocked");
+}
+
+// Linux's rule, where nobody could tell the vectors in the next kernel's early boot.
+TEST_P(VfioLiveUpdateTest, InterruptsThatAreNotRemappedMustBeOff) {
+  set_up(false);
+  preserve_all();
+  luo::FileState state = w.vfio_state(kDevice, w.task.files.at(fd).get());
+  EXPECT_EQ(error_of(w.vfio_handler->freeze(state)), Errno::Einval);
+  ASSERT_TRUE(w.set_irqs(fd, kDataNone | kActionTrigger, kMsix, 0, 0));
+  EXPECT_TRUE(w.vfio_handler->freeze(state));
+  EXPECT_EQ(record().irq_mode, static_cast<u32>(abi::VfioPciIrqMode::None));
+  w.unpreserve_device(fd, kDevice);
+  w.unpreserve(iommufd, kContext);
+}
+
+TEST_P(VfioLiveUpdateTest, SeveralMsiVectorsAreCarried) {
+  set_up();
+  ASSERT_TRUE(w.set_irqs(fd, kDataNone | kActionTrigger, kMsix, 0, 0));
+  const auto three = w.event();
+  ASSERT_TRUE(w.set_irqs(fd, kDataEventfd | kActionTrigger, kMsi, 0, 3, {event.fd, event.fd, three.fd}));
+  preserve_all();
+  const u16 control = w.hw_a.get<u16>(0x52);
+  EXPECT_EQ(control & 0x71, 0x21) << "on, four vectors";
+  w.hw_a.writes.clear();
+  jump();
+  EXPECT_EQ(record().irq_vectors, 3u);
+  EXPECT_EQ(record().irq_usable, 3u);
+  EXPECT_EQ(record().irte_count, 4u);
+  fd = *w.retrieve_device(kDevice);
+  iommufd = *w.retrieve(kContext);
+  ASSERT_TRUE(w.bind_device(fd, iommufd));
+  EXPECT_EQ(w.config_read<u16>(fd, 0x52) & 1, 1) << "the program sees that it is on";
+  w.send_msi(w.hw_a, 2);
+  const auto again = w.event();
+  EXPECT_EQ(error_of(w.set_irqs(fd, kDataEventfd | kActionTrigger, kMsi, 0, 4, {-1, -1, -1, again.fd})), Errno::Einval)
+      << "three were asked for";
+  ASSERT_TRUE(w.set_irqs(fd, kDataEventfd | kActionTrigger, kMsi, 0, 3, {-1, -1, again.fd}));
+  EXPECT_EQ(again.host->count, 1u);
+  w.send_msi(w.hw_a, 2);
+  EXPECT_EQ(again.host->count, 2u);
+  EXPECT_TRUE(w.hw_a.writes.empty());
+  EXPECT_EQ(w.hw_a.get<u16>(0x52), control);
+}
+
+TEST_P(VfioLiveUpdateTest, AFailedBindLeavesItsInterruptsToTheNext) {
+  set_up();
+  preserve_all();
+  jump();
+  fd = *w.retrieve_device(kDevice);
+  iommufd = *w.retrieve(kContext);
+  uapi::VfioBindIommufd cmd{};
+  cmd.argsz = sizeof(cmd);
+  cmd.iommufd = iommufd;
+  const UserAddr unwritable = w.task.put(cmd);
+  w.task.set_writable(unwritable, false);
+  EXPECT_EQ(error_of(w.task.files.at(fd)->ioctl(w.task, uapi::kVfioDeviceBindIommufd, unwritable)), Errno::Efault);
+  EXPECT_EQ(w.iommu.hw_a.interrupts.calls["give back"], 8u);
+  w.send_msix(w.hw_a, 3);
+  ASSERT_TRUE(w.bind_device(fd, iommufd));
+  const auto again = w.event();
+  ASSERT_TRUE(w.set_irqs(fd, kDataEventfd | kActionTrigger, kMsix, 3, 1, {again.fd}));
+  EXPECT_EQ(again.host->count, 1u);
+}
+
+TEST_P(VfioLiveUpdateTest, InterruptsNobodyAskedForWaitUntilTheDeviceIsClosed) {
+  set_up();
+  preserve_all();
+  jump();
+  fd = *w.retrieve_device(kDevice);
+  iommufd = *w.retrieve(kContext);
+  ASSERT_TRUE(w.bind_device(fd, iommufd));
+  ASSERT_TRUE(w.restore(iommufd, kHwpt));
+  w.hw_a.writes.clear();
+  w.finish_device(fd, kDevice);
+  w.finish(iommufd, kContext);
+  w.iommu.live->finish(0);
+  EXPECT_TRUE(w.hw_a.writes.empty()) << "the session's end changes nothing at the device";
+  w.send_msix(w.hw_a, 3);
+  const auto late = w.event();
+  ASSERT_TRUE(w.set_irqs(fd, kDataEventfd | kActionTrigger, kMsix, 3, 1, {late.fd}));
+  EXPECT_EQ(late.host->count, 1u);
+  // Off at the device, then its entries, then the vectors.
+  w.session->files.clear();
+  w.task.close(fd);
+  EXPECT_EQ(w.hw_a.get<u16>(0x72) & 0x8000, 0);
+  EXPECT_TRUE(w.iommu.hw_a.interrupts.entries.empty());
+  EXPECT_TRUE(w.irqs.empty());
+}
+
+TEST_P(VfioLiveUpdateTest, RefusedEntriesCostTheInterruptsAlone) {
+  set_up();
+  preserve_all();
+  w.freeze_device(kDevice);
+  m.memory.release();
+  w.iommu.hw_a.interrupts.entries.clear();
+  w.jump_vfio(kContext);
+  fd = *w.retrieve_device(kDevice);
+  iommufd = *w.retrieve(kContext);
+  w.hw_a.writes.clear();
+  ASSERT_TRUE(w.bind_device(fd, iommufd));
+  EXPECT_TRUE(w.hw_a.writes.empty());
+  w.send_msix(w.hw_a, 3);
+  EXPECT_EQ(w.blocked, 1u);
 }
 
 TEST_P(VfioLiveUpdateTest, ReplacedThroughTheUserApi) {
@@ -219,6 +338,12 @@ TEST_P(VfioLiveUpdateTest, TheDeviceMustBeTheOneThatWasRecorded) {
   EXPECT_EQ(with([](auto& r) { r.bar_address[2] += 0x1000; }), Errno::Eproto);
   EXPECT_EQ(with([](auto& r) { r.bar_size[2] = 0x1800; }), Errno::Eproto);
   EXPECT_EQ(with([](auto& r) { r.generation++; }), Errno::Eproto);
+  EXPECT_EQ(with([](auto& r) { r.irte_count = 0; }), Errno::Eproto);
+  EXPECT_EQ(with([](auto& r) { r.irq_mode = 0; }), Errno::Eproto);
+  EXPECT_EQ(with([](auto& r) { r.irte_first = 65529; }), Errno::Eproto);
+  EXPECT_EQ(with([](auto& r) { r.irq_vectors = 9; }), Errno::Eproto);
+  EXPECT_EQ(with([](auto& r) { r.irq_usable = 1; }), Errno::Eproto) << "of MSI";
+  EXPECT_EQ(with([](auto& r) { r.irq_mode = 1; }), Errno::Eproto) << "nobody asked for a vector";
   EXPECT_EQ(with([](auto& r) { r.bdf = IommufdWorld::b0.bdf; }), Errno::Eio) << "not held: nobody preserved it";
   EXPECT_EQ(with([](auto& r) { r.iommufd_token++; }), Errno{}) << "shows when it is bound";
   record().iommufd_token++;

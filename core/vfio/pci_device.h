@@ -14,7 +14,7 @@ struct PciDevice : public HeapObject {
         function(its_function),
         iommu_device(its_device),
         config(its_function),
-        irqs(heap, its_function) {}
+        irqs(heap, its_function, its_device) {}
 
   const u32 index;  // N of vfioN
   pci::Function& function;

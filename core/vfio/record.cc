@@ -63,6 +63,14 @@ Result<abi::VfioPciRecord> read_record(Kho& kho, Phys at, u64 generation) {
     std::memset(record.virtual_bars, 0, sizeof(record.virtual_bars));
     record.virtual_command = record.interrupt_line = 0;
   }
+  const auto mode = static_cast<abi::VfioPciIrqMode>(record.irq_mode);
+  const bool msi = mode == abi::VfioPciIrqMode::Msi;
+  if ((mode == abi::VfioPciIrqMode::None) != (record.irte_count == 0) ||
+      record.irte_first + record.irte_count > abi::kVfioPciIrteMax || record.irq_vectors > record.irte_count ||
+      (msi && (!is_pow2(record.irte_count) || record.irq_usable == 0 || record.irq_usable > record.irte_count)) ||
+      (!msi && record.irq_usable != 0)) {
+    return unreadable(machine, at, "has interrupts that cannot be");
+  }
   if (record.generation != generation) return unreadable(machine, at, "is of another update");
   for (unsigned i = 0; i < 6; ++i) {
     const u64 size = record.bar_size[i];

@@ -84,18 +84,22 @@ Result<void> VfioFile::bind(Task& task, UserAddr arg) {
     if (!module_.iommufd.iommu.reset_done(device_.iommu_device)) return fail(Errno::Eio);
   }
   const bool incoming = incoming_;
-  Ref<iommufd::Device> bound =
-      incoming ? TRY(iommufd->bind_held(device_.iommu_device, record_.generation, record_.iommufd_token))
-                : TRY(iommufd->bind(device_.iommu_device));
-                ScopeGuard unbind([&] { incoming ? iommufd->unbind_to_held(*bound) : iommufd->unbind(*bound); });
-                TRY(enable_locked());
-                cmd.out_devid = iommufd->id_of(*bound);
-                TRY(task.copy_out(arg + offsetof(uapi::VfioBindIommufd, out_devid), cmd.out_devid));
-                unbind.dismiss();
-                device_.user = this;
-                bound_ = std::move(bound);
-                iommufd_ = std::move(iommufd);
-                return {};
+  auto binding = incoming ? iommufd->bind_held(device_.iommu_device, record_.generation, record_.iommufd_token)
+                          : iommufd->bind(device_.iommu_device);
+  if (!binding) return fail(binding.error());
+  Ref<iommufd::Device> bound = std::move(*binding);
+  ScopeGuard unbind([&]() NO_THREAD_SAFETY_ANALYSIS {
+    device_.irqs.hand_back();
+    incoming ? iommufd->unbind_to_held(*bound) : iommufd->unbind(*bound);
+  });
+  TRY(enable_locked());
+  cmd.out_devid = iommufd->id_of(*bound);
+  TRY(task.copy_out(arg + offsetof(uapi::VfioBindIommufd, out_devid), cmd.out_devid));
+  unbind.dismiss();
+  device_.user = this;
+  bound_ = std::move(bound);
+  iommufd_ = std::move(iommufd);
+  return {};
 }
 
 // A new user finds the device quiet: not mastering the bus, reset, decoding. Unless a former kernel's user has it at
@@ -105,6 +109,14 @@ Result<void> VfioFile::enable_locked() {
   if (incoming_) {
     device_.reset_works = (record_.flags & abi::kVfioPciResetWorks) != 0;
     device_.config.begin();
+    const auto taken =
+        device_.irqs.take_over({record_.irq_mode, record_.irq_usable, record_.irte_first, record_.irte_count});
+    if (!taken) {
+      if (taken.error() != Errno::Enoent) return taken;
+      log(module_.machine(), LogLevel::Error,
+          Line() << "vfio" << device_.index << ": its interrupts are blocked: their remapping entries were refused");
+    }
+    device_.config.set_msi_vectors(device_.irqs.mode() == Interrupts::Mode::Msi ? device_.irqs.size() : 0);
     if (record_.version >= 2) {
       ConfigView::VirtualState state;
       std::copy(std::begin(record_.virtual_bars), std::end(record_.virtual_bars), std::begin(state.bars));
@@ -413,8 +425,12 @@ void VfioFile::fill(abi::VfioPciRecord& record) const {
   record.ids = u32{function.device()} << 16 | function.vendor();
   record.flags = device_.reset_works ? abi::kVfioPciResetWorks : 0;
   record.command = function.read16(pci::reg::kCommand);
-  record.irq_mode = static_cast<u32>(device_.irqs.mode());
+  const CarriedInterrupts irqs = device_.irqs.state();
+  record.irq_mode = irqs.mode;
   record.irq_vectors = device_.irqs.vectors();
+  record.irq_usable = irqs.usable;
+  record.irte_first = irqs.irte_first;
+  record.irte_count = irqs.irte_count;
   for (unsigned i = 0; i < pci::Function::kBars; ++i) {
     const pci::Bar& bar = function.bars()[i];
     const bool used = bar.kind == pci::Bar::Kind::Memory && bar.size != 0;
@@ -428,8 +444,14 @@ void VfioFile::fill(abi::VfioPciRecord& record) const {
   record.interrupt_line = state.interrupt_line;
 }
 
+bool VfioFile::interrupts_carry() const {
+  MutexGuard guard(device_.lock);
+  return device_.irqs.can_be_carried();
+}
+
 void VfioFile::finish() {
   MutexGuard guard(device_.lock);
+  // Interrupts that the program has not connected yet stay as they are: it may still do so, and what comes is kept.
   incoming_ = false;
   device_.in_transfer = false;
   device_.function.let_go();

@@ -43,6 +43,8 @@ class VfioFile final : public File {
   // token.
   Result<u64> preserve(const luo::Session& session);
   void unpreserve();
+  // Nothing of its interrupts would be lost: they are off, or go through a remapping table.
+  bool interrupts_carry() const;
   // What is to be recorded of the device now. Only reads.
   void fill(abi::VfioPciRecord& record) const;
   // The device is this program's like any other now.

@@ -97,13 +97,14 @@ Result<Owned<VtdUnit>> VtdUnit::adopt(Heap& heap, Kho& kho, const abi::IommuUnit
   if (!probed) return fail(probed.error() == Errno::Eopnotsupp ? Errno::Einval : probed.error());
   Owned<VtdUnit> unit = std::move(*probed);
   TRY(unit->check_registers(record));
-  TRY(unit->take_over(kho, record));
+  TRY(unit->take_over(kho, record, config.interrupt_owners));
   return unit;
 }
 
-Result<void> VtdUnit::take_over(Kho& kho, const abi::IommuUnitRecord& record) {
+Result<void> VtdUnit::take_over(Kho& kho, const abi::IommuUnitRecord& record, std::span<const InterruptOwner> owners) {
   MutexGuard guard(lock_);
-  const bool has_queue = Global::Qie::test(registers_.status());
+  const u32 status = registers_.status();
+  const bool has_queue = Global::Qie::test(status);
   const QueueMemory old_memory = has_queue ? queue_of(record) : QueueMemory();
   if (has_queue &&
       (!restorable(kho, limits_, old_memory.base, old_memory.order) ||
@@ -118,6 +119,7 @@ Result<void> VtdUnit::take_over(Kho& kho, const abi::IommuUnitRecord& record) {
   // Everything that can fail for want of memory comes before anything is touched.
   const QueueMemory memory = TRY(InvalidationQueue::allocate(heap_.frames(), Ecap::Smts::test(info_.ecap)));
   ScopeGuard free_memory([&] { InvalidationQueue::release(heap_.frames(), memory); });
+  if (Global::Ire::test(status)) TRY(interrupts_.prepare(kho, record, owners));
   Handover from{Phys(record.root), record.context_tables, old_memory, info_.base, info_.segment};
   tables_ = TRY(
       (mode_ == TableMode::Scalable ? ScalableTables::adopt : LegacyTables::adopt)(heap_, kho, writer_, limits_, from));
@@ -152,8 +154,9 @@ Result<void> VtdUnit::re_initialise_locked(Kho& kho, const QueueMemory* old_memo
   TRY(flush_all_locked());
   if (old_memory) InvalidationQueue::release(heap_.frames(), *old_memory);
   mask_events();
-  faults_.arm();
-  return {};
+  if (!defer_fault_event_) faults_.arm();
+  if (interrupts_.set_up()) return interrupts_.move(kho);
+  return remap_ ? interrupts_.start() : Result<void>();
 }
 
 }  // namespace perdure::vtd

@@ -9,6 +9,8 @@
 namespace perdure::vtd {
 namespace {
 
+constexpr u64 kEmptyTable = 7;  // IRTA.S: the 256 entries of one page
+
 void mask_event(RegisterFile& registers, Reg32 control) {
   registers.write(control, EventControl::Mask::value());
   registers.read(control);  // posted until read back
@@ -52,6 +54,8 @@ Result<void> VtdUnit::bring_up() {
   const auto start = [&]() REQUIRES(lock_) -> Result<void> {
     mask_events();
     TRY(protected_memory_off());
+    // The firmware's, or a former kernel's that was not asked to hand anything over.
+    if (Global::Ire::test(status)) TRY(registers_.disable(Global::Ire::value()));
     if (Global::Qie::test(status)) {
       // The firmware's queue.
       TRY(registers_.poll([&] { return registers_.read(reg::kQueueHead) == registers_.read(reg::kQueueTail); }));
@@ -61,7 +65,8 @@ Result<void> VtdUnit::bring_up() {
     TRY(registers_.set_root(tables_->rtaddr()));
     TRY(flush_all_locked());
     if (Cap::Rwbf::test(info_.cap)) TRY(registers_.flush_write_buffer());
-    faults_.arm();
+    if (remap_) TRY(interrupts_.start());
+    if (!defer_fault_event_) faults_.arm();
     return {};
   };
   if (auto started = start(); !started) {
@@ -103,7 +108,11 @@ Result<void> VtdUnit::block_all(FrameAllocator& frames, Phys base, const UnitCon
   mask_event(registers, reg::kCompletionControl);
   if (Ecap::Prs::test(ecap)) mask_event(registers, reg::kPageRequestControl);
 
+  const bool remaps = Global::Ire::test(registers.status());
   const auto blocked = [&]() -> Result<void> {
+    // The page has no present interrupt entry either. What the unit remembers of the former ones can only be dropped
+    // through a queue; those messages end at vectors that nobody has.
+    if (remaps) TRY(registers.set_interrupt_table(root.value | kEmptyTable));
     TRY(registers.set_root(root.value | mode));
     if (Cap::Esrtps::test(cap)) return {};
     // The former kernel's queue cannot be used: who knows what its memory holds now. Flushes by register need it off.
@@ -114,9 +123,12 @@ Result<void> VtdUnit::block_all(FrameAllocator& frames, Phys base, const UnitCon
     if (scalable) {
       InvalidationQueue queue(registers, writer);
       TRY(queue.start(memory));
-      const Descriptor all[] = {InvalidateContext(), InvalidatePasidCache(),
-                                InvalidateIotlb(Drain{Cap::Drd::test(cap), Cap::Dwd::test(cap)})};
-      return queue.submit(all);
+      Batch all;
+      all.add(InvalidateContext());
+      all.add(InvalidatePasidCache());
+      all.add(InvalidateIotlb(Drain{Cap::Drd::test(cap), Cap::Dwd::test(cap)}));
+      if (remaps) all.add(InvalidateInterrupts());
+      return queue.submit(all.span());
     }
     registers.write(reg::kContextCommand, Ccmd::Icc::value() | Ccmd::Cirg::make(Ccmd::kGlobal));
     TRY(registers.poll([&] { return !Ccmd::Icc::test(registers.read(reg::kContextCommand)); }));

@@ -87,6 +87,17 @@ struct InvalidatePasidIotlb : Descriptor {
   static constexpr u64 common(u32 did, u32 pasid) { return Type::make(6) | Did::make(did) | Pasid::make(pasid); }
 };
 
+// Interrupt entry cache.
+struct InvalidateInterrupts : Descriptor {
+  constexpr InvalidateInterrupts() : Descriptor(Type::make(4), 0) {}
+  constexpr explicit InvalidateInterrupts(u32 index)
+      : Descriptor(Type::make(4) | One::value() | Index::make(index), 0) {}
+
+ private:
+  using One = Bit<4>;
+  using Index = Field<47, 32>;
+};
+
 // Stores `data` at `status` (4-byte aligned) once everything before it is done and drained.
 struct Wait : Descriptor {
   constexpr Wait(u64 status, u32 data)
@@ -109,6 +120,7 @@ static_assert(InvalidatePasidCache().word[0] == 0x37 && InvalidatePasidCache(5).
 static_assert(InvalidatePasidCache(5, 3).word[0] == 0x3'0005'0017);
 static_assert(InvalidatePasidIotlb(5, 3).word[0] == 0x3'0005'0026);
 static_assert(InvalidatePasidIotlb(9, 1, 0x12345000, 3, true) == Descriptor(0x1'0009'0036, 0x12345043));
+static_assert((InvalidateInterrupts(0x1234).word[0] | 2 << 27) == 0x0000123410000014);
 static_assert(Wait(0x1000, 0xdeadbeef) == Descriptor(0xdeadbeef00000065, 0x1000));
 
 }  // namespace perdure::vtd

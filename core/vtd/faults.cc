@@ -20,6 +20,11 @@ std::string_view kind_name(FaultKind kind) {
   return "?";
 }
 
+// Records of these say an entry's index where others say an address (hardware.md §1, FRCD).
+bool is_interrupt_fault(u8 reason) {
+  return reason >= 0x20 && reason <= 0x26;
+}
+
 FaultKind kind_of(u64 high) {
   if (FrcdHigh::T1::test(high)) return FrcdHigh::T2::test(high) ? FaultKind::Atomic : FaultKind::Read;
   return FrcdHigh::T2::test(high) ? FaultKind::PageRequest : FaultKind::Write;
@@ -202,8 +207,13 @@ void FaultLog::report(const Fault& fault) {
     line << "vtd " << registers_.base() << ": ";
     if (fault.inherited) line << "inherited ";
     line << "fault " << n << ": " << kind_name(fault.kind) << " by " << Hex{fault.source.segment} << ":"
-         << Hex{fault.source.bdf} << " at " << fault.iova << ": " << fault_reason_name(fault.reason) << " ("
-         << Hex{fault.reason} << ")";
+         << Hex{fault.source.bdf};
+    if (is_interrupt_fault(fault.reason)) {
+      line << " of interrupt entry " << (fault.iova.value >> 48);
+    } else {
+      line << " at " << fault.iova;
+    }
+    line << ": " << fault_reason_name(fault.reason) << " (" << Hex{fault.reason} << ")";
     if (fault.has_pasid) line << ", PASID " << fault.pasid;
     log(registers_.machine(), LogLevel::Warn, line);
   }

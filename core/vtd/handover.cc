@@ -1,6 +1,7 @@
 // The old kernel's side of a live update, and its way back when the jump fails.
 #include <cstring>
 
+#include "core/base/scope_guard.h"
 #include "core/vtd/unit_log.h"
 #include "core/vtd/vtd_unit.h"
 
@@ -16,6 +17,8 @@ Result<void> VtdUnit::preserve(Kho& kho) {
   MutexGuard guard(lock_);
   if (preserved_in_ || state_ != State::Running) return fail(Errno::Ebusy);
   if (!queue_.alive()) return fail(Errno::Eio);
+  TRY(interrupts_.preserve(kho));
+  ScopeGuard undo_interrupts([&] { interrupts_.unpreserve(kho); });
   usize done = 0;
   const auto preserved = each_block_locked([&](Phys base, unsigned order) -> Result<void> {
     TRY(kho.preserve(base, order));
@@ -32,6 +35,7 @@ Result<void> VtdUnit::preserve(Kho& kho) {
     });
     return preserved;
   }
+  undo_interrupts.dismiss();
   preserved_in_ = &kho;
   return {};
 }
@@ -43,6 +47,7 @@ void VtdUnit::unpreserve(Kho& kho) {
     kho.unpreserve(base, order);
     return {};
   });
+  interrupts_.unpreserve(kho);
   preserved_in_ = nullptr;
 }
 
@@ -61,6 +66,11 @@ Result<void> VtdUnit::quiesce(FunctionRef<bool(SourceId)> keep) {
     collected = leaving.push_back(entry);
   });
   TRY(collected);
+  Vec<SourceId> owners(heap_);
+  TRY(interrupts_.owners(owners));
+  for (usize i = owners.size(); i-- > 0;) {
+    if (keep(owners[i])) owners.erase_at(i);
+  }
 
   MutexGuard guard(lock_);
   if (state_ != State::Running || !preserved_in_) return fail(Errno::Ebusy);
@@ -73,6 +83,7 @@ Result<void> VtdUnit::quiesce(FunctionRef<bool(SourceId)> keep) {
   const auto finish = [&]() REQUIRES(lock_) -> Result<void> {
     if (!saved_.empty()) TRY(flush_all_locked());
     for (const SavedEntry& entry : saved_) tables_->put_aside(entry.source.bdf, *preserved_in_);
+    TRY(interrupts_.quiesce(owners.span()));
     // What is recorded so far is this kernel's to report; what comes now is its successor's.
     mask_events();
     faults_.drain();
@@ -82,6 +93,7 @@ Result<void> VtdUnit::quiesce(FunctionRef<bool(SourceId)> keep) {
   };
   if (auto finished = finish(); !finished) {
     restore_saved_locked();
+    interrupts_.resume();
     faults_.unmask();
     return finished;
   }
@@ -134,8 +146,10 @@ void VtdUnit::disable() {
   faults_.drain();
   // The queue may be dead; translation goes off all the same, else the next kernel would find it on without an image.
   const bool off = registers_.disable(Global::Te::value()).has_value();
+  // While the queue runs, and after translation: nobody sends any more.
+  const bool plain = interrupts_.stop().has_value();
   const bool queue_off = queue_.stop().has_value();
-  state_ = off && queue_off ? State::Suspended : State::Abandoned;
+  state_ = off && plain && queue_off ? State::Suspended : State::Abandoned;
   if (state_ == State::Abandoned) {
     log(heap_.machine(), LogLevel::Error,
         unit_line(info_.base) << "does not turn off: GSTS " << Hex{registers_.status()}
@@ -148,6 +162,7 @@ void VtdUnit::resume() {
   switch (state_) {
     case State::Quiesced:
       restore_saved_locked();
+      interrupts_.resume();
       faults_.unmask();
       state_ = State::Running;
       return;
@@ -159,6 +174,7 @@ void VtdUnit::resume() {
         TRY(queue_.start(memory));
         TRY(registers_.set_root(tables_->rtaddr()));
         TRY(flush_all_locked());
+        if (interrupts_.set_up()) TRY(interrupts_.start());
         return registers_.enable(Global::Te::value());
       };
       state_ = State::Abandoned;

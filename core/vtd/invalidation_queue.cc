@@ -112,6 +112,16 @@ void InvalidationQueue::ring_locked() {
 
 Result<void> InvalidationQueue::submit(std::span<const Descriptor> batch) {
   MutexGuard guard(lock_);
+  return submit_locked(batch);
+}
+
+Result<void> InvalidationQueue::submit_after(FunctionRef<Result<void>()> first, std::span<const Descriptor> batch) {
+  MutexGuard guard(lock_);
+  TRY(first());
+  return submit_locked(batch);
+}
+
+Result<void> InvalidationQueue::submit_locked(std::span<const Descriptor> batch) {
   PERDURE_ASSERT(batch.size() + 1 < slots_locked());
   if (!alive()) return fail(Errno::Eio);
   for (unsigned attempt = 0; attempt < kAttempts; ++attempt) {

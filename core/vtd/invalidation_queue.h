@@ -3,6 +3,7 @@
 #pragma once
 #include <span>
 
+#include "core/base/function_ref.h"
 #include "core/mem/frame_allocator.h"
 #include "core/vtd/descriptors.h"
 #include "core/vtd/hw_writer.h"
@@ -55,6 +56,9 @@ class InvalidationQueue {
   // An empty batch submits the wait alone.
   Result<void> submit(std::span<const Descriptor> batch) EXCLUDES(lock_);
 
+  // The same, with nobody else's batch between `first` and this one.
+  Result<void> submit_after(FunctionRef<Result<void>()> first, std::span<const Descriptor> batch) EXCLUDES(lock_);
+
   bool alive() const { return alive_.load(std::memory_order_acquire); }
   // From start() or take_over() until stop() succeeded: hardware may touch the memory, also when the queue is dead.
   bool in_use() const { return in_use_.load(std::memory_order_acquire); }
@@ -70,6 +74,7 @@ class InvalidationQueue {
   void write_slot_locked(u32 slot, const Descriptor& d) REQUIRES(lock_);
   void ring_locked() REQUIRES(lock_);
   bool empty_locked() const REQUIRES(lock_);
+  Result<void> submit_locked(std::span<const Descriptor> batch) REQUIRES(lock_);
   Outcome run_locked(std::span<const Descriptor> batch) REQUIRES(lock_);
   // Clears what FSTS says about the queue. True when a descriptor or a wait was lost.
   bool recover_locked(u32 fsts) REQUIRES(lock_);

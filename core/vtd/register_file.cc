@@ -41,6 +41,12 @@ Result<void> RegisterFile::set_root(u64 rtaddr) {
   return command_locked(Global::Srtp::value(), 0, Global::Srtp::value(), Global::Srtp::value());
 }
 
+Result<void> RegisterFile::set_interrupt_table(u64 irta) {
+  MutexGuard guard(command_lock_);
+  write(reg::kInterruptTable, irta);
+  return command_locked(Global::Sirtp::value(), 0, Global::Sirtp::value(), Global::Sirtp::value());
+}
+
 Result<void> RegisterFile::flush_write_buffer() {
   MutexGuard guard(command_lock_);
   return command_locked(Global::Wbf::value(), 0, Global::Wbf::value(), 0);

@@ -29,6 +29,7 @@ class RegisterFile {
   Result<void> disable(u32 bit) EXCLUDES(command_lock_);
   // Latches `rtaddr`. The caller drops the caches afterwards. Etimedout.
   Result<void> set_root(u64 rtaddr) EXCLUDES(command_lock_);
+  Result<void> set_interrupt_table(u64 irta) EXCLUDES(command_lock_);
   Result<void> flush_write_buffer() EXCLUDES(command_lock_);
 
   // True within the time limit?

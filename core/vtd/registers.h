@@ -40,6 +40,7 @@ struct Ecap {
   using C = Bit<0>;   // table walks snoop the CPU's caches (legacy mode)
   using Qi = Bit<1>;  // queued invalidation
   using Dt = Bit<2>;
+  using Ir = Bit<3>;         // interrupt remapping
   using Pt = Bit<6>;         // pass-through entries
   using Iro = Field<17, 8>;  // IVA and IOTLB registers' place, in units of 16 bytes
   using Prs = Bit<29>;
@@ -51,11 +52,13 @@ struct Ecap {
 
 // Global command and status: the same places in both (§1, "GCMD/GSTS protocol").
 struct Global {
-  using Te = Bit<31, u32>;    // translation
-  using Srtp = Bit<30, u32>;  // set root pointer; status: RTPS
-  using Wbf = Bit<27, u32>;   // write buffer flush
-  using Qie = Bit<26, u32>;   // invalidation queue
-  using Ire = Bit<25, u32>;   // interrupt remapping
+  using Te = Bit<31, u32>;     // translation
+  using Srtp = Bit<30, u32>;   // set root pointer; status: RTPS
+  using Wbf = Bit<27, u32>;    // write buffer flush
+  using Qie = Bit<26, u32>;    // invalidation queue
+  using Ire = Bit<25, u32>;    // interrupt remapping
+  using Sirtp = Bit<24, u32>;  // set interrupt table pointer; status: IRTPS
+  using Cfi = Bit<23, u32>;    // messages in compatibility format pass
   // What a command has to restate: everything but the one-shot positions 30, 29, 27 and 24.
   static constexpr u32 kPersistent = 0x96ff'ffff;
   // Enable bits proper: TE, EAFL, QIE, IRE, CFI.

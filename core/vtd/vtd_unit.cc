@@ -32,8 +32,11 @@ VtdUnit::VtdUnit(Heap& heap, Phys base, u16 segment, const Capabilities& can, Ta
       writer_(heap.machine(), can.entries_coherent(mode)),
       limits_(can.limits(mode)),
       drain_{Cap::Drd::test(can.cap), Cap::Dwd::test(can.cap)},
+      remap_(config.interrupt_remapping && Ecap::Ir::test(can.ecap)),
+      defer_fault_event_(config.defer_fault_event),
       faults_(registers_, segment, can.cap, config.faults),
       queue_(registers_, writer_),
+      interrupts_(heap, registers_, queue_, segment, can.cap, can.ecap),
       dids_(heap),
       saved_(heap) {}
 
@@ -45,6 +48,7 @@ VtdUnit::~VtdUnit() {
     log(heap_.machine(), LogLevel::Warn, unit_line(info_.base) << "left translating; its tables and its queue stay");
     return;
   }
+  if (interrupts_.stop()) interrupts_.release();
   if (queue_.memory().base && (!queue_.in_use() || queue_.stop())) {
     InvalidationQueue::release(heap_.frames(), queue_.memory());
   }

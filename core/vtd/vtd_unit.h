@@ -8,6 +8,7 @@
 #include "core/vtd/capabilities.h"
 #include "core/vtd/did_space.h"
 #include "core/vtd/faults.h"
+#include "core/vtd/interrupt_table.h"
 #include "core/vtd/invalidation_queue.h"
 #include "core/vtd/register_file.h"
 #include "core/vtd/translation_tables.h"
@@ -23,6 +24,14 @@ struct UnitConfig {
   FaultListener* faults = nullptr;  // must outlive the unit
   TableModePolicy mode = TableModePolicy::Auto;
   StagePolicy stage = StagePolicy::SecondStage;
+  // Interrupts are remapped if the unit can. A unit that is taken over goes on doing what it does, whatever this says:
+  // remapping is never dropped under devices at work.
+  bool interrupt_remapping = true;
+  // adopt(): whose interrupt entries may be carried over.
+  std::span<const InterruptOwner> interrupt_owners = {};
+  // The fault event stays masked until arm_faults(). For a machine of several units: vectors that the devices of one
+  // bring along must be taken before another's event is given one.
+  bool defer_fault_event = false;
 };
 
 class VtdUnit final : public IommuUnit {
@@ -81,9 +90,15 @@ class VtdUnit final : public IommuUnit {
 
   bool alive() const override { return queue_.alive(); }
 
-  bool walks(const pt::Geometry& geometry) const override;
+  InterruptRemapper* interrupt_remapper() override { return interrupts_.set_up() ? &interrupts_ : nullptr; }
+  // A storm of faults ends with nobody to notice: the event was masked for its sake.
+  void service() override {
+    if (faults_.storming()) faults_.drain();
+  }
 
   FaultLog& faults() { return faults_; }
+  void arm_faults() { faults_.arm(); }
+  bool walks(const pt::Geometry& geometry) const override;
   TableMode mode() const { return mode_; }
 
  private:
@@ -103,7 +118,7 @@ class VtdUnit final : public IommuUnit {
                                       const TableMode* recorded);
   Result<void> bring_up();
   Result<void> check_registers(const abi::IommuUnitRecord& record) const;
-  Result<void> take_over(Kho& kho, const abi::IommuUnitRecord& record);
+  Result<void> take_over(Kho& kho, const abi::IommuUnitRecord& record, std::span<const InterruptOwner> owners);
   Result<void> re_initialise_locked(Kho& kho, const QueueMemory* old_memory, const QueueMemory& memory) REQUIRES(lock_);
   Result<void> protected_memory_off();
 
@@ -132,8 +147,11 @@ class VtdUnit final : public IommuUnit {
   const HwWriter writer_;
   const EntryLimits limits_;
   const Drain drain_;
+  const bool remap_;  // interrupts, when the unit is set up anew
+  const bool defer_fault_event_;
   FaultLog faults_;
   InvalidationQueue queue_;
+  InterruptTable interrupts_;
 
   mutable Mutex lock_{LockRank::VtdUnit};
   State state_ GUARDED_BY(lock_) = State::Off;

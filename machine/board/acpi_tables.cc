@@ -110,7 +110,9 @@ AcpiImage build_acpi(u64 at, unsigned host_address_width, const std::vector<Dmar
 
   const usize dmar = begin(b, "DMAR", 1);
   b.u8v(host_address_width - 1);
-  b.u8v(0);  // no interrupt remapping, no opt-outs
+  bool interrupt_remap = false;
+  for (const DmarUnit& unit : units) interrupt_remap = interrupt_remap || unit.interrupt_remap;
+  b.u8v(interrupt_remap ? 1 : 0);  // no opt-outs
   b.zeros(10);
   for (const DmarUnit& unit : units) {
     if (!unit.include_all) drhd(b, unit);

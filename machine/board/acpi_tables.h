@@ -17,6 +17,7 @@ struct DmarUnit {
   u64 base = 0;
   bool include_all = false;
   std::vector<Scope> scopes;
+  bool interrupt_remap = false;
 };
 
 struct AcpiImage {

@@ -157,7 +157,7 @@ void Board::write_tables() {
   };
   std::vector<DmarUnit> units;
   for (const UnitConfig& u : config_.units) {
-    DmarUnit unit{u.model.base, u.include_all, {}};
+    DmarUnit unit{u.model.base, u.include_all, {}, u.model.interrupt_remap};
     for (Bdf bdf : u.endpoints) unit.scopes.push_back({false, path(bdf)});
     for (Bdf bdf : u.bridges) unit.scopes.push_back({true, path(bdf)});
     units.push_back(std::move(unit));
@@ -296,20 +296,29 @@ Board::Judgement Board::judge(const DeviceLedger& ledger, u64 iova, PhysRange we
 // --- interrupts ------------------------------------------------------------------------------------------------------
 
 void Board::send_message(Device& device, u64 address, u32 data) {
-  if (Unit* unit = unit_of(device)) {
-    const Translation t = unit->model->translate(device.bdf().value, address, sizeof(data), Access::Write);
-    if (t.verdict == Verdict::Interrupt) {
-      queue_message(address, data);
-    } else if (!t.ok() || !memory_.store32(t.phys, data)) {
-      dropped_messages_.fetch_add(1, std::memory_order_relaxed);
+  Unit* const unit = unit_of(device);
+  if (is_message(address)) {
+    InterruptMessage m{true, 0, address, data};
+    if (unit != nullptr) m = unit->model->interrupt(device.bdf().value, address, data);
+    if (m.passes) {
+      queue_message(m.address, m.data);
+    } else {
+      blocked_messages_.fetch_add(1, std::memory_order_relaxed);
     }
     return;
   }
-  if (is_message(address)) {
-    queue_message(address, data);
-  } else if (!memory_.store32(address, data)) {
-    dropped_messages_.fetch_add(1, std::memory_order_relaxed);
+  // Anywhere else it is a write like any other.
+  u64 phys = address;
+  bool done = true;
+  Translation t;
+  if (unit != nullptr) {
+    t = unit->model->translate(device.bdf().value, address, sizeof(data), Access::Write);
+    done = t.ok();
+    phys = t.phys;
   }
+  if (done && memory_.store32(phys, data)) return;
+  const DeviceGuard guard(latch_lock_);
+  latch_.drop();
 }
 
 void Board::queue_message(u64 address, u32 data) {
@@ -333,15 +342,39 @@ void Board::flush_messages() {
       if (sink_) {
         sink_(m.address, m.data);
       } else {
-        dropped_messages_.fetch_add(1, std::memory_order_relaxed);
+        give_back(m.address, m.data);
       }
     }
   }
 }
 
+void Board::give_back(u64 address, u32 data) {
+  const DeviceGuard guard(latch_lock_);
+  if (config_.keep_interrupts) {
+    latch_.take(address, data);
+  } else {
+    latch_.drop();
+  }
+}
+
+InterruptCounts Board::interrupts() const {
+  const DeviceGuard guard(latch_lock_);
+  return latch_.counts();
+}
+
 void Board::set_msi_sink(MsiSink sink) {
-  const WriteGuard guard(sink_lock_);
-  sink_ = std::move(sink);
+  {
+    const WriteGuard guard(sink_lock_);
+    sink_ = std::move(sink);
+    if (!sink_) return;
+    // Before anything that comes from now on.
+    const DeviceGuard latch_guard(latch_lock_);
+    const DeviceGuard outbox_guard(outbox_lock_);
+    std::vector<Message> kept;
+    latch_.hand_over([&](u64 address, u32 data) { kept.push_back({address, data}); });
+    outbox_.insert(outbox_.begin(), kept.begin(), kept.end());
+  }
+  flush_messages();
 }
 
 // --- time ------------------------------------------------------------------------------------------------------------

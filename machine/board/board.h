@@ -23,6 +23,7 @@
 #include "core/base/result.h"
 #include "machine/board/config.h"
 #include "machine/board/device.h"
+#include "machine/board/interrupt_latch.h"
 #include "machine/board/iommu/iommu_model.h"
 #include "machine/board/iommu/seeded_random.h"
 #include "machine/board/ledger.h"
@@ -61,8 +62,11 @@ class Board final : private DeviceBus {
   std::optional<Bank> bank_lookup(Phys at) const { return memory_.bank_at(at.value); }
   Result<int> bank_fd(u64 host_id) const { return memory_.bank_fd(host_id); }
   // Where interrupt messages go from now on. When it returns, no call into the former sink is under way (so it must
-  // not be called from a sink). Messages while there is none are counted and dropped.
+  // not be called from a sink). Messages while there is none stay pending in the processors, once a vector, and are the
+  // first that the next sink is given.
   void set_msi_sink(MsiSink sink);
+  // A message that the present sink was given and whose kernel went before it took it: pending again.
+  void give_back(u64 address, u32 data);
 
   // --- time ----------------------------------------------------------------------------------------------------------
   // Stepped: lets `n` steps pass; without effect in threads mode, and from within itself (a sink that steps).
@@ -99,7 +103,9 @@ class Board final : private DeviceBus {
   IommuModel& unit(usize i);
   Device* device(Bdf home) { return bus_.by_home(home); }
   const BoardConfig& config() const { return config_; }
-  u64 dropped_messages() const { return dropped_messages_.load(std::memory_order_relaxed); }
+  InterruptCounts interrupts() const;
+  // Messages of devices that their IOMMU unit did not let pass.
+  u64 blocked_messages() const { return blocked_messages_.load(std::memory_order_relaxed); }
   // Switches translation of every unit off, and on again after this time, as a fault of the hardware would.
   void break_translation_for(u64 ns);
 
@@ -154,9 +160,11 @@ class Board final : private DeviceBus {
 
   DeviceMutex outbox_lock_;
   std::vector<Message> outbox_ GUARDED_BY(outbox_lock_);
+  mutable DeviceMutex latch_lock_;
+  InterruptLatch latch_ GUARDED_BY(latch_lock_);
+  std::atomic<u64> blocked_messages_{0};
   SharedLock sink_lock_;
   MsiSink sink_ GUARDED_BY(sink_lock_);
-  std::atomic<u64> dropped_messages_{0};
 };
 
 }  // namespace perdure::board

@@ -76,6 +76,7 @@ void save_config(StateWriter& out, const BoardConfig& c) {
     out.put(d.bridge);
   }
   out.put<u8>(c.firmware_assigns_bars ? 1 : 0);
+  out.put<u8>(c.keep_interrupts ? 1 : 0);
   out.put(c.seed);
   out.put(c.step_ns);
   out.put(c.threads);
@@ -113,6 +114,7 @@ BoardConfig load_config(StateReader& in) {
     c.devices.push_back(std::move(d));
   }
   c.firmware_assigns_bars = in.get<u8>() != 0;
+  c.keep_interrupts = in.get<u8>() != 0;
   c.seed = in.get<u64>();
   c.step_ns = in.get<u64>();
   c.threads = in.get<unsigned>();
@@ -144,7 +146,11 @@ std::vector<std::byte> Board::save_registers() {
   out.put(now_ns());
   out.put(random_.state());
   out.put(phase());
-  out.put(dropped_messages());
+  {
+    const DeviceGuard guard(latch_lock_);
+    latch_.save(out);
+  }
+  out.put(blocked_messages());
   out.put<u64>(units_.size());
   for (usize i = 0; i < units_.size(); ++i) out.blob(unit(i).save());
   out.blob(shadow_ ? shadow_->save() : std::vector<std::byte>{});
@@ -158,7 +164,11 @@ void Board::load_registers(std::span<const std::byte> bytes) {
   frozen_ns_.store(in.get<u64>(), std::memory_order_release);
   random_.set_state(in.get<u64>());
   phase_.store(in.get<Phase>(), std::memory_order_release);
-  dropped_messages_.store(in.get<u64>(), std::memory_order_relaxed);
+  {
+    const DeviceGuard guard(latch_lock_);
+    latch_.load(in);
+  }
+  blocked_messages_.store(in.get<u64>(), std::memory_order_relaxed);
   if (in.get<u64>() != units_.size()) throw StateError("saved machine: number of IOMMU units");
   for (usize i = 0; i < units_.size(); ++i) {
     if (!unit(i).restore(in.blob())) throw StateError("saved machine: registers of an IOMMU unit");

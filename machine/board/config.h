@@ -69,6 +69,10 @@ struct BoardConfig {
   // Firmware gives addresses to BARs and turns memory decoding on; bus mastering stays off (but on in bridges).
   bool firmware_assigns_bars = true;
 
+  // Interrupts that come while there is no kernel stay pending in the processors; false: they are lost, which no kernel
+  // can make up for.
+  bool keep_interrupts = true;
+
   // Stepped mode. Every step advances the clock by 1..2*step_ns - 1 and some devices, by seed.
   u64 seed = 1;
   u64 step_ns = 1000;

@@ -221,6 +221,7 @@ bool Device::send_msix(unsigned vector) {
   msix_pending_ &= ~(u64{1} << vector);
   bus_.send_message(*this, v.address, v.data);
   ++ledger_.now().interrupts;
+  message_sent(vector);
   return true;
 }
 
@@ -239,6 +240,7 @@ bool Device::raise(unsigned vector) {
   bus_.send_message(*this, u64{config_.read(at(kMsiAddressUpper), 4)} << 32 | config_.read(at(kMsiAddress), 4),
                     config_.read(at(kMsiData), 2));
   ++ledger_.now().interrupts;
+  message_sent(0);
   return true;
 }
 

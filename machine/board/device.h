@@ -113,6 +113,8 @@ class Device {
   virtual u64 read_register(unsigned /*bar*/, u64 /*offset*/, unsigned width) REQUIRES(lock_);
   virtual void write_register(unsigned /*bar*/, u64 /*offset*/, unsigned /*width*/, u64 /*value*/) REQUIRES(lock_) {}
   virtual void reset() REQUIRES(lock_) {}
+  // A message of this vector left the function.
+  virtual void message_sent(unsigned /*vector*/) REQUIRES(lock_) {}
   virtual void config_changed(u16 /*offset*/, unsigned /*width*/) REQUIRES(lock_) {}
   virtual void save_state(StateWriter& /*out*/) const REQUIRES(lock_) {}
   virtual void load_state(StateReader& /*in*/) REQUIRES(lock_) {}

@@ -17,6 +17,7 @@ constexpr u64 kControl = 0x10;
 constexpr u64 kIrqStatus = 0x18;
 constexpr u64 kTime = 0x20;
 constexpr u64 kTotals = 0x40;
+constexpr u64 kMessages = 0x400;
 constexpr u64 kRings = 0x1000;
 constexpr u64 kRingStride = 0x100;
 
@@ -107,6 +108,7 @@ u64 Streamer::load_word(u64 offset) {
     return index < rings_.size() ? load_ring(rings_[index], (offset - kRings) % kRingStride) : 0;
   }
   if (offset >= kTotals && offset < kTotals + 8 * kCounters) return totals_[(offset - kTotals) / 8];
+  if (offset >= kMessages && offset < kMessages + 8 * messages_.size()) return messages_[(offset - kMessages) / 8];
   switch (offset) {
     case kId: return kIdValue;
     case kCapabilities: return rings_.size() | u64{streamer_.vectors} << 8 | u64{home().value} << 16;
@@ -374,6 +376,7 @@ void Streamer::save_state(StateWriter& out) const {
   }
   out.put(totals_);
   out.put(irq_status_);
+  out.put(messages_);
   out.put(generations_);
 }
 
@@ -394,6 +397,7 @@ void Streamer::load_state(StateReader& in) {
   }
   totals_ = in.get<Counters>();
   irq_status_ = in.get<u64>();
+  messages_ = in.get<std::array<u64, 64>>();
   generations_ = in.get<u32>();
 }
 

@@ -71,6 +71,7 @@ class Streamer final : public Device {
   u64 read_register(unsigned bar, u64 offset, unsigned width) override REQUIRES(lock_);
   void write_register(unsigned bar, u64 offset, unsigned width, u64 value) override REQUIRES(lock_);
   void reset() override REQUIRES(lock_);
+  void message_sent(unsigned vector) override REQUIRES(lock_) { ++messages_[vector]; }
   void save_state(StateWriter& out) const override REQUIRES(lock_);
   void load_state(StateReader& in) override REQUIRES(lock_);
 
@@ -96,7 +97,8 @@ class Streamer final : public Device {
   std::vector<std::vector<u64>> seen_;  // read rings: newest sequence found in each slot
   Counters totals_{};
   u64 irq_status_ = 0;
-  u32 generations_ = 0;  // survives resets: no two configurations share a number
+  std::array<u64, 64> messages_{};  // by vector; survives resets
+  u32 generations_ = 0;             // survives resets: no two configurations share a number
 };
 
 }  // namespace perdure::board

@@ -9,19 +9,21 @@ inline constexpr int kBoardSocket = 3;
 
 // Kernel → board; each is answered by one message with the same op, `result` 0 or an Errno.
 enum class BoardOp : u32 {
-  Hello = 1,   // → a: boot information, b: log2 of the window, c: board clock minus CLOCK_MONOTONIC, payload:
-               //   paths (below); then one Ram, one Mailbox, one Interrupts message, a Bank message each, an End
-  Ram,         // → payload: RamPiece[], descriptor
-  Mailbox,     // → descriptor
-  Interrupts,  // → descriptor: a socket with one Interrupt message each
+  Hello =
+      1,    // → a: boot information, b: log2 of the window, c: board clock minus CLOCK_MONOTONIC, payload:
+            //   paths (below); then one Ram, Mailbox, InterruptPage and Interrupts message, a Bank message each, an End
+  Ram,      // → payload: RamPiece[], descriptor
+  Mailbox,  // → descriptor
+  Interrupts,  // → descriptor: a socket on which Interrupt says that there is something in the interrupt page
   Bank,        // → payload: Bank, descriptor
   End,
-  BankAttach,  // a: offset, b: length, descriptor → payload: Bank
-  BankDetach,  // payload: Bank
-  Ready,       // payload: release; the kernel serves programs now
-  Prepare,     // a: where BootInfo will lie, payload: BootInfo: the jump comes next
-  Cancel,      // it did not
-  Interrupt,   // a: address, b: data (board → kernel, on the interrupt socket)
+  BankAttach,     // a: offset, b: length, descriptor → payload: Bank
+  BankDetach,     // payload: Bank
+  Ready,          // payload: release; the kernel serves programs now
+  Prepare,        // a: where BootInfo will lie, payload: BootInfo: the jump comes next
+  Cancel,         // it did not
+  Interrupt,      // (board → kernel, on the interrupt socket)
+  InterruptPage,  // → descriptor
 };
 
 // What Hello's payload says, as text lines: the directory of the kernel binaries, and the programs' socket.

@@ -49,6 +49,7 @@ BoardServer::~BoardServer() {
 
 Result<void> BoardServer::power_on() {
   mailbox_.emplace(TRY(Mailbox::create()));
+  interrupt_page_.emplace(TRY(InterruptPage::create()));
   TRY(write_cold_boot_info(*board_));
   boot_info_ = kColdBootInfo;
   TRY(start_kernel());
@@ -168,6 +169,8 @@ Result<void> BoardServer::answer(const wire::Message& question) {
 // runs another program now.
 Result<void> BoardServer::hello() {
   board_->set_msi_sink(nullptr);
+  // What its predecessor left pending it gets as the board keeps it: once a vector.
+  interrupt_page_->take([this](u64 address, u32 data) { board_->give_back(address, data); });
   mailbox_->reset();
   finish_jump();
 
@@ -183,6 +186,7 @@ Result<void> BoardServer::hello() {
   const host::Descriptor ram = TRY(port.ram(pieces));
   TRY(wire::send(kernel_.get(), {.op = number(BoardOp::Ram)}, std::as_bytes(std::span(pieces)), ram.get()));
   TRY(wire::send(kernel_.get(), {.op = number(BoardOp::Mailbox)}, {}, mailbox_->fd()));
+  TRY(wire::send(kernel_.get(), {.op = number(BoardOp::InterruptPage)}, {}, interrupt_page_->fd()));
   for (const PortedBank& b : TRY(port.banks())) {
     TRY(wire::send(kernel_.get(), {.op = number(BoardOp::Bank)}, std::as_bytes(std::span(&b.bank, 1)), b.fd.get()));
   }
@@ -190,8 +194,8 @@ Result<void> BoardServer::hello() {
   TRY(wire::send(kernel_.get(), {.op = number(BoardOp::Interrupts)}, {}, theirs.get()));
   interrupts_ = std::move(ours);
   const int socket = interrupts_.get();
-  board_->set_msi_sink([socket](u64 address, u32 data) {
-    (void)wire::send(socket, {.op = number(BoardOp::Interrupt), .a = address, .b = data});
+  board_->set_msi_sink([this, socket](u64 address, u32 data) {
+    if (interrupt_page_->post(address, data)) (void)wire::send(socket, {.op = number(BoardOp::Interrupt)});
   });
   return wire::send(kernel_.get(), {.op = number(BoardOp::End)});
 }

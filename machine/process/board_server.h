@@ -12,6 +12,7 @@
 
 #include "core/abi/boot_info.h"
 #include "machine/board/board.h"
+#include "machine/process/interrupt_page.h"
 #include "machine/process/mailbox.h"
 #include "machine/wire/message.h"
 
@@ -59,6 +60,7 @@ class BoardServer {
   ServerConfig config_;
   std::unique_ptr<board::Board> board_;
   std::optional<Mailbox> mailbox_;
+  std::optional<InterruptPage> interrupt_page_;
   host::Descriptor kernel_;      // our end of the kernel's socket
   host::Descriptor interrupts_;  // our end of the present kernel's interrupt socket
   pid_t pid_ = -1;

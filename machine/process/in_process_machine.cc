@@ -75,16 +75,24 @@ Result<void> InProcessMachine::jump(KernelImage& image, const abi::BootInfo& nex
 void InProcessMachine::abandon() {
   abandoned_ = true;
   board_.set_msi_sink(nullptr);
+  for (const auto& [address, data] : std::exchange(queued_, {})) board_.give_back(address, data);
   revoke();
 }
 
+void InProcessMachine::irq_raise(MsiTarget target) {
+  const std::scoped_lock lock(queue_mutex_);
+  queued_.emplace_back(target.address, target.data);
+}
+
 void InProcessMachine::deliver_interrupts() {
-  std::vector<std::pair<u64, u32>> now;
-  {
-    const std::scoped_lock lock(queue_mutex_);
-    now.swap(queued_);
-  }
-  for (const auto& [address, data] : now) irqs().deliver(address, data);
+  irqs().deliver([this](auto&& deliver) {
+    std::vector<std::pair<u64, u32>> now;
+    {
+      const std::scoped_lock lock(queue_mutex_);
+      now.swap(queued_);
+    }
+    for (const auto& [address, data] : now) deliver(address, data);
+  });
 }
 
 }  // namespace perdure::process

@@ -31,10 +31,13 @@ class InProcessMachine final : public PortMachine {
   Result<Ref<KernelImage>> image_open(std::string_view name) override;
   Result<void> jump(KernelImage& image, const abi::BootInfo& next, Phys at) override;
 
+  void irq_raise(MsiTarget target) override;
+  void irq_enable() override { irqs().enable(true); }
+
   const std::optional<Jump>& jumped() const { return jumped_; }
   // The next jump fails with this, as execve may.
   void fail_jump(Errno why) { fail_jump_ = why; }
-  // The kernel is gone: its view of memory is, and its interrupts go nowhere.
+  // The kernel is gone: its view of memory is, and interrupts that it did not take wait for the next one.
   void abandon();
 
   // Interrupt messages wait until no core lock can be held: between system calls.

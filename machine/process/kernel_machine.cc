@@ -1,8 +1,10 @@
 #include "machine/process/kernel_machine.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <filesystem>
 
 #include "machine/host/host_files.h"
@@ -38,11 +40,28 @@ Result<void> KernelMachine::jump(KernelImage& image, const abi::BootInfo& next, 
   return fail(why);
 }
 
-void KernelMachine::serve_interrupts() {
+void KernelMachine::deliver() {
+  irqs().deliver([this](auto&& deliver) { remote_.interrupt_page().take(deliver); });
+}
+
+void KernelMachine::irq_enable() {
+  irqs().enable(true);
+  deliver();
+}
+
+void KernelMachine::serve_interrupts(const std::function<void()>& service) {
+  constexpr int kServiceMs = 100;
+  // What the kernel before did not take is there already, and nobody tells of it again.
+  deliver();
   for (;;) {
-    const auto message = wire::receive(remote_.interrupts());
-    if (!message) return;
-    irqs().deliver(message->head.a, static_cast<u32>(message->head.b));
+    pollfd bell{remote_.interrupts(), POLLIN, 0};
+    const int rang = poll(&bell, 1, kServiceMs);
+    if (rang < 0 && errno != EINTR) return;
+    if (rang > 0) {
+      if (!wire::receive(remote_.interrupts())) return;
+      deliver();
+    }
+    if (rang == 0) service();
   }
 }
 

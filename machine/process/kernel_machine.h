@@ -14,11 +14,16 @@ class KernelMachine final : public PortMachine {
   Result<Ref<KernelImage>> image_open(std::string_view name) override;
   Result<void> jump(KernelImage& image, const abi::BootInfo& next, Phys at) override;
 
-  // Hands interrupt messages of the board to their sinks; returns when the board is gone.
-  void serve_interrupts();
+  void irq_raise(MsiTarget target) override { remote_.interrupt_page().mark(target.address, target.data); }
+  void irq_enable() override;
+
+  // Hands interrupt messages of the board to their sinks, and calls `service` every now and then; returns when the
+  // board is gone.
+  void serve_interrupts(const std::function<void()>& service);
 
  private:
   KernelMachine(RemotePort& port, LogSink log) : PortMachine(port, std::move(log)), remote_(port) {}
+  void deliver();
   RemotePort& remote_;
 };
 

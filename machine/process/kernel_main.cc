@@ -56,8 +56,8 @@ int main(int argc, char**) {
   auto* kernel = new (storage) Kernel(**machine, kKernelConfig);
   if (auto booted = kernel->boot(); !booted) return refuse("boot failed", booted.error());
 
-  std::thread([&m = **machine] {
-    m.serve_interrupts();
+  std::thread([&m = **machine, kernel] {
+    m.serve_interrupts([kernel] { kernel->service(); });
     _exit(0);  // the board is gone, and with it the machine
   }).detach();
   SyscallServer server(*kernel, (*machine)->host_objects());

@@ -28,6 +28,7 @@ void LocalProgram::kill() {
 Result<void> LocalProgram::enter() {
   if (killed_ || machine_.jumped()) return fail(Errno::Ekilled);
   machine_.deliver_interrupts();
+  kernel_.service();
   return {};
 }
 

@@ -28,6 +28,8 @@ class PortMachine : public Machine {
   void log(LogLevel level, std::string_view line) override { log_(level, line); }
   Result<MsiTarget> irq_alloc(IrqSink& sink) override { return irqs_.alloc(sink); }
   void irq_free(MsiTarget target) override { irqs_.free(target); }
+  Result<void> irq_claim(MsiTarget target, IrqSink& sink) override { return irqs_.claim(target, sink); }
+  void irq_disable() override { irqs_.enable(false); }
   void write_back(const void* at, usize bytes) override { port_.write_back(phys(at), bytes); }
   Result<Bank> bank_attach(HostMemory& memory, u64 offset, u64 length) override;
   void bank_detach(const Bank& bank) override;

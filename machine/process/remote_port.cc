@@ -49,6 +49,9 @@ Result<std::unique_ptr<RemotePort>> RemotePort::connect(host::Descriptor socket)
         break;
       case BoardOp::Mailbox: port->mailbox_ = std::make_unique<Mailbox>(TRY(Mailbox::open(std::move(m.fd)))); break;
       case BoardOp::Interrupts: port->interrupts_ = std::move(m.fd); break;
+      case BoardOp::InterruptPage:
+        port->interrupt_page_ = std::make_unique<InterruptPage>(TRY(InterruptPage::open(std::move(m.fd))));
+        break;
       case BoardOp::Bank:
         port->banks_.push_back({
           TRY(payload_as<Bank>(m))
@@ -56,7 +59,7 @@ Result<std::unique_ptr<RemotePort>> RemotePort::connect(host::Descriptor socket)
         });
         break;
       case BoardOp::End:
-        if (!port->mailbox_ || !port->ram_ || !port->interrupts_) return fail(Errno::Eproto);
+        if (!port->mailbox_ || !port->ram_ || !port->interrupts_ || !port->interrupt_page_) return fail(Errno::Eproto);
         return port;
       default: return fail(Errno::Eproto);
     }

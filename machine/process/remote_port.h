@@ -6,6 +6,7 @@
 
 #include "core/abi/boot_info.h"
 #include "machine/process/board_port.h"
+#include "machine/process/interrupt_page.h"
 #include "machine/process/mailbox.h"
 #include "machine/wire/message.h"
 
@@ -20,6 +21,7 @@ class RemotePort final : public BoardPort {
   const std::string& kernel_directory() const { return kernel_directory_; }
   const std::string& program_socket() const { return program_socket_; }
   int interrupts() const { return interrupts_.get(); }
+  InterruptPage& interrupt_page() { return *interrupt_page_; }
   int socket() const { return socket_.get(); }
 
   Result<void> ready(std::string_view release);
@@ -52,6 +54,7 @@ class RemotePort final : public BoardPort {
   std::vector<RamPiece> pieces_;
   std::unique_ptr<Mailbox> mailbox_;
   host::Descriptor interrupts_;
+  std::unique_ptr<InterruptPage> interrupt_page_;
   std::vector<PortedBank> banks_;
 };
 

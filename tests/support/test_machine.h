@@ -32,6 +32,8 @@ class TestHardware {
   virtual void written_back(Phys, u64) {}
   virtual Result<MsiTarget> irq_alloc(IrqSink&) { return fail(Errno::Enospc); }
   virtual void irq_free(MsiTarget) {}
+  virtual Result<void> irq_claim(MsiTarget, IrqSink&) { return fail(Errno::Eopnotsupp); }
+  virtual void irq_raise(MsiTarget) {}
 
  protected:
   ~TestHardware() = default;
@@ -68,6 +70,12 @@ class TestMachine : public Machine {
   }
   void irq_free(MsiTarget target) override {
     if (hardware) hardware->irq_free(target);
+  }
+  Result<void> irq_claim(MsiTarget target, IrqSink& sink) override {
+    return hardware ? hardware->irq_claim(target, sink) : fail(Errno::Eopnotsupp);
+  }
+  void irq_raise(MsiTarget target) override {
+    if (hardware) hardware->irq_raise(target);
   }
   void write_back(const void* at, usize bytes) override {
     ++write_backs;

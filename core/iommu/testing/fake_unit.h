@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/iommu/iommu.h"
+#include "core/iommu/testing/fake_remapper.h"
 
 namespace perdure::testing {
 
@@ -43,6 +44,8 @@ struct FakeHardware {
   u64 entry_writes = 0;
   mutable std::recursive_mutex lock;  // of everything here
 
+  FakeInterruptTable interrupts;
+
   // Driver state of the kernel that runs now.
   std::set<u64> dids;
   u32 next_did = kFirstDynamicDid;
@@ -69,7 +72,8 @@ inline std::string text(SourceId s) {
 
 class FakeUnit final : public IommuUnit {
  public:
-  FakeUnit(FakeHardware& hardware, Heap& heap, Kho& kho) : hw_(hardware), heap_(heap), kho_(kho) {
+  FakeUnit(FakeHardware& hardware, Heap& heap, Kho& kho)
+      : hw_(hardware), heap_(heap), kho_(kho), remapper_(hardware.interrupts, heap) {
     info_.base = hw_.base;
     info_.segment = hw_.segment;
     info_.cap = hw_.cap;
@@ -237,6 +241,7 @@ class FakeUnit final : public IommuUnit {
     record.queue_descriptor_bytes = 16;
   }
   bool alive() const override { return !hw_.dead; }
+  InterruptRemapper* interrupt_remapper() override { return hw_.interrupts.there ? &remapper_ : nullptr; }
 
  private:
   static EntryState state_of(const FakeHardware::Entry& e) {
@@ -259,6 +264,7 @@ class FakeUnit final : public IommuUnit {
   FakeHardware& hw_;
   Heap& heap_;
   Kho& kho_;
+  FakeRemapper remapper_;
   UnitInfo info_;
 };
 

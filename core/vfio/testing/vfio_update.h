@@ -12,7 +12,8 @@ inline constexpr SourceId a0 = IommufdWorld::a0;
 
 class VfioUpdate : public ::testing::TestWithParam<u32> {
  protected:
-  void set_up() {
+  void set_up(bool remapping = true) {
+    w.iommu.hw_a.interrupts.there = remapping;
     w.iommu.begin();
     iommufd = w.open();
     fd = w.open_device();

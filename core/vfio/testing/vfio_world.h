@@ -336,15 +336,32 @@ class VfioWorld final : public IommufdWorld, public test::TestHardware {
     return MsiTarget{0xfee00000, data};
   }
   void irq_free(MsiTarget target) override { irqs.erase(target.data); }
+  // A vector of the former kernel, which nobody was given meanwhile.
+  Result<void> irq_claim(MsiTarget target, IrqSink& sink) override {
+    const auto at = irqs.find(target.data);
+    if (at == irqs.end() || at->second) return fail(Errno::Eexist);
+    at->second = &sink;
+    return {};
+  }
   // The device sends what its table says.
   void send_msix(const FakeFunction& f, unsigned vector) {
     if ((f.get<u16>(0x72) & 0x8000) == 0 || f.msix_masked(vector)) return;
-    send(f.msix_word(vector, 2));
+    send(f.msix_word(vector, 0), f.msix_word(vector, 2));
   }
   void send_msi(const FakeFunction& f, unsigned vector) {
-    if ((f.get<u16>(0x52) & 1) != 0) send(f.get<u16>(0x5c) + vector);
+    if ((f.get<u16>(0x52) & 1) != 0) send(f.get<u32>(0x54), f.get<u16>(0x5c) + vector);
   }
-  void send(u32 data) {
+  void send(u32 address, u32 data) {
+    // In remappable format the data is the entry here.
+    if ((address & 0x10) != 0) {
+      const auto& entries = iommu.hw_a.interrupts.entries;
+      const auto entry = entries.find(data);
+      if (entry == entries.end() || !entry->second.present) {
+        ++blocked;
+        return;
+      }
+      data = entry->second.target.data;
+    }
     const auto at = irqs.find(data);
     if (at != irqs.end() && at->second) at->second->raise();
   }
@@ -352,6 +369,7 @@ class VfioWorld final : public IommufdWorld, public test::TestHardware {
   FakeFunction hw_a{a0}, hw_b{b0};
   std::deque<FakeEvent> events;
   std::map<u32, IrqSink*> irqs;
+  unsigned blocked = 0;  // messages that led nowhere
   vfio::Vfio::Config vfio_config{};
   u64 pci_data = 0;
   test::Forgettable<pci::LiveUpdate> pci_live;

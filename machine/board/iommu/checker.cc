@@ -30,6 +30,9 @@ const char* violation_name(ViolationKind kind) {
     case ViolationKind::WaitStatusNotRam: return "wait status address outside RAM";
     case ViolationKind::BadFlushAddress: return "page-selective flush not aligned to its size";
     case ViolationKind::IrtaNotRam: return "interrupt remapping table outside RAM";
+    case ViolationKind::IreWithoutTable: return "IRE set before SIRTP";
+    case ViolationKind::InterruptRemapDropped: return "IRE dropped while TES=1";
+    case ViolationKind::InterruptTableNotFlushed: return "interrupt table changed and its entries not flushed";
     case ViolationKind::ReservedBits: return "reserved bits in an entry";
     case ViolationKind::TableNotRam: return "table pointer outside RAM";
     case ViolationKind::TableNotUsable: return "use of a frame that is freed or was not preserved";

@@ -22,6 +22,7 @@ u64 IommuModelConfig::cap() const {
   v |= Bit<55>::make(drd);
   v |= Bit<56>::make(scalable && first_stage && first_stage_1g);
   v |= Bit<60>::make(scalable && first_stage && first_stage_5);
+  v |= Bit<62>::make(interrupt_remap && esirtps);
   v |= Bit<63>::make(esrtps);
   return v;
 }

@@ -60,6 +60,7 @@ struct IommuModelConfig {
   bool snoop_control = true;        // ECAP.SC
   bool interrupt_remap = true;      // ECAP.IR
   bool extended_interrupts = true;  // ECAP.EIM
+  bool esirtps = false;             // SIRTP drops the interrupt entry cache
   bool abort_mode = false;          // ECAP.ADMS
 
   // Scalable mode: tables with a PASID directory per function.

@@ -170,13 +170,7 @@ u8 InvalidationQueue::execute(const u64 (&q)[4], bool scalable) {
       code = device_tlb(narrow16(Field<47, 32>::get(q[0])), q[1], Bit<0>::test(q[1]));
       break;
     }
-    case 4: {
-      constexpr u64 kBits = kTypeBits | Bit<4>::kMask | Field<31, 27>::kMask | Field<47, 32>::kMask;
-      if (!config_.interrupt_remap) return kBadType;
-      // Interrupt entries are not cached here: there is nothing to drop.
-      code = (q[0] & ~kBits) != 0 || q[1] != 0 ? kReserved : 0;
-      break;
-    }
+    case 4: code = config_.interrupt_remap ? interrupt_entries(q) : kBadType; break;
     case 5: code = take_wait(q); break;
     case 6: code = config_.scalable ? pasid_iotlb(q) : kBadType; break;
     case 7: code = config_.scalable ? pasid_cache(q) : kBadType; break;
@@ -256,6 +250,19 @@ u8 InvalidationQueue::device_tlb(u16 source, u64 word, bool sized) {
   return 0;
 }
 
+u8 InvalidationQueue::interrupt_entries(const u64 (&q)[4]) {
+  constexpr u64 kBits = kTypeBits | Bit<4>::kMask | Field<31, 27>::kMask | Field<47, 32>::kMask;
+  const u64 order = Field<31, 27>::get(q[0]);
+  // The mask is limited to what ECAP.MHMV says: 15 here.
+  if ((q[0] & ~kBits) != 0 || q[1] != 0 || order > 15) return kReserved;
+  if (Bit<4>::test(q[0])) {
+    interrupts_.flush(narrow16(Field<47, 32>::get(q[0])), static_cast<unsigned>(order));
+  } else {
+    interrupts_.flush_all();
+  }
+  return 0;
+}
+
 u8 InvalidationQueue::take_wait(const u64 (&q)[4]) {
   const u64 reserved = config_.quirks.wait_pd_reserved ? Field<31, 7>::kMask : Field<31, 8>::kMask;
   if ((q[0] & reserved) != 0 || Field<1, 0>::get(q[1]) != 0) return kReserved;
@@ -269,6 +276,7 @@ u8 InvalidationQueue::take_wait(const u64 (&q)[4]) {
   if (wait.event && wait.write_status) {
     checker_.note(ViolationKind::WaitStatusAndEvent, base_ + head_, q[0]);
   }
+  interrupts_.wait_taken();
   if (abort_waits_) {
     abort_waits_ = false;
     waits_.clear();

@@ -5,6 +5,7 @@
 
 #include "machine/board/iommu/fault_log.h"
 #include "machine/board/iommu/flusher.h"
+#include "machine/board/iommu/interrupt_remap.h"
 #include "machine/board/iommu/table_reader.h"
 
 namespace perdure::board {
@@ -13,12 +14,13 @@ namespace perdure::board {
 class InvalidationQueue {
  public:
   InvalidationQueue(const IommuModelConfig& config, PhysMemory& memory, TableReader& reader, Flusher& flusher,
-                    FaultLog& faults, Checker& checker, Outbox& outbox)
+                    FaultLog& faults, InterruptRemap& interrupts, Checker& checker, Outbox& outbox)
       : config_(config),
         memory_(memory),
         reader_(reader),
         flusher_(flusher),
         faults_(faults),
+        interrupts_(interrupts),
         checker_(checker),
         outbox_(outbox),
         event_(reg::kIectl, checker, outbox) {}
@@ -75,6 +77,7 @@ class InvalidationQueue {
   u8 context_cache(const u64 (&q)[4], bool scalable);
   u8 iotlb(const u64 (&q)[4]);
   u8 device_tlb(u16 source, u64 iova, bool sized);
+  u8 interrupt_entries(const u64 (&q)[4]);
   u8 take_wait(const u64 (&q)[4]);
   u8 pasid_iotlb(const u64 (&q)[4]);
   u8 pasid_cache(const u64 (&q)[4]);
@@ -85,6 +88,7 @@ class InvalidationQueue {
   TableReader& reader_;
   Flusher& flusher_;
   FaultLog& faults_;
+  InterruptRemap& interrupts_;
   Checker& checker_;
   Outbox& outbox_;
   EventBlock event_;

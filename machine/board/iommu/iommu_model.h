@@ -42,6 +42,17 @@ struct IommuStatistics {
   u64 context_entries = 0;  // cached now
   u64 iotlb_entries = 0;    // cached now
   u64 structure_entries = 0;
+  u64 interrupts_remapped = 0;  // messages of devices with IRES = 1 that passed
+  u64 interrupts_blocked = 0;
+  u64 interrupt_entries = 0;  // cached now
+};
+
+// What is left of a device's message once the unit has seen it.
+struct InterruptMessage {
+  bool passes = false;
+  u8 fault = 0;  // reason code, when it does not
+  u64 address = 0;
+  u32 data = 0;
 };
 
 class IommuModel {
@@ -66,6 +77,9 @@ class IommuModel {
   // One request of the function `source` (bus << 8 | devfn) for `length` bytes at `iova`. The answer covers at most
   // one page (4 KiB when nothing is translated, else the leaf's size): ask again for the rest.
   Translation translate(u16 source, u64 iova, u64 length, Access access, RequestType type = RequestType::Untranslated);
+
+  // An interrupt message of the function `source`: a write of `data` to `address`, which lies in the interrupt window.
+  InterruptMessage interrupt(u16 source, u64 address, u32 data);
 
   // Lets pending commands and descriptors advance by one step. False when nothing is pending.
   bool step();

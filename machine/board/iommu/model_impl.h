@@ -1,6 +1,7 @@
 // Inside of IommuModel: state, lock, and who does what.
 #pragma once
 #include "machine/board/iommu/device_mutex.h"
+#include "machine/board/iommu/interrupt_remap.h"
 #include "machine/board/iommu/invalidation_queue.h"
 #include "machine/board/iommu/iommu_model.h"
 #include "machine/board/iommu/outbox.h"
@@ -35,6 +36,7 @@ class IommuModel::Impl {
 
   // --- iommu_model.cc
   Answer resolve_locked(const Request& request) REQUIRES(mutex_);
+  InterruptMessage interrupt_locked(u16 source, u64 address, u32 data) REQUIRES(mutex_);
   bool idle_locked() const REQUIRES(mutex_);
   // One step of time.
   void step_locked() REQUIRES(mutex_);
@@ -58,6 +60,7 @@ class IommuModel::Impl {
   Walker walker_ GUARDED_BY(mutex_);
   InFlightTable in_flight_ GUARDED_BY(mutex_);
   FaultLog faults_ GUARDED_BY(mutex_);
+  InterruptRemap interrupts_ GUARDED_BY(mutex_);
   Flusher flusher_ GUARDED_BY(mutex_);
   InvalidationQueue queue_ GUARDED_BY(mutex_);
   SeededRandom delays_ GUARDED_BY(mutex_);
@@ -99,6 +102,7 @@ class IommuModel::Impl {
   void finish_gcmd() REQUIRES(mutex_);
   void set_root() REQUIRES(mutex_);
   void set_interrupt_table() REQUIRES(mutex_);
+  void set_remapping(bool on) REQUIRES(mutex_);
   void set_translation(bool on) REQUIRES(mutex_);
   void start_context_flush() REQUIRES(mutex_);
   void finish_context_flush() REQUIRES(mutex_);
@@ -112,7 +116,6 @@ class IommuModel::Impl {
   u64 rtaddr_ GUARDED_BY(mutex_) = 0;    // as written
   RootPointer root_ GUARDED_BY(mutex_);  // as latched
   u64 irta_ GUARDED_BY(mutex_) = 0;
-  u64 irta_latched_ GUARDED_BY(mutex_) = 0;
   u64 ccmd_ GUARDED_BY(mutex_) = 0;
   Command context_flush_ GUARDED_BY(mutex_);
   u64 iva_ GUARDED_BY(mutex_) = 0;

@@ -266,7 +266,8 @@ void IommuModel::Impl::finish_gcmd() {
       status_ &= ~gcmd::kQie;
     }
   }
-  for (u32 plain : {gcmd::kIre, gcmd::kCfi}) status_ = (status_ & ~plain) | (value & plain);
+  if ((changed & gcmd::kIre) != 0) set_remapping((value & gcmd::kIre) != 0);
+  status_ = (status_ & ~gcmd::kCfi) | (value & gcmd::kCfi);
 }
 
 void IommuModel::Impl::set_root() {
@@ -292,8 +293,15 @@ void IommuModel::Impl::set_root() {
 void IommuModel::Impl::set_interrupt_table() {
   const u64 bytes = u64{16} << (irta::S::get(irta_) + 1);
   if (!memory_.is_ram(irta::Base::in_place(irta_), bytes)) checker_.note(ViolationKind::IrtaNotRam, kIrta, irta_);
-  irta_latched_ = irta_;
+  if (irta::Eime::test(irta_) && !config_.extended_interrupts) checker_.note(ViolationKind::ReservedBits, kIrta, irta_);
+  interrupts_.set_table(irta_, (status_ & gcmd::kIre) != 0);
   status_ |= gcmd::kSirtp;
+}
+
+void IommuModel::Impl::set_remapping(bool on) {
+  if (on && (status_ & gcmd::kSirtp) == 0) checker_.note(ViolationKind::IreWithoutTable, kGcmd, irta_);
+  if (!on && (status_ & gcmd::kTe) != 0) checker_.note(ViolationKind::InterruptRemapDropped, kGcmd, status_);
+  status_ = on ? status_ | gcmd::kIre : status_ & ~gcmd::kIre;
 }
 
 void IommuModel::Impl::set_translation(bool on) {

@@ -15,7 +15,7 @@ std::vector<std::byte> IommuModel::Impl::save_locked() const {
   out.put(config_.haw);
   out.put(status_);
   out.put(gcmd_value_);
-  for (u64 v : {rtaddr_, root_.base, root_.ttm, irta_, irta_latched_, ccmd_, iva_, iotlb_, phm_base_, phm_limit_}) {
+  for (u64 v : {rtaddr_, root_.base, root_.ttm, irta_, ccmd_, iva_, iotlb_, phm_base_, phm_limit_}) {
     out.put(v);
   }
   out.put<u8>(root_.latched);
@@ -28,6 +28,7 @@ std::vector<std::byte> IommuModel::Impl::save_locked() const {
   out.put(delays_.state());
   faults_.save(out);
   queue_.save(out);
+  interrupts_.save(out);
   return out.finish();
 }
 
@@ -36,8 +37,7 @@ bool IommuModel::Impl::restore_locked(std::span<const std::byte> bytes) {
   if (in.get<u64>() != config_.cap() || in.get<u64>() != config_.ecap() || in.get<u8>() != config_.haw) return false;
   status_ = in.get<u32>();
   gcmd_value_ = in.get<u32>();
-  for (u64* v :
-       {&rtaddr_, &root_.base, &root_.ttm, &irta_, &irta_latched_, &ccmd_, &iva_, &iotlb_, &phm_base_, &phm_limit_}) {
+  for (u64* v : {&rtaddr_, &root_.base, &root_.ttm, &irta_, &ccmd_, &iva_, &iotlb_, &phm_base_, &phm_limit_}) {
     *v = in.get<u64>();
   }
   root_.latched = in.get<u8>() != 0;
@@ -51,6 +51,7 @@ bool IommuModel::Impl::restore_locked(std::span<const std::byte> bytes) {
   delays_.set_state(in.get<u64>());
   faults_.restore(in);
   queue_.restore(in);
+  interrupts_.restore(in);
   caches_.drop_all();
   dids_.drop_all();
   return in.complete();

@@ -115,6 +115,31 @@ constexpr bool canonical(u64 iova, unsigned levels) {
   return upper == 0 || upper == ~u64{0} >> (second_stage::level_shift(levels + 1u) - 1);
 }
 }  // namespace first_stage
+// Entry of the interrupt remapping table.
+namespace interrupt {
+using Present = Bit<0>;
+using Fpd = Bit<1>;
+using Logical = Bit<2>;
+using RedirectionHint = Bit<3>;
+using Level = Bit<4>;
+using DeliveryMode = Field<7, 5>;
+using Posted = Bit<15>;  // not offered here: reserved
+using Vector = Field<23, 16>;
+using Destination = Field<63, 32>;
+using XapicDestination = Field<47, 40>;
+struct ReservedLow {
+  static constexpr u64 kMask = Field<14, 12>::kMask | Field<31, 24>::kMask;
+};
+using Sid = Field<15, 0>;
+using Sq = Field<17, 16>;
+using Svt = Field<19, 18>;
+using ReservedHigh = Field<63, 20>;
+inline constexpr u64 kSvtNone = 0;
+inline constexpr u64 kSvtSource = 1;
+inline constexpr u64 kSvtBuses = 2;
+inline constexpr u64 kSvtReserved = 3;
+inline constexpr u64 kBytes = 16;
+}  // namespace interrupt
 
 }  // namespace perdure::board::table
 
@@ -136,6 +161,15 @@ inline constexpr u8 kContextReserved = 0xB;
 inline constexpr u8 kPageTableReserved = 0xC;
 inline constexpr u8 kTypeBlocked = 0xD;
 inline constexpr u8 kInterruptWindow = 0xE;
+
+// Interrupt remapping.
+inline constexpr u8 kInterruptRequestReserved = 0x20;
+inline constexpr u8 kInterruptIndexBeyond = 0x21;
+inline constexpr u8 kInterruptNotPresent = 0x22;
+inline constexpr u8 kInterruptTableUnreadable = 0x23;
+inline constexpr u8 kInterruptReserved = 0x24;
+inline constexpr u8 kCompatibilityBlocked = 0x25;
+inline constexpr u8 kInterruptSource = 0x26;
 
 // Scalable mode.
 inline constexpr u8 kBadTtm = 0x30;

@@ -34,6 +34,10 @@ enum class ViolationKind : u8 {
   WaitStatusNotRam,    // a wait writes its status outside RAM
   BadFlushAddress,     // a page-selective flush not aligned to its size
   IrtaNotRam,
+  // interrupt remapping
+  IreWithoutTable,           // IRE = 1 before any SIRTP
+  InterruptRemapDropped,     // IRE = 0 while TES = 1: messages of devices at work pass unchecked
+  InterruptTableNotFlushed,  // SIRTP with IRES = 1, and the next batch ended without a global flush of entries
   // tables
   ReservedBits,    // in an entry: `detail` is the word
   TableNotRam,     // a table pointer that leads outside RAM
