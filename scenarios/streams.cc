@@ -161,19 +161,21 @@ RingPlan Streams::ring(u32 device, u32 number, const Piece& piece) const {
           .rate = plan_.rate,
           .read = false,
           .source = 0,
-          .irq_every = 0,
-          .vector = 0};
+          .irq_every = number < InterruptWatch::kVectors ? plan_.irq_every : 0,
+          .vector = number};
 }
 
 // Three write rings, one for each leaf size, and one that reads back what the third wrote.
 Result<void> Streams::start_device(u32 device) {
   const Streamer streamer = TRY(Streamer::open(device_[device]));
   TRY(device_[device].set_bus_master(true));
+  if (plan_.irq_every != 0) TRY(interrupts_[device].connect(context_, device_[device]));
   Piece p[kPieces];
   pieces(plan_.domain_of[device], p);
   for (u32 number = 0; number < kPieces; ++number) TRY(streamer.start(number, ring(device, number, p[number])));
   RingPlan last = ring(device, kPieces - 1, p[kPieces - 1]);
   last.read = true;
+  last.vector = kPieces;
   last.source = TRY(streamer.source_of(kPieces - 1));
   return streamer.start(kPieces, last);
 }
@@ -258,6 +260,7 @@ Result<void> Streams::come_back(u32 hop) {
   for (u32 i = 0; i < plan_.devices; ++i) {
     device_[i] = VfioDevice(TRY(told(context_, "retrieve device", session.retrieve(kDeviceToken + i))));
     device_id_[i] = TRY(told(context_, "bind retrieved device", device_[i].bind(iommufd_)));
+    if (plan_.irq_every != 0) TRY(interrupts_[i].reconnect(context_, device_[i], plan_.rest_ns));
   }
   for (u32 d = 0; d < plan_.domains; ++d) {
     if (plan_.take == Take::Adopt) {
@@ -291,6 +294,7 @@ Result<void> Streams::verify() {
     if (c.done == 0 || c.refused() != 0 || c.read_errors != 0) {
       return told(context_, "device counters", Result<void>(fail(Errno::Eio)));
     }
+    if (plan_.irq_every != 0) TRY(interrupts_[i].check(context_, device_[i], plan_.rest_ns));
   }
   return {};
 }

@@ -8,6 +8,7 @@
 #include "client/vfio_device.h"
 #include "scenarios/context.h"
 #include "scenarios/drivers/streamer.h"
+#include "scenarios/interrupt_watch.h"
 
 namespace perdure::scenarios {
 
@@ -32,6 +33,8 @@ struct StreamsPlan {
   u64 seed = 1;
   u32 iova_bits = 39;  // what addresses may have; the smallest leaves stand in the last 512 GiB of it
   Take take = Take::Replace;
+  u64 irq_every = 0;         // transfers of a ring from one interrupt to the next, each ring to its vector; 0: none
+  u64 rest_ns = 50'000'000;  // how long a message may be on its way
 
   u64 total_memory() const;
 };
@@ -93,6 +96,7 @@ class Streams {
   u32 device_id_[StreamsPlan::kMostDevices] = {};
   u32 ioas_[StreamsPlan::kMostDomains] = {};
   u32 hwpt_[StreamsPlan::kMostDomains] = {};
+  InterruptWatch interrupts_[StreamsPlan::kMostDevices];
   client::Session session_;
 };
 

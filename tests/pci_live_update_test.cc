@@ -272,7 +272,7 @@ TEST_F(PciLiveUpdate, ThereAndBackWithoutOneWrite) {
     EXPECT_EQ(guest.reset(1), Errno::Ebusy) << "not before the session is finished";
     guest.event = *rig.sys().eventfd();
     for (VfioDevice& device : guest.open) ASSERT_DONE(device.set_irqs(kMsix, &guest.event, 1));
-    EXPECT_FALSE(rig.board().pci().watch().writes().empty()) << "the oracle sees what is allowed, too";
+    EXPECT_TRUE(rig.board().pci().watch().writes().empty()) << "not even where a program may: the vectors were carried";
     expect_running(kBelow);
     EXPECT_GT(*rig.sys().eventfd_read(guest.event), 0u) << "interrupts come again";
     ASSERT_DONE(guest.finish());

@@ -70,6 +70,8 @@ class Demo {
                        : options.tables == "first-stage" ? Tables::FirstStage
                                                          : Tables::Legacy);
     if (options.in_process) {
+      config.plan.irq_every = 16;
+      config.plan.rest_ns = 100'000;
       config.plan.slots = 1400;
       config.plan.rate = 200'000;
       config.plan.small_leaves = u64{8} << 20;
@@ -80,6 +82,7 @@ class Demo {
                                             : board::CachePolicy::Sticky;
       return in_process_rig(config);
     }
+    config.plan.irq_every = 16;
     config.plan.small_leaves = u64{1} << 30;
     return hosted_rig(config);
   }

@@ -49,6 +49,8 @@ scenarios::StreamsPlan plan_from(const std::string& text) {
   plan.rate = j.at("rate");
   plan.seed = j.at("seed");
   plan.iova_bits = j.at("iova_bits");
+  plan.irq_every = j.at("irq_every");
+  plan.rest_ns = j.at("rest_ns");
   plan.take = static_cast<scenarios::Take>(j.at("take").get<unsigned>());
   return plan;
 }
@@ -85,6 +87,8 @@ std::string plan_text(const scenarios::StreamsPlan& plan) {
             {"small_leaves", plan.small_leaves},
             {"slots", plan.slots},
             {"rate", plan.rate},
+            {"irq_every", plan.irq_every},
+            {"rest_ns", plan.rest_ns},
             {"seed", plan.seed},
             {"take", static_cast<unsigned>(plan.take)},
             {"domain_of", json::array()},

@@ -57,6 +57,13 @@ class Streamer {
     if ((TRY(get(ring_at(ring, kRingStatus))) & kRunning) == 0) return fail(Errno::Einval);
     return {};
   }
+  // Of a running ring, whose vector and rate of interrupts stay.
+  Result<void> set_interrupts(unsigned ring, bool on) const {
+    const u64 control = TRY(get(ring_at(ring, kRingControl)));
+    return set(ring_at(ring, kRingControl), on ? control | kIrqEnable : control & ~kIrqEnable);
+  }
+  // Interrupt messages of this vector that ever left the device.
+  Result<u64> messages(unsigned vector) const { return get(kMessages + u64{8} * vector); }
   Result<void> stop(unsigned ring) const { return set(ring_at(ring, kRingControl), 0); }
   Result<bool> running(unsigned ring) const { return (TRY(get(ring_at(ring, kRingStatus))) & kRunning) != 0; }
 
@@ -74,7 +81,8 @@ class Streamer {
 
  private:
   static constexpr u64 kMagic = 0x4D52'5453;  // "STRM"
-  static constexpr u64 kId = 0x00, kCapabilities = 0x08, kTotals = 0x40, kRings = 0x1000, kRingStride = 0x100;
+  static constexpr u64 kId = 0x00, kCapabilities = 0x08, kTotals = 0x40, kMessages = 0x400, kRings = 0x1000,
+                       kRingStride = 0x100;
   static constexpr u64 kRingControl = 0x00, kRingStatus = 0x08, kBase = 0x10, kLength = 0x18, kSlots = 0x20,
                        kSeed = 0x28, kRate = 0x30, kIrqEvery = 0x38, kSource = 0x40;
   static constexpr u64 kRun = 1, kRead = 2, kIrqEnable = 4, kRunning = 1;

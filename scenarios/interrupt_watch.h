@@ -1,0 +1,34 @@
+// One streamer's interrupts in a program's hands: each ring has a vector and an eventfd of its own, and what arrived is
+// held against what the device says it sent.
+#pragma once
+#include "client/fd.h"
+#include "scenarios/context.h"
+#include "scenarios/drivers/streamer.h"
+
+namespace perdure::scenarios {
+
+class InterruptWatch {
+ public:
+  static constexpr u32 kVectors = 4;  // one for each of the rings that interrupt
+
+  // Eventfds to the vectors, from the start. Before the rings run.
+  Result<void> connect(Context& context, const client::VfioDevice& device);
+  // To those of a device that a former kernel's program left interrupting: what came since that kernel went arrives
+  // once a vector, and nothing else does. Every vector must have been used in between. Eio. `rest_ns`: how long a
+  // message that is on its way may take.
+  Result<void> reconnect(Context& context, const client::VfioDevice& device, u64 rest_ns);
+  // What arrived since then is what was sent, vector by vector. Eio.
+  Result<void> check(Context& context, const client::VfioDevice& device, u64 rest_ns);
+
+ private:
+  Result<void> open(Context& context, const client::VfioDevice& device);
+  Result<void> collect(Context& context);
+  static Result<void> interrupt(const Streamer& streamer, bool on);
+  static void rest(Context& context, u64 ns);
+
+  client::Fd event_[kVectors];
+  u64 sent_before_[kVectors] = {};
+  u64 arrived_[kVectors] = {};
+};
+
+}  // namespace perdure::scenarios
