@@ -139,7 +139,10 @@ class Demo {
     return back && !options_.cold;
   }
 
-  u64 stretch() const { return options_.in_process ? 20'000'000 : 400'000'000; }
+  u64 stretch() const {
+    if (options_.stretch_ms != 0) return u64{options_.stretch_ms} * 1'000'000;
+    return options_.in_process ? 20'000'000 : 400'000'000;
+  }
   HopReport& current() { return report_.hops.back(); }
 
   void take_violations() {

@@ -13,6 +13,7 @@ struct DemoOptions {
   bool json = false;
   bool verbose = false;
   unsigned hops = 2;
+  unsigned stretch_ms = 0;     // devices stream this long before and after each hop; 0: as long as makes a good table
   u64 memory = u64{64} << 30;  // of guests, bytes
   u64 seed = 1;
   std::string kernel;             // to jump to, instead of b and a in turn: a name or a path

@@ -84,8 +84,8 @@ Result<void> InProcessRig::arrive(const process::InProcessMachine::Jump& jump) {
     if (const auto page = process::walked_table_page(*board_, *forget_)) forgotten = *page;
     forget_.reset();
   }
-  poison_ = board_->kernel_gone(process::handover_of(*board_, jump.next, jump.at));
   if (forgotten) board_->memory().fill({forgotten->value, kPageSize}, board::kPoisonWord);
+  poison_ = board_->kernel_gone(process::handover_of(*board_, jump.next, jump.at));
   TRY(process::write_boot_info(*board_, jump.next, jump.at));
   return boot(jump.image, jump.at);
 }

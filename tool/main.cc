@@ -30,6 +30,9 @@ int run(int argc, char** argv) {
   demo_command->add_option("--hops", demo.hops, "live updates to make")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
+  demo_command
+      ->add_option("--stretch", demo.stretch_ms, "milliseconds that devices stream before and after each update")
+      ->check(CLI::Range(1, 100'000));
   demo_command->add_option("--seed", demo.seed, "of everything random")->capture_default_str();
   demo_command->add_option("--caches", demo.caches, "with --in-process: the IOMMU's cache policy")
       ->check(CLI::IsMember({"sticky", "evict", "random"}))

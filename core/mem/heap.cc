@@ -121,6 +121,7 @@ Result<Heap::Slab*> Heap::grow(unsigned c) {
   const Phys at = TRY(frames_.alloc_unasked(slab_order(c)));
   auto* slab = new (machine().virt(at)) Slab{};
   slab->heap = this;
+  slab_frames_ += u64{1} << slab_order(c);
   slab->size_class = static_cast<u8>(c);
   const unsigned total = static_cast<unsigned>(Slab::bytes(c) / Slab::slot_bytes(c));
   const unsigned first = Slab::header_slots(c);
@@ -134,6 +135,7 @@ void Heap::give_back(Slab* slab) {
   const unsigned order = slab_order(slab->size_class);
   asan::unpoison(slab, kPageSize << order);
   slab->heap = nullptr;
+  slab_frames_ -= u64{1} << order;
   frames_.free(machine().phys(slab), order);
 }
 
@@ -153,6 +155,11 @@ void Heap::remove(Class& list, Slab* slab) {
     list.partial = slab->next;
   }
   slab->linked = false;
+}
+
+u64 Heap::slab_frames() const {
+  const MutexGuard guard(lock_);
+  return slab_frames_;
 }
 
 u64 Heap::bytes_in_use() const {

@@ -41,6 +41,8 @@ class Heap {
   Machine& machine() const { return frames_.machine(); }
   // Bytes handed out and not released: for leak checks.
   u64 bytes_in_use() const;
+  // Frames that slabs hold: how many it takes depends on which objects ended, not only on how many.
+  u64 slab_frames() const;
   // Gives every slab without an object in it back to the frames, so that frame totals can be compared.
   void trim();
 
@@ -67,6 +69,7 @@ class Heap {
   FrameAllocator& frames_;
   mutable Mutex lock_{LockRank::Heap};
   u64 in_use_ GUARDED_BY(lock_) = 0;
+  u64 slab_frames_ GUARDED_BY(lock_) = 0;
   Class classes_[kClasses] GUARDED_BY(lock_);
 };
 

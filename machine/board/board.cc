@@ -461,6 +461,8 @@ PoisonStats Board::kernel_gone(const HandoverRequest& request) {
   const std::vector<Bank> before = memory_.banks();
   const PoisonStats stats = poison(memory_, request);
   if (shadow_) {
+    // Poison is in memory itself; a walker that does not snoop must not go on seeing what a dead kernel wrote back.
+    shadow_->take_poison();
     // CPU caches outlive a kernel; only frames that left the machine are forgotten.
     for (const Bank& b : before) {
       if (!memory_.bank_at(b.base.value)) shadow_->forget(b.base.value, b.length);

@@ -208,8 +208,8 @@ void BoardServer::finish_jump() {
     if (const auto page = walked_table_page(*board_, *forget_)) forgotten = *page;
     forget_.reset();
   }
-  poison_ = board_->kernel_gone(handover_of(*board_, pending_->next, pending_->at));
   if (forgotten) board_->memory().fill({forgotten->value, kPageSize}, board::kPoisonWord);
+  poison_ = board_->kernel_gone(handover_of(*board_, pending_->next, pending_->at));
   // When it cannot be written the new kernel finds it damaged and says so.
   (void)write_boot_info(*board_, pending_->next, pending_->at);
   boot_info_ = pending_->at;
