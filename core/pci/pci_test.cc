@@ -287,6 +287,38 @@ TEST_F(PciTest, ResetWaitsAndRestores) {
   EXPECT_EQ(f.reset().error(), Errno::Eopnotsupp);
 }
 
+// A function that is not of PCI Express says by another capability what it can.
+TEST_F(PciTest, ConventionalFunctionsResetThroughAdvancedFeatures) {
+  Node& n = fabric.add(nullptr, 2, 0, 0x1000);
+  const u16 af = n.cap(0x13, 6);
+  const u16 abilities = static_cast<u16>(af + 3), control = static_cast<u16>(af + 4), status = static_cast<u16>(af + 5);
+  n.allow(control, 1, 1);
+  auto bus = scan();
+  Function& f = only(*bus);
+  n.set<u8>(status, 1);
+  EXPECT_FALSE(f.transactions_pending()) << "it cannot tell";
+  EXPECT_FALSE(f.can_reset());
+  EXPECT_EQ(f.reset().error(), Errno::Eopnotsupp);
+
+  n.set<u8>(abilities, 3);
+  EXPECT_TRUE(f.transactions_pending());
+  EXPECT_TRUE(f.can_reset());
+  n.set<u16>(4, 6);
+  bool asked = false;
+  n.written = [&](u16 at) {
+    if (at == 4) n.set<u8>(status, 0);
+    if (at != control || (n.get<u8>(control) & 1) == 0) return;
+    asked = true;
+    EXPECT_EQ(n.get<u16>(4) & 4, 0) << "bus mastering off before the reset";
+    n.set<u8>(control, 0);
+    n.set<u16>(4, 0);
+  };
+  ASSERT_TRUE(f.reset());
+  EXPECT_TRUE(asked);
+  EXPECT_EQ(n.get<u16>(4), 2) << "decoding as before, bus mastering off";
+  EXPECT_FALSE(f.transactions_pending());
+}
+
 TEST_F(PciTest, ProgramsMsiInBothForms) {
   for (const bool wide : {false, true}) {
     SCOPED_TRACE(wide);
