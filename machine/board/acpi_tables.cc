@@ -70,15 +70,24 @@ void finish(Bytes& b, AcpiImage& image, usize at, std::string_view signature) {
   image.tables.push_back(t);
 }
 
-void drhd(Bytes& b, const DmarUnit& unit) {
-  const usize at = b.size();
-  b.u16v(0);
-  b.u16v(0);  // length, below
-  b.u8v(unit.include_all ? 1 : 0);
-  b.u8v(0);   // 2^0 pages of registers
-  b.u16v(0);  // segment
-  b.u64v(unit.base);
-  for (const DmarUnit::Scope& scope : unit.scopes) {
+// Type and length of a structure; patched to its length at its end.
+class Structure {
+ public:
+  Structure(Bytes& bytes, u16 type) : bytes_(bytes), at_(bytes.size()) {
+    bytes_.u16v(type);
+    bytes_.u16v(0);
+  }
+  ~Structure() { bytes_.patch(at_ + 2, bytes_.size() - at_, 2); }
+  Structure(const Structure&) = delete;
+  Structure& operator=(const Structure&) = delete;
+
+ private:
+  Bytes& bytes_;
+  usize at_;
+};
+
+void put_scopes(Bytes& b, const std::vector<DmarScope>& scopes) {
+  for (const DmarScope& scope : scopes) {
     b.u8v(scope.bridge ? 2 : 1);
     b.u8v(static_cast<unsigned>(6 + 2 * scope.path.size()));
     b.u16v(0);  // flags, reserved
@@ -89,13 +98,52 @@ void drhd(Bytes& b, const DmarUnit& unit) {
       b.u8v(hop.function());
     }
   }
-  b.patch(at + 2, b.size() - at, 2);
+}
+
+void drhd(Bytes& b, const DmarUnit& unit) {
+  const Structure s(b, 0);
+  b.u8v(unit.include_all ? 1 : 0);
+  b.u8v(0);  // 2^0 pages of registers
+  b.u16v(unit.segment);
+  b.u64v(unit.base);
+  put_scopes(b, unit.scopes);
+}
+
+void rmrr(Bytes& b, const DmarReserved& region) {
+  const Structure s(b, 1);
+  b.u16v(0);
+  b.u16v(region.segment);
+  b.u64v(region.base);
+  b.u64v(region.base + region.length - 1);  // inclusive
+  put_scopes(b, region.scopes);
+}
+
+void atsr(Bytes& b, const DmarAts& ports) {
+  const Structure s(b, 2);
+  b.u8v(0);  // not all ports
+  b.u8v(0);
+  b.u16v(ports.segment);
+  put_scopes(b, ports.scopes);
+}
+
+void rhsa(Bytes& b, const DmarUnit& unit) {
+  const Structure s(b, 3);
+  b.u32v(0);
+  b.u64v(unit.base);
+  b.u32v(static_cast<u32>(unit.proximity));
+}
+
+void satc(Bytes& b, const DmarAts& functions) {
+  const Structure s(b, 5);
+  b.u8v(0);  // ATC_REQUIRED: they work without it
+  b.u8v(0);
+  b.u16v(functions.segment);
+  put_scopes(b, functions.scopes);
 }
 
 }  // namespace
 
-AcpiImage build_acpi(u64 at, unsigned host_address_width, const std::vector<DmarUnit>& units, u64 ecam_base,
-                     u8 last_bus) {
+AcpiImage build_acpi(u64 at, const DmarTable& table, const std::vector<EcamSegment>& segments) {
   AcpiImage image;
   Bytes b;
   // RSDP, revision 2; addresses are filled in at the end.
@@ -109,27 +157,35 @@ AcpiImage build_acpi(u64 at, unsigned host_address_width, const std::vector<Dmar
   b.zeros(4);  // extended checksum, reserved
 
   const usize dmar = begin(b, "DMAR", 1);
-  b.u8v(host_address_width - 1);
+  b.u8v(table.host_address_width - 1);
   bool interrupt_remap = false;
-  for (const DmarUnit& unit : units) interrupt_remap = interrupt_remap || unit.interrupt_remap;
+  for (const DmarUnit& unit : table.units) interrupt_remap = interrupt_remap || unit.interrupt_remap;
   b.u8v(interrupt_remap ? 1 : 0);  // no opt-outs
   b.zeros(10);
-  for (const DmarUnit& unit : units) {
+  for (const DmarUnit& unit : table.units) {
     if (!unit.include_all) drhd(b, unit);
   }
   // INCLUDE_PCI_ALL must be the last of its segment.
-  for (const DmarUnit& unit : units) {
+  for (const DmarUnit& unit : table.units) {
     if (unit.include_all) drhd(b, unit);
   }
+  for (const DmarReserved& region : table.reserved) rmrr(b, region);
+  for (const DmarAts& ports : table.ats_ports) atsr(b, ports);
+  for (const DmarUnit& unit : table.units) {
+    if (unit.proximity >= 0) rhsa(b, unit);
+  }
+  for (const DmarAts& functions : table.ats_integrated) satc(b, functions);
   finish(b, image, dmar, "DMAR");
 
   const usize mcfg = begin(b, "MCFG", 1);
   b.zeros(8);
-  b.u64v(ecam_base);
-  b.u16v(0);  // segment
-  b.u8v(0);   // first bus
-  b.u8v(last_bus);
-  b.zeros(4);
+  for (const EcamSegment& s : segments) {
+    b.u64v(s.base);
+    b.u16v(s.segment);
+    b.u8v(0);  // first bus
+    b.u8v(s.last_bus);
+    b.zeros(4);
+  }
   finish(b, image, mcfg, "MCFG");
 
   const usize rsdt = begin(b, "RSDT", 1);

@@ -8,16 +8,42 @@
 
 namespace perdure::board {
 
-// A remapping unit as DMAR describes it.
-struct DmarUnit {
-  struct Scope {
-    bool bridge = false;    // everything below, instead of one function
-    std::vector<Bdf> path;  // from the root bus downwards; only device and function of each hop are written
-  };
+// What DMAR says, structure by structure.
+struct DmarScope {
+  bool bridge = false;    // everything below, instead of one function
+  std::vector<Bdf> path;  // from the root bus downwards; only device and function of each hop are written
+};
+struct DmarUnit {  // DRHD
   u64 base = 0;
+  u16 segment = 0;
   bool include_all = false;
-  std::vector<Scope> scopes;
+  std::vector<DmarScope> scopes;
+  int proximity = -1;  // RHSA; -1: none
   bool interrupt_remap = false;
+};
+struct DmarReserved {  // RMRR
+  u16 segment = 0;
+  u64 base = 0;
+  u64 length = 0;
+  std::vector<DmarScope> scopes;
+};
+// ATSR: root ports with ATS functions below. SATC: ATS functions of the root complex itself.
+struct DmarAts {
+  u16 segment = 0;
+  std::vector<DmarScope> scopes;
+};
+struct DmarTable {
+  unsigned host_address_width = 0;
+  std::vector<DmarUnit> units;
+  std::vector<DmarReserved> reserved;
+  std::vector<DmarAts> ats_ports;
+  std::vector<DmarAts> ats_integrated;
+};
+
+struct EcamSegment {
+  u16 segment = 0;
+  u64 base = 0;
+  u8 last_bus = 0xFF;
 };
 
 struct AcpiImage {
@@ -31,7 +57,6 @@ struct AcpiImage {
   std::vector<Table> tables;
 };
 
-AcpiImage build_acpi(u64 at, unsigned host_address_width, const std::vector<DmarUnit>& units, u64 ecam_base,
-                     u8 last_bus);
+AcpiImage build_acpi(u64 at, const DmarTable& dmar, const std::vector<EcamSegment>& segments);
 
 }  // namespace perdure::board

@@ -89,7 +89,7 @@ void Auditor::check_slot(Device& device, u8 ring, u32 slot, const SlotEntry& ent
     return;
   }
   if (found.valid()) {
-    const bool same_slot = found.kind == static_cast<u8>(RecordKind::Device) && found.device == device.home().value &&
+    const bool same_slot = found.kind == static_cast<u8>(RecordKind::Device) && found.device == device.number() &&
                            found.ring == ring && found.slot == slot;
     if (same_slot && found.sequence == entry.sequence && found.checksum == entry.checksum) return;
     if (same_slot && found.sequence < entry.sequence) {
@@ -159,7 +159,7 @@ void Auditor::examine(u64 phys) {
     return;
   }
   for (usize i = 0; i < intents_.size(); ++i) {
-    if (intents_[i].device->home().value != record.device) continue;
+    if (intents_[i].device->number() != record.device) continue;
     const std::map<u64, Intent>& active = intents_[i].active;
     auto it = active.upper_bound(record.iova);
     if (it == active.begin()) return;

@@ -45,20 +45,21 @@ bool is_message(u64 address) {
 BoardConfig checked(BoardConfig config) {
   const auto refuse = [](const std::string& what) { throw std::runtime_error("board: " + what); };
   if (config.step_ns == 0) refuse("step_ns is 0; time would stand still");
-  unsigned all = 0;
   for (UnitConfig& u : config.units) {
     u.model.haw = static_cast<u8>(config.window_log2);
-    all += u.include_all ? 1 : 0;
     const u64 base = u.model.base;
     if (base % kPageSize != 0 || base < PciBus::kBarWindow.end() || base + kPageSize > PhysicalMemory::kHoleEnd ||
         ranges_overlap(base, kPageSize, kMessageBase, kMessageBytes)) {
       refuse("an IOMMU unit's registers must be a page in [0xfe000000, 4 GiB) outside the interrupt range");
     }
     for (const UnitConfig& other : config.units) {
-      if (&other != &u && other.model.base == base) refuse("two IOMMU units at one address");
+      if (&other == &u) continue;
+      if (other.model.base == base) refuse("two IOMMU units at one address");
+      if (u.include_all && other.include_all && u.segment == other.segment) {
+        refuse("only one IOMMU unit of a segment may have include_all");
+      }
     }
   }
-  if (all > 1) refuse("only one IOMMU unit may have include_all");
   for (const DeviceConfig& d : config.devices) {
     if (d.kind == DeviceKind::Streamer && (d.streamer.rings < 1 || d.streamer.rings > Streamer::kMaxRings ||
                                            d.streamer.vectors < 1 || d.streamer.vectors > 64)) {
@@ -67,8 +68,24 @@ BoardConfig checked(BoardConfig config) {
     if (d.kind == DeviceKind::Edu && !is_pow2(d.edu.dma_mask + 1) && d.edu.dma_mask != ~u64{0}) {
       refuse("an edu's dma_mask must be a number of ones");
     }
+    if (d.kind == DeviceKind::Vmd &&
+        (!is_pow2(d.vmd.buses) || d.vmd.buses < 2 || d.vmd.buses > 256 || !is_pow2(d.vmd.window) ||
+         d.vmd.window < (u64{1} << 20) || d.vmd.window > (u64{256} << 20) || d.vmd.segment < PciBus::kSegments)) {
+      refuse("a VMD has 2 to 256 buses and a window of 1 to 256 MiB, powers of two, and a segment of its own from " +
+             std::to_string(PciBus::kSegments) + " on");
+    }
   }
   return config;
+}
+
+std::vector<PhysRange> reserved_ranges(const BoardConfig& config) {
+  std::vector<PhysRange> all;
+  for (const ReservedConfig& r : config.reserved) {
+    // Several functions may share a region.
+    const PhysRange range{r.base, r.length};
+    if (std::find(all.begin(), all.end(), range) == all.end()) all.push_back(range);
+  }
+  return all;
 }
 
 }  // namespace
@@ -87,7 +104,7 @@ struct Board::Unit final : public IommuEnvironment {
 
 Board::Board(BoardConfig config)
     : config_(checked(std::move(config))),
-      memory_(config_.window_log2, config_.ram_bytes),
+      memory_(config_.window_log2, config_.ram_bytes, reserved_ranges(config_)),
       bus_(*this, config_.trace_limit),
       random_(config_.seed) {
   const bool needs_shadow = std::any_of(config_.units.begin(), config_.units.end(), [](const UnitConfig& u) {
@@ -116,29 +133,44 @@ void Board::build_devices() {
       case DeviceKind::Edu: device = std::make_unique<Edu>(name("edu"), d.bdf, d.edu, bus); break;
       case DeviceKind::Streamer: device = std::make_unique<Streamer>(name("streamer"), d.bdf, d.streamer, bus); break;
       case DeviceKind::Bridge: device = std::make_unique<Bridge>(name("bridge"), d.bdf, d.bridge, bus); break;
+      case DeviceKind::Vmd: device = std::make_unique<Vmd>(name("vmd"), d.bdf, d.vmd, bus); break;
     }
     if (device == nullptr) throw std::runtime_error("board: no such kind of device");
-    bus_.add(std::move(device));
+    bus_.add(std::move(device), {.acs = d.acs, .ats = d.ats, .class_code = d.class_code});
     if (d.ari) bus_.join_ari_device(d.bdf);
   }
+  bus_.check();
   if (config_.firmware_assigns_bars) bus_.assign_addresses(memory_.bar_window());
+  route_devices();
+}
 
-  // Which unit translates whom: named functions and those below named bridges first, then include_all.
-  Unit* rest = nullptr;
+// Which unit translates whom: whom it names, or who is below a bridge that it names, in the order of the units; then
+// include_all.
+void Board::route_devices() {
+  const auto named = [this](Bdf bdf, u16 segment, const std::string& by) {
+    const Device* d = bus_.by_home(bdf);
+    if (d == nullptr) throw std::runtime_error("board: " + by + " names " + bdf.to_string() + ", no device there");
+    if (bdf.segment != segment)
+      throw std::runtime_error("board: " + by + " names " + bdf.to_string() + ", of another segment");
+    if (d->vmd() != nullptr) {
+      throw std::runtime_error("board: " + by + " names " + bdf.to_string() +
+                               ", which firmware does not know: name its VMD");
+    }
+    return d;
+  };
+  const auto bridge_named = [&](Bdf bdf, u16 segment, const std::string& by) {
+    const Device* d = named(bdf, segment, by);
+    if (dynamic_cast<const Bridge*>(d) == nullptr) {
+      throw std::runtime_error("board: " + by + " names " + bdf.to_string() + " as a bridge, which it is not");
+    }
+    return d;
+  };
   for (usize i = 0; i < units_.size(); ++i) {
     const UnitConfig& u = config_.units[i];
-    if (u.include_all) rest = units_[i].get();
-    for (Bdf bdf : u.endpoints) {
-      Device* d = bus_.by_home(bdf);
-      if (d == nullptr) throw std::runtime_error("board: an IOMMU unit names " + bdf.to_string() + ", no device there");
-      routes_[d] = units_[i].get();
-    }
+    for (Bdf bdf : u.endpoints) routes_.try_emplace(named(bdf, u.segment, "an IOMMU unit"), units_[i].get());
     for (Bdf bdf : u.bridges) {
-      const Device* bridge = bus_.by_home(bdf);
-      if (dynamic_cast<const Bridge*>(bridge) == nullptr) {
-        throw std::runtime_error("board: an IOMMU unit names " + bdf.to_string() + " as a bridge, which it is not");
-      }
-      routes_[bridge] = units_[i].get();
+      const Device* const bridge = bridge_named(bdf, u.segment, "an IOMMU unit");
+      routes_.try_emplace(bridge, units_[i].get());
       for (usize k = 0; k < bus_.size(); ++k) {
         for (const Device* above = bus_.at(k).parent(); above != nullptr; above = above->parent()) {
           if (above == bridge) routes_.try_emplace(&bus_.at(k), units_[i].get());
@@ -146,7 +178,25 @@ void Board::build_devices() {
       }
     }
   }
-  for (usize i = 0; i < bus_.size(); ++i) routes_.try_emplace(&bus_.at(i), rest);
+  for (usize i = 0; i < bus_.size(); ++i) {
+    const Device& d = bus_.at(i);
+    if (d.vmd() != nullptr) continue;
+    Unit* rest = nullptr;
+    for (usize k = 0; k < units_.size(); ++k) {
+      if (config_.units[k].include_all && config_.units[k].segment == d.home().segment) rest = units_[k].get();
+    }
+    routes_.try_emplace(&d, rest);
+  }
+  for (usize i = 0; i < bus_.size(); ++i) {
+    const Device& d = bus_.at(i);
+    if (d.vmd() != nullptr) routes_[&d] = routes_.at(d.vmd());
+  }
+  for (const ReservedConfig& r : config_.reserved) {
+    const std::vector<Bdf>& any = r.endpoints.empty() ? r.bridges : r.endpoints;
+    if (any.empty()) throw std::runtime_error("board: a reserved region is for no device");
+    for (Bdf bdf : r.endpoints) named(bdf, any[0].segment, "a reserved region");
+    for (Bdf bdf : r.bridges) bridge_named(bdf, any[0].segment, "a reserved region");
+  }
 }
 
 void Board::write_tables() {
@@ -155,14 +205,37 @@ void Board::write_tables() {
     for (const Device* d = bus_.by_home(home); d != nullptr; d = d->parent()) hops.insert(hops.begin(), d->home());
     return hops;
   };
-  std::vector<DmarUnit> units;
+  const auto scopes = [&](const std::vector<Bdf>& endpoints, const std::vector<Bdf>& bridges) {
+    std::vector<DmarScope> all;
+    for (Bdf bdf : endpoints) all.push_back({false, path(bdf)});
+    for (Bdf bdf : bridges) all.push_back({true, path(bdf)});
+    return all;
+  };
+  DmarTable dmar;
+  dmar.host_address_width = config_.window_log2;
   for (const UnitConfig& u : config_.units) {
-    DmarUnit unit{u.model.base, u.include_all, {}, u.model.interrupt_remap};
-    for (Bdf bdf : u.endpoints) unit.scopes.push_back({false, path(bdf)});
-    for (Bdf bdf : u.bridges) unit.scopes.push_back({true, path(bdf)});
-    units.push_back(std::move(unit));
+    dmar.units.push_back(
+        {u.model.base, u.segment, u.include_all, scopes(u.endpoints, u.bridges), u.proximity, u.model.interrupt_remap});
   }
-  const AcpiImage image = build_acpi(kAcpiAt, config_.window_log2, units, PciBus::kEcamBase, 0xFF);
+  for (const ReservedConfig& r : config_.reserved) {
+    const u16 segment = (r.endpoints.empty() ? r.bridges : r.endpoints)[0].segment;
+    dmar.reserved.push_back({segment, r.base, r.length, scopes(r.endpoints, r.bridges)});
+  }
+  std::vector<EcamSegment> segments;
+  for (u16 segment : bus_.segments()) {
+    segments.push_back({segment, PciBus::ecam_base(segment), 0xFF});
+    std::vector<Bdf> ports;
+    std::vector<Bdf> integrated;
+    for (const DeviceConfig& d : config_.devices) {
+      if (!d.ats || d.bdf.segment != segment) continue;
+      const Bdf top = path(d.bdf).front();
+      std::vector<Bdf>& list = top == d.bdf ? integrated : ports;
+      if (std::find(list.begin(), list.end(), top) == list.end()) list.push_back(top);
+    }
+    if (!ports.empty()) dmar.ats_ports.push_back({segment, scopes({}, ports)});
+    if (!integrated.empty()) dmar.ats_integrated.push_back({segment, scopes(integrated, {})});
+  }
+  const AcpiImage image = build_acpi(kAcpiAt, dmar, segments);
   if (kAcpiAt + image.bytes.size() > PhysicalMemory::kFirmware || !memory_.write(kAcpiAt, image.bytes)) {
     throw std::runtime_error("board: the ACPI tables do not fit firmware's memory; name fewer scopes");
   }
@@ -234,7 +307,8 @@ DmaResult Board::dma(Device& device, u64 iova, std::span<Byte> data) NO_THREAD_S
     const u64 length = data.size() - at;
     Translation t;
     if (unit != nullptr) {
-      t = unit->model->translate(device.bdf().value, iova + at, length, kWrite ? Access::Write : Access::Read);
+      t = unit->model->translate(device.requester(kWrite).value, iova + at, length,
+                                 kWrite ? Access::Write : Access::Read);
     } else {
       t.verdict = kWrite && is_message(iova + at) ? Verdict::Interrupt : Verdict::Untranslated;
       t.phys = iova + at;
@@ -299,7 +373,7 @@ void Board::send_message(Device& device, u64 address, u32 data) {
   Unit* const unit = unit_of(device);
   if (is_message(address)) {
     InterruptMessage m{true, 0, address, data};
-    if (unit != nullptr) m = unit->model->interrupt(device.bdf().value, address, data);
+    if (unit != nullptr) m = unit->model->interrupt(device.requester(true).value, address, data);
     if (m.passes) {
       queue_message(m.address, m.data);
     } else {
@@ -312,7 +386,7 @@ void Board::send_message(Device& device, u64 address, u32 data) {
   bool done = true;
   Translation t;
   if (unit != nullptr) {
-    t = unit->model->translate(device.bdf().value, address, sizeof(data), Access::Write);
+    t = unit->model->translate(device.requester(true).value, address, sizeof(data), Access::Write);
     done = t.ok();
     phys = t.phys;
   }

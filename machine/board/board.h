@@ -114,8 +114,8 @@ class Board final : private DeviceBus {
   // Throw std::runtime_error (StateError for a damaged save).
   void save(const std::filesystem::path& directory);
   static std::unique_ptr<Board> load(const std::filesystem::path& directory);
-  // Without memory: registers of units and devices, clock, ledger. To run many times from one state, load into the board
-  // that they were saved from, after its memory. Caches are empty then.
+  // Without memory: registers of units and devices, clock, ledger. To run many times from one state, load into the
+  // board that they were saved from, after its memory. Caches are empty then.
   std::vector<std::byte> save_registers();
   void load_registers(std::span<const std::byte> bytes);
 
@@ -135,6 +135,7 @@ class Board final : private DeviceBus {
   Judgement judge(const DeviceLedger& ledger, u64 iova, PhysRange went, bool write) const;
   Unit* unit_of(const Device& device) const;
   void build_devices();
+  void route_devices();
   void write_tables();
   void queue_message(u64 address, u32 data);
   void flush_messages();

@@ -12,6 +12,7 @@
 
 #include "core/base/scope_guard.h"
 #include "machine/board/board.h"
+#include "machine/board/config_file.h"
 #include "machine/board/sparse_file.h"
 #include "machine/board/state_file.h"
 
@@ -53,73 +54,6 @@ void copy_stretches(int in, u64 from, int out, u64 to, u64 length, const fs::pat
     }
   });
   if (!good) refuse("cannot copy memory to or from", path);
-}
-
-void save_config(StateWriter& out, const BoardConfig& c) {
-  out.section("config");
-  out.put(c.window_log2);
-  out.put(c.ram_bytes);
-  out.put<u64>(c.units.size());
-  for (const UnitConfig& u : c.units) {
-    out.put(u.model);
-    out.put<u8>(u.include_all ? 1 : 0);
-    out.blob(std::as_bytes(std::span(u.endpoints)));
-    out.blob(std::as_bytes(std::span(u.bridges)));
-  }
-  out.put<u64>(c.devices.size());
-  for (const DeviceConfig& d : c.devices) {
-    out.put(d.kind);
-    out.put(d.bdf);
-    out.text(d.name);
-    out.put(d.edu);
-    out.put(d.streamer);
-    out.put(d.bridge);
-  }
-  out.put<u8>(c.firmware_assigns_bars ? 1 : 0);
-  out.put<u8>(c.keep_interrupts ? 1 : 0);
-  out.put(c.seed);
-  out.put(c.step_ns);
-  out.put(c.threads);
-  out.put<u64>(c.trace_limit);
-}
-
-std::vector<Bdf> bdfs(std::span<const std::byte> bytes) {
-  std::vector<Bdf> v(bytes.size() / sizeof(Bdf));
-  if (!v.empty()) std::memcpy(v.data(), bytes.data(), v.size() * sizeof(Bdf));
-  return v;
-}
-
-BoardConfig load_config(StateReader& in) {
-  in.section("config");
-  BoardConfig c;
-  c.window_log2 = in.get<unsigned>();
-  c.ram_bytes = in.get<u64>();
-  c.units.clear();
-  for (u64 n = in.get<u64>(); n > 0; --n) {
-    UnitConfig u;
-    u.model = in.get<IommuModelConfig>();
-    u.include_all = in.get<u8>() != 0;
-    u.endpoints = bdfs(in.blob());
-    u.bridges = bdfs(in.blob());
-    c.units.push_back(std::move(u));
-  }
-  for (u64 n = in.get<u64>(); n > 0; --n) {
-    DeviceConfig d;
-    d.kind = in.get<DeviceKind>();
-    d.bdf = in.get<Bdf>();
-    d.name = in.text();
-    d.edu = in.get<EduConfig>();
-    d.streamer = in.get<StreamerConfig>();
-    d.bridge = in.get<BridgeConfig>();
-    c.devices.push_back(std::move(d));
-  }
-  c.firmware_assigns_bars = in.get<u8>() != 0;
-  c.keep_interrupts = in.get<u8>() != 0;
-  c.seed = in.get<u64>();
-  c.step_ns = in.get<u64>();
-  c.threads = in.get<unsigned>();
-  c.trace_limit = in.get<u64>();
-  return c;
 }
 
 u64 checksum(std::span<const std::byte> bytes) {
@@ -186,7 +120,8 @@ void Board::save(const fs::path& directory) {
   StateWriter out;
   out.section("perdure machine");
   out.put(kVersion);
-  save_config(out, config_);
+  out.section("config");
+  out.text(write_board(config_));
   out.blob(registers);
 
   const auto create = [](const fs::path& path, u64 size) {
@@ -241,7 +176,8 @@ std::unique_ptr<Board> Board::load(const fs::path& directory) {
   StateReader in(bytes);
   in.section("perdure machine");
   if (in.get<u32>() != kVersion) throw StateError("saved machine: of another version");
-  auto board = std::make_unique<Board>(load_config(in));
+  in.section("config");
+  auto board = std::make_unique<Board>(parse_board(in.text(), (directory / "machine.state").string()));
 
   const std::span<const std::byte> registers = in.blob();
 

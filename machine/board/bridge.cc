@@ -1,9 +1,18 @@
 #include "machine/board/bridge.h"
 
 namespace perdure::board {
+namespace {
+
+// Source validation, translation blocking, request and completion redirect, upstream forwarding, direct translated.
+constexpr u16 kPortAcs = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6;
+
+}  // namespace
 
 Bridge::Bridge(std::string name, Bdf home, const BridgeConfig& config, DeviceBus& bus)
-    : Device(std::move(name), home, bus), home_secondary_(config.secondary) {
+    : Device(std::move(name), home, bus),
+      kind_(config.kind),
+      keeps_ids_(config.keeps_ids),
+      home_secondary_(config.secondary) {
   using namespace pci_reg;
   set_ids(0x1234, 0x5042, 1, 0x060400, 0, 0);
   config_.define(kHeaderType, 1, 1);
@@ -17,7 +26,24 @@ Bridge::Bridge(std::string name, Bdf home, const BridgeConfig& config, DeviceBus
   config_.define(kPrefetchBaseUpper, 4, 0, ~u32{0});
   config_.define(kPrefetchLimitUpper, 4, 0, ~u32{0});
   config_.define(kBridgeControl, 2, 0, 0x0043);  // parity, SERR, secondary bus reset
-  add_pcie_capability(4);                        // root port
+  switch (kind_) {
+    case BridgeKind::RootPort: add_pcie_capability(4); break;
+    case BridgeKind::UpstreamPort: add_pcie_capability(5); break;
+    case BridgeKind::DownstreamPort: add_pcie_capability(6); break;
+    case BridgeKind::PcieToPci: add_pcie_capability(7); break;
+    case BridgeKind::PciToPci: break;
+  }
+  const bool port = kind_ == BridgeKind::RootPort || kind_ == BridgeKind::DownstreamPort;
+  if (port && config.acs) add_acs_capability(kPortAcs);
+}
+
+Bdf Bridge::upstream_id(Bdf below, bool write) const {
+  switch (kind_) {
+    case BridgeKind::PcieToPci:
+      return keeps_ids_ && write ? below : Bdf(static_cast<u16>(secondary() << 8), home().segment);
+    case BridgeKind::PciToPci: return bdf();
+    default: return below;
+  }
 }
 
 bool Bridge::forwards(u64 phys, u64 length) const {

@@ -1,5 +1,5 @@
-// A PCI Express root port. Firmware gives it bus numbers and a memory window; what is below it answers, decodes and
-// masters only as far as these registers let it.
+// A bridge: port of the root complex or of a switch, or to a conventional bus. Firmware gives it bus numbers and a
+// memory window; what is below it answers, decodes and masters only as far as these registers let it.
 #pragma once
 #include "machine/board/config.h"
 #include "machine/board/device.h"
@@ -9,6 +9,13 @@ namespace perdure::board {
 class Bridge final : public Device {
  public:
   Bridge(std::string name, Bdf home, const BridgeConfig& config, DeviceBus& bus);
+
+  BridgeKind kind() const { return kind_; }
+  // What is on the bus below it is conventional.
+  bool to_conventional() const { return kind_ == BridgeKind::PcieToPci || kind_ == BridgeKind::PciToPci; }
+  // The requester id that a request from below carries above. A conventional bus knows none, so the bridge gives its
+  // own (PCI Express to PCI/PCI-X Bridge 1.0, 2.3): of its secondary bus, device 0, or, itself conventional, its own.
+  Bdf upstream_id(Bdf below, bool write) const;
 
   u8 home_secondary() const { return home_secondary_; }
   // Registers, mirrored so that a device below reads them without this one's lock.
@@ -32,6 +39,8 @@ class Bridge final : public Device {
   void load_state(StateReader& in) override REQUIRES(lock_);
   void mirror();
 
+  BridgeKind kind_;
+  bool keeps_ids_;
   u8 home_secondary_;
   bool reset_requested_ = false;
   bool in_reset_ = false;

@@ -24,22 +24,46 @@ inline constexpr unsigned kDefaultWindowLog2 = kThreadSanitizer ? 39 : 42;
 enum class DeviceKind : u8 {
   Edu,       // QEMU's teaching device, register-compatible
   Streamer,  // endless self-describing DMA, docs/devices.md
-  Bridge,    // PCI Express root port (type 1 header)
+  Bridge,    // type 1 header; BridgeConfig says of which kind
+  Vmd,       // volume management device: functions of a segment of its own, whose DMA carries its requester id
+};
+
+enum class BridgeKind : u8 {
+  RootPort,
+  UpstreamPort,    // of a PCI Express switch
+  DownstreamPort,  // of a switch, on the bus below its upstream port
+  PcieToPci,       // to a conventional bus: what is behind it masters as (secondary bus, 0)
+  PciToPci,        // between conventional buses, or from the root complex: what is behind it masters as the bridge
 };
 
 struct EduConfig {
   u64 dma_mask = 0x0FFF'FFFF;     // 28 bits, as QEMU's default
   u64 transfer_ns = 100'000'000;  // from the command to the moment when the data moves
+  bool operator==(const EduConfig&) const = default;
 };
 
 struct StreamerConfig {
   unsigned rings = 4;     // 1..16
   unsigned vectors = 16;  // MSI-X, 1..64
+  bool operator==(const StreamerConfig&) const = default;
 };
 
 struct BridgeConfig {
-  u8 secondary = 1;  // bus numbers as firmware set them
-  u8 subordinate = 1;
+  BridgeKind kind = BridgeKind::RootPort;
+  u8 secondary = 1;  // bus number as firmware set it; the subordinate one follows from what is below
+  // Ports: Access Control Services, off until software turns them on. Without, what is below the port reaches its
+  // neighbours past the IOMMU.
+  bool acs = true;
+  // PcieToPci: writes keep the requester id of the function (PCI-X), only reads carry the bridge's.
+  bool keeps_ids = false;
+  bool operator==(const BridgeConfig&) const = default;
+};
+
+struct VmdConfig {
+  u16 segment = 0x8000;        // its functions' in this configuration; each kernel numbers it as it likes
+  unsigned buses = 32;         // 2..256, power of two: 1 MiB of configuration space each, in its BAR 0
+  u64 window = u64{16} << 20;  // of its functions' registers, in its BAR 2
+  bool operator==(const VmdConfig&) const = default;
 };
 
 struct DeviceConfig {
@@ -49,16 +73,37 @@ struct DeviceConfig {
   // Endpoints below a port: functions of one ARI device, up to 256, by their low byte of the BDF. Those from 8 on
   // answer while the port forwards ARI.
   bool ari = false;
+  // Endpoints. A function is multi-function when there are others in its slot, conventional when its bus is.
+  bool acs = false;    // Access Control Services, for functions of a multi-function device
+  bool ats = false;    // Address Translation Services: the capability is there, nothing is cached in the device
+  u32 class_code = 0;  // instead of the kind's own; 0: that one
   EduConfig edu;
   StreamerConfig streamer;
   BridgeConfig bridge;
+  VmdConfig vmd;
+
+  bool operator==(const DeviceConfig&) const = default;
 };
 
 struct UnitConfig {
   IommuModelConfig model;
-  bool include_all = true;     // INCLUDE_PCI_ALL: everything no other unit names; at most one unit, the last
+  u16 segment = 0;
+  bool include_all = true;     // INCLUDE_PCI_ALL: everything of the segment no other unit names; at most one of each
   std::vector<Bdf> endpoints;  // explicit scopes: functions
   std::vector<Bdf> bridges;    // explicit scopes: everything below
+  int proximity = -1;          // NUMA domain of an RHSA structure; -1: none
+
+  bool operator==(const UnitConfig&) const = default;
+};
+
+// RMRR: RAM that firmware keeps, and that stays identity-mapped for these functions.
+struct ReservedConfig {
+  u64 base = 0;                // page-aligned, in RAM
+  u64 length = 0;              // pages
+  std::vector<Bdf> endpoints;  // of one segment
+  std::vector<Bdf> bridges;
+
+  bool operator==(const ReservedConfig&) const = default;
 };
 
 struct BoardConfig {
@@ -66,6 +111,7 @@ struct BoardConfig {
   u64 ram_bytes = u64{256} << 20;  // multiple of 2 MiB; 4 MiB at least
   std::vector<UnitConfig> units{UnitConfig{}};
   std::vector<DeviceConfig> devices;
+  std::vector<ReservedConfig> reserved;
   // Firmware gives addresses to BARs and turns memory decoding on; bus mastering stays off (but on in bridges).
   bool firmware_assigns_bars = true;
 
@@ -81,6 +127,8 @@ struct BoardConfig {
 
   // Config-space writes kept in the trace, the newest.
   usize trace_limit = 65536;
+
+  bool operator==(const BoardConfig&) const = default;
 };
 
 }  // namespace perdure::board

@@ -17,6 +17,7 @@ inline constexpr u16 kStatus = 0x06;
 inline constexpr u16 kRevision = 0x08;
 inline constexpr u16 kClass = 0x09;
 inline constexpr u16 kHeaderType = 0x0E;
+inline constexpr u8 kMultiFunction = 0x80;
 inline constexpr u16 kBar0 = 0x10;
 inline constexpr u16 kPrimaryBus = 0x18;
 inline constexpr u16 kSecondaryBus = 0x19;

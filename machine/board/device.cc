@@ -4,6 +4,7 @@
 
 #include "core/base/bits.h"
 #include "machine/board/bridge.h"
+#include "machine/board/vmd.h"
 
 namespace perdure::board {
 namespace {
@@ -12,6 +13,9 @@ namespace {
 constexpr u8 kMsiId = 0x05;
 constexpr u8 kPcieId = 0x10;
 constexpr u8 kMsixId = 0x11;
+constexpr u8 kAfId = 0x13;
+constexpr u16 kAcsId = 0x000D;
+constexpr u16 kAtsId = 0x000F;
 
 constexpr u16 kAriId = 0x000E;
 constexpr u16 kAriCapability = 4;
@@ -35,9 +39,19 @@ constexpr u16 kDeviceControl = 8;
 constexpr u32 kFlrCapable = u32{1} << 28;
 constexpr u16 kInitiateFlr = 1 << 15;
 
+// Advanced Features of conventional functions (PCI-SIG ECN, 2006).
+constexpr u16 kAfCapabilities = 3;
+constexpr u16 kAfControl = 4;
+constexpr u8 kAfPendingAndFlr = 3;
+
+// What ACS of an endpoint can have: peers are reached through redirection only (PCI Express Base 6.0, 6.12.1.2).
+constexpr u16 kEndpointAcs = 1 << 2 | 1 << 3 | 1 << 6;  // request redirect, completion redirect, direct translated
+constexpr u16 kConventionalBytes = 256;
+
 }  // namespace
 
-Device::Device(std::string name, Bdf home, DeviceBus& bus) : bus_(bus), name_(std::move(name)), home_(home) {
+Device::Device(std::string name, Bdf home, DeviceBus& bus)
+    : bus_(bus), name_(std::move(name)), home_(home), number_(home.value) {
   using namespace pci_reg;
   config_.define(kCommand, 2, 0, 0x0546);  // memory, bus master, parity, SERR, INTx disable
   config_.define(kStatus, 2, 0, 0, 0xF900);
@@ -46,7 +60,13 @@ Device::Device(std::string name, Bdf home, DeviceBus& bus) : bus_(bus), name_(st
 }
 
 Bdf Device::bdf() const {
-  return parent_ == nullptr ? home_ : Bdf(static_cast<u16>(parent_->secondary() << 8 | home_.devfn()));
+  return parent_ == nullptr ? home_ : Bdf(static_cast<u16>(parent_->secondary() << 8 | home_.devfn()), home_.segment);
+}
+
+Bdf Device::requester(bool write) const {
+  Bdf id = bdf();
+  for (const Bridge* above = parent_; above != nullptr; above = above->parent()) id = above->upstream_id(id, write);
+  return vmd_ == nullptr ? id : vmd_->bdf();
 }
 
 bool Device::may_master() const {
@@ -54,7 +74,7 @@ bool Device::may_master() const {
   for (const Device* above = parent_; above != nullptr; above = above->parent_) {
     if (!above->bus_master_enabled()) return false;
   }
-  return true;
+  return vmd_ == nullptr || vmd_->may_master();
 }
 
 // --- construction ----------------------------------------------------------------------------------------------------
@@ -91,6 +111,41 @@ void Device::add_pcie_capability(u8 port_type) {
   config_.define(at(0x28), 2, 0, 0x001F | (forwards ? kAriForwarding : 0));    // device control 2
   config_.define(at(0x2C), 4, 0x2);                                            // link capabilities 2
   config_.define(at(0x30), 2, 0x0001, 0x000F);                                 // link control 2
+}
+
+void Device::add_af_capability() {
+  af_ = config_.add_capability(kAfId, 6);
+  config_.define(static_cast<u16>(af_ + 2), 1, 6);  // length
+  config_.define(static_cast<u16>(af_ + kAfCapabilities), 1, kAfPendingAndFlr);
+}
+
+void Device::add_acs_capability(u16 services) {
+  const u16 at = config_.add_extended_capability(kAcsId, 1, 8);
+  config_.define(static_cast<u16>(at + 4), 2, services);
+  config_.define(static_cast<u16>(at + 6), 2, 0, services);
+}
+
+// Can be turned on like any other; a function may go on sending untranslated requests then, and these do.
+void Device::add_ats_capability() {
+  const u16 at = config_.add_extended_capability(kAtsId, 1, 8);
+  config_.define(static_cast<u16>(at + 4), 2, 1 << 5);  // queue of 32 invalidations, addresses are page-aligned
+  config_.define(static_cast<u16>(at + 6), 2, 0, 0x801F);
+}
+
+void Device::set_traits(const FunctionTraits& traits) {
+  conventional_ = traits.conventional;
+  if (traits.endpoint) {
+    traits.conventional ? add_af_capability() : add_pcie_capability(0);
+    if (traits.acs) add_acs_capability(kEndpointAcs);
+    if (traits.ats) add_ats_capability();
+  }
+  if (traits.class_code != 0) {
+    config_.define(pci_reg::kRevision, 4, config_.read(pci_reg::kRevision, 1) | traits.class_code << 8);
+  }
+}
+
+void Device::set_multifunction() {
+  config_.define(pci_reg::kHeaderType, 1, config_.read(pci_reg::kHeaderType, 1) | pci_reg::kMultiFunction);
 }
 
 void Device::add_msi_capability() {
@@ -134,15 +189,32 @@ void Device::mirror() {
   }
 }
 
-void Device::config_write(u16 offset, unsigned width, u32 value) {
-  config_.write(offset, width, value);
+// Initiate Function Level Reset, whatever the width of the write that carries the bit; it always reads 0.
+bool Device::resets_itself(u16 offset, unsigned width, u32 value) const {
+  unsigned byte = 0;
+  u32 bit = 0;
   if (pcie_ != 0 && (config_.read(static_cast<u16>(pcie_ + kDeviceCapabilities), 4) & kFlrCapable) != 0) {
-    // Initiate Function Level Reset, whatever the width of the write that carries the bit; it always reads 0.
-    const unsigned bit_byte = pcie_ + kDeviceControl + 1u;
-    if (offset <= bit_byte && bit_byte < offset + width && (value >> (8 * (bit_byte - offset)) & (kInitiateFlr >> 8))) {
-      function_reset();
-      return;
-    }
+    byte = pcie_ + kDeviceControl + 1u;
+    bit = kInitiateFlr >> 8;
+  } else if (af_ != 0) {
+    byte = af_ + kAfControl + 0u;
+    bit = 1;
+  }
+  return bit != 0 && offset <= byte && byte < offset + width && (value >> (8 * (byte - offset)) & bit) != 0;
+}
+
+u32 Device::config_read(u16 offset, unsigned width) {
+  // A conventional function has no more; the bridge answers for the rest.
+  if (conventional_ && offset >= kConventionalBytes) return ~u32{0} >> (width >= 4 ? 0 : 32 - 8 * width);
+  return config_.read(offset, width);
+}
+
+void Device::config_write(u16 offset, unsigned width, u32 value) {
+  if (conventional_ && offset >= kConventionalBytes) return;
+  config_.write(offset, width, value);
+  if (resets_itself(offset, width, value)) {
+    function_reset();
+    return;
   }
   mirror();
   config_changed(offset, width);

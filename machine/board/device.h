@@ -3,6 +3,7 @@
 #pragma once
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,6 +17,16 @@ namespace perdure::board {
 
 class Bridge;
 class Device;
+class Vmd;
+
+// What a function is by its place and configuration, not by its kind.
+struct FunctionTraits {
+  bool endpoint = true;       // not a bridge
+  bool conventional = false;  // on a conventional bus: no PCI Express capability, 256 bytes of configuration space
+  bool acs = false;
+  bool ats = false;
+  u32 class_code = 0;  // 0: the kind's own
+};
 
 struct DmaResult {
   bool done = false;
@@ -59,6 +70,18 @@ class Device {
   Bdf bdf() const;
   void set_parent(const Bridge* parent) { parent_ = parent; }
   const Bridge* parent() const { return parent_; }
+  // The volume management device in whose segment it is, null for none.
+  void set_vmd(const Vmd* vmd) { vmd_ = vmd; }
+  const Vmd* vmd() const { return vmd_; }
+  // The id that its requests carry when they reach the IOMMU: bridges to conventional buses and VMDs put theirs in
+  // place of it.
+  Bdf requester(bool write) const;
+  // What its records name it by: the BDF it was built at, unless a function of another segment has the same.
+  u16 number() const { return number_; }
+  void set_number(u16 number) { number_ = number; }
+  // While the machine is built.
+  void set_traits(const FunctionTraits& traits);
+  void set_multifunction();
 
   // While the machine is built: a function of an ARI device; 0: the last one.
   void set_ari(u8 next_function);
@@ -70,7 +93,7 @@ class Device {
   u16 msix_capability() const { return msix_; }
 
   // --- configuration -------------------------------------------------------------------------------------------------
-  u32 config_read(u16 offset, unsigned width) REQUIRES(lock_) { return config_.read(offset, width); }
+  u32 config_read(u16 offset, unsigned width) REQUIRES(lock_);
   void config_write(u16 offset, unsigned width, u32 value) REQUIRES(lock_);
   const Bar& bar(unsigned i) const { return bars_[i]; }
   // Where its registers are; 0 while it has no address.
@@ -78,7 +101,7 @@ class Device {
   bool memory_enabled() const { return memory_enabled_.load(std::memory_order_acquire); }
   // Of this function alone; see also Bridge.
   bool bus_master_enabled() const { return bus_master_.load(std::memory_order_acquire); }
-  // Its own and every bridge's above it.
+  // Its own, every bridge's above it, and its VMD's.
   bool may_master() const;
 
   // --- registers -----------------------------------------------------------------------------------------------------
@@ -106,6 +129,7 @@ class Device {
   void set_ids(u16 vendor, u16 device, u8 revision, u32 class_code, u16 subsystem_vendor, u16 subsystem);
   void add_bar(unsigned index, u64 size, bool is_64bit);
   void add_pcie_capability(u8 port_type);
+  void add_acs_capability(u16 services);
   void add_msi_capability();
   // Table and pending bits live at the start and the middle of `bar`, which is for nothing else.
   void add_msix_capability(unsigned bar, unsigned vectors);
@@ -140,9 +164,16 @@ class Device {
   u64 msix_read(u64 offset, unsigned width) const;
   void msix_write(u64 offset, unsigned width, u64 value) REQUIRES(lock_);
 
+  void add_af_capability();
+  void add_ats_capability();
+  bool resets_itself(u16 offset, unsigned width, u32 value) const;
+
   std::string name_;
   Bdf home_;
+  u16 number_;
   const Bridge* parent_ = nullptr;
+  const Vmd* vmd_ = nullptr;
+  bool conventional_ = false;
   std::array<Bar, kBars> bars_{};
   // Mirrors of configuration space, for readers without the lock.
   std::array<std::atomic<u64>, kBars> bar_addresses_{};
@@ -150,6 +181,7 @@ class Device {
   std::atomic<bool> bus_master_{false};
   u16 pcie_ = 0;  // offsets of capabilities; 0: none
   u16 ari_ = 0;
+  u16 af_ = 0;
   u16 msi_ = 0;
   u16 msix_ = 0;
   unsigned msix_bar_ = 0;

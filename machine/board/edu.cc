@@ -22,7 +22,6 @@ Edu::Edu(std::string name, Bdf home, const EduConfig& config, DeviceBus& bus)
     : Device(std::move(name), home, bus), edu_(config) {
   set_ids(0x1234, 0x11E8, 0x10, 0x00FF00, 0x1AF4, 0x1100);
   add_bar(0, u64{1} << 20, false);
-  add_pcie_capability(0);
   add_msi_capability();
 }
 

@@ -9,21 +9,97 @@ namespace {
 constexpr u64 kBridgeGranule = u64{1} << 20;  // of memory windows
 }
 
-void PciBus::add(std::unique_ptr<Device> device) {
+Vmd* PciBus::vmd_of(u16 segment) const {
+  for (const auto& d : devices_) {
+    auto* vmd = dynamic_cast<Vmd*>(d.get());
+    if (vmd != nullptr && vmd->segment() == segment) return vmd;
+  }
+  return nullptr;
+}
+
+const Bridge* PciBus::bridge_to(Bdf home) const {
+  const Bridge* found = nullptr;
+  for (const auto& d : devices_) {
+    const auto* bridge = dynamic_cast<const Bridge*>(d.get());
+    if (bridge == nullptr || bridge->home().segment != home.segment || bridge->home_secondary() != home.bus()) continue;
+    found = bridge;
+  }
+  return found;
+}
+
+void PciBus::add(std::unique_ptr<Device> device, FunctionTraits traits) {
+  const auto refuse = [](const std::string& what) { throw std::runtime_error("board: " + what); };
   const Bdf home = device->home();
-  if (by_home(home) != nullptr) throw std::runtime_error("board: two devices at " + home.to_string());
+  const std::string at = home.to_string();
+  if (by_home(home) != nullptr) refuse("two devices at " + at);
+  const Vmd* const vmd = vmd_of(home.segment);
+  if (vmd == nullptr && home.segment >= kSegments) {
+    refuse("no volume management device has the segment of " + at + "; name it before, or choose a segment below " +
+           std::to_string(kSegments));
+  }
+  device->set_vmd(vmd);
+  const Bridge* above = nullptr;
   if (home.bus() != 0) {
-    const Bridge* above = nullptr;
-    for (const auto& d : devices_) {
-      const auto* bridge = dynamic_cast<const Bridge*>(d.get());
-      if (bridge != nullptr && bridge->home_secondary() == home.bus()) above = bridge;
-    }
+    above = bridge_to(home);
     if (above == nullptr) {
-      throw std::runtime_error("board: no bridge leads to " + home.to_string() +
-                               "; name one before it, with secondary " + std::to_string(home.bus()));
+      refuse("no bridge leads to " + at + "; name one before it, with secondary " + std::to_string(home.bus()));
     }
     device->set_parent(above);
   }
+  traits.conventional = above != nullptr && above->to_conventional();
+  traits.endpoint = true;
+  if (const auto* bridge = dynamic_cast<const Bridge*>(device.get()); bridge != nullptr) {
+    traits.endpoint = false;
+    const bool below_port = above != nullptr && !above->to_conventional() && above->kind() != BridgeKind::UpstreamPort;
+    switch (bridge->kind()) {
+      case BridgeKind::RootPort:
+        if (above != nullptr) refuse("the root port " + at + " is not on a root bus");
+        break;
+      case BridgeKind::UpstreamPort:
+        if (!below_port) refuse("the upstream port " + at + " is not below a port");
+        break;
+      case BridgeKind::DownstreamPort:
+        if (above == nullptr || above->kind() != BridgeKind::UpstreamPort) {
+          refuse("the downstream port " + at + " is not on the bus below an upstream port");
+        }
+        break;
+      case BridgeKind::PcieToPci:
+        if (above != nullptr && !below_port) refuse("the bridge " + at + " is of PCI Express, its bus is not");
+        break;
+      case BridgeKind::PciToPci:
+        if (above != nullptr && !above->to_conventional()) {
+          refuse("the conventional bridge " + at + " is on a bus of PCI Express; choose pcie-to-pci");
+        }
+        break;
+    }
+    if (bridge->home_secondary() <= home.bus() || bridge_to(Bdf(bridge->home_secondary(), 0, 0, home.segment))) {
+      refuse("the bridge " + at + " has a secondary bus that is above it or another bridge's");
+    }
+    // Its registers answer as far as its bus does.
+    traits.conventional = traits.conventional || bridge->kind() == BridgeKind::PciToPci;
+  } else if (above != nullptr && above->kind() == BridgeKind::UpstreamPort) {
+    refuse(at + " is on the bus inside a switch; only downstream ports are there");
+  }
+  if (dynamic_cast<const Vmd*>(device.get()) != nullptr && (above != nullptr || vmd != nullptr)) {
+    refuse("the volume management device " + at + " is not on a root bus");
+  }
+  if (traits.conventional && (traits.acs || traits.ats)) {
+    refuse(at + " is on a conventional bus: it has neither ACS nor ATS");
+  }
+  device->set_traits(traits);
+  u16 number = home.value;
+  for (usize i = 0; i < devices_.size(); ++i) {
+    const Device& other = *devices_[i];
+    if (other.home().segment == home.segment && other.home().bus() == home.bus() &&
+        other.home().device() == home.device()) {
+      device->set_multifunction();
+      devices_[i]->set_multifunction();
+    }
+    if (other.number() != number) continue;
+    ++number;  // of another segment; looked for from the start again
+    i = static_cast<usize>(-1);
+  }
+  device->set_number(number);
   devices_.push_back(std::move(device));
 }
 
@@ -40,6 +116,25 @@ void PciBus::join_ari_device(Bdf home) {
   }
   joined.set_ari(next);
   if (before != nullptr) before->set_ari(home.devfn());
+  // Software looks at function 0 for this.
+  if (before != nullptr || next != 0) joined.set_multifunction();
+  if (before != nullptr) before->set_multifunction();
+}
+
+void PciBus::check() const {
+  for (const auto& d : devices_) {
+    const Bdf home = d->home();
+    if (by_home(Bdf(home.bus(), d->ari() ? 0 : home.device(), 0, home.segment)) == nullptr) {
+      throw std::runtime_error("board: " + home.to_string() +
+                               " has no function 0 beside it; software looks there first");
+    }
+    const Bridge* above = d->parent();
+    const bool one_device =
+        above != nullptr && (above->kind() == BridgeKind::RootPort || above->kind() == BridgeKind::DownstreamPort);
+    if (one_device && home.device() != 0 && !d->ari()) {
+      throw std::runtime_error("board: " + home.to_string() + " is below a port; a link leads to device 0 only");
+    }
+  }
 }
 
 Device* PciBus::by_home(Bdf home) const {
@@ -49,18 +144,28 @@ Device* PciBus::by_home(Bdf home) const {
   return nullptr;
 }
 
+std::vector<u16> PciBus::segments() const {
+  std::vector<u16> all{0};
+  for (u16 s = 1; s < kSegments; ++s) {
+    const bool used = std::any_of(devices_.begin(), devices_.end(),
+                                  [s](const auto& d) { return d->home().segment == s && d->vmd() == nullptr; });
+    if (used) all.push_back(s);
+  }
+  return all;
+}
+
 // Gives addresses to the functions on one bus (below `above`; null: the root bus), depth first, and windows to bridges.
 // Behind bridges everything goes below 4 GiB, since windows for memory that must not be prefetched are 32 bits wide.
 // Returns the highest bus number found below.
-u8 PciBus::assign_bus(const Bridge* above, u64& low, u64& high) {
+u8 PciBus::assign_bus(const Space& space, const Bridge* above, u64& low, u64& high) {
   u8 highest = above == nullptr ? u8{0} : above->home_secondary();
   for (const auto& d : devices_) {
-    if (d->parent() != above) continue;
+    if (d->parent() != above || d->home().segment != space.segment || d->vmd() != space.vmd) continue;
     auto* bridge = dynamic_cast<Bridge*>(d.get());
     if (bridge != nullptr) {
       low = align_up(low, kBridgeGranule);
       const u64 base = low;
-      const u8 subordinate = assign_bus(bridge, low, high);
+      const u8 subordinate = assign_bus(space, bridge, low, high);
       low = align_up(low, kBridgeGranule);
       highest = std::max(highest, subordinate);
       const DeviceGuard guard(bridge->lock());
@@ -73,7 +178,7 @@ u8 PciBus::assign_bus(const Bridge* above, u64& low, u64& high) {
     for (unsigned i = 0; i < Device::kBars; ++i) {
       const u64 size = d->bar(i).size;
       if (size == 0) continue;
-      u64& next = d->bar(i).is_64bit && above == nullptr ? high : low;
+      u64& next = d->bar(i).is_64bit && above == nullptr && space.vmd == nullptr ? high : low;
       next = align_up(next, std::max(size, kPageSize));
       const u16 at = static_cast<u16>(pci_reg::kBar0 + 4 * i);
       d->config_write(at, 4, static_cast<u32>(next));
@@ -86,16 +191,29 @@ u8 PciBus::assign_bus(const Bridge* above, u64& low, u64& high) {
 }
 
 void PciBus::assign_addresses(PhysRange high_window) {
+  const auto too_much = [](const char* where) {
+    throw std::runtime_error(std::string("board: the devices' BARs do not fit ") + where +
+                             "; use fewer devices or a larger window");
+  };
   u64 low = kBarWindow.base;
   u64 high = high_window.base;
-  assign_bus(nullptr, low, high);
-  if (low > kBarWindow.end() || high > high_window.end()) {
-    throw std::runtime_error("board: the devices' BARs do not fit their windows; use fewer devices or a larger window");
+  for (u16 segment : segments()) assign_bus({segment, nullptr}, nullptr, low, high);
+  if (low > kBarWindow.end() || high > high_window.end()) too_much("their windows");
+  // Its firmware driver does the same below a volume management device.
+  for (const auto& d : devices_) {
+    const auto* vmd = dynamic_cast<const Vmd*>(d.get());
+    if (vmd == nullptr) continue;
+    u64 inside = vmd->bar_address(Vmd::kMemoryBar);
+    const u64 end = inside + vmd->bar(Vmd::kMemoryBar).size;
+    u64 unused = 0;
+    const u8 last = assign_bus({vmd->segment(), vmd}, nullptr, inside, unused);
+    if (inside > end || u64{last} >= vmd->bar(Vmd::kConfigBar).size >> 20) too_much("their VMD");
   }
 }
 
 // --- routing ---------------------------------------------------------------------------------------------------------
 
+// Whose configuration space answers to this id now.
 Device* PciBus::by_requester(Bdf bdf) const {
   for (const auto& d : devices_) {
     if (d->bdf() != bdf) continue;
@@ -109,9 +227,29 @@ Device* PciBus::by_requester(Bdf bdf) const {
   return nullptr;
 }
 
+PciBus::ConfigTarget PciBus::decode_config(u64 phys) const {
+  constexpr u64 kLowest = ecam_base(kSegments - 1);
+  std::optional<u64> into;
+  u16 segment = 0;
+  if (phys >= kLowest && phys < kEcamBase + kEcamBytes) {
+    segment = static_cast<u16>(kSegments - 1 - (phys - kLowest) / kEcamBytes);
+    into = phys - ecam_base(segment);
+  } else {
+    for (const auto& d : devices_) {
+      const auto* vmd = dynamic_cast<const Vmd*>(d.get());
+      if (vmd == nullptr || !(into = vmd->config_offset(phys))) continue;
+      segment = vmd->segment();
+      break;
+    }
+  }
+  if (!into) return {};
+  return {true, by_requester(Bdf(static_cast<u16>(*into >> 12), segment)), static_cast<u16>(phys & 0xFFF)};
+}
+
 PciBus::Target PciBus::decode(u64 phys, unsigned width) const {
   for (const auto& d : devices_) {
-    if (!d->memory_enabled()) continue;
+    if (!d->memory_enabled() || (d->vmd() != nullptr && !d->vmd()->forwards(phys, width))) continue;
+    if (dynamic_cast<const Vmd*>(d.get()) != nullptr) continue;  // its BARs are windows, nothing more
     for (unsigned i = 0; i < Device::kBars; ++i) {
       const u64 size = d->bar(i).size;
       const u64 base = d->bar_address(i);
@@ -126,11 +264,10 @@ PciBus::Target PciBus::decode(u64 phys, unsigned width) const {
 }
 
 std::optional<u64> PciBus::mmio_read(u64 phys, unsigned width) {
-  if (phys >= kEcamBase && phys - kEcamBase < kEcamBytes) {
-    Device* d = by_requester(Bdf(static_cast<u16>((phys - kEcamBase) >> 12)));
-    if (d == nullptr || width > 4) return std::nullopt;
-    const DeviceGuard guard(d->lock());
-    return d->config_read(static_cast<u16>(phys & 0xFFF), width);
+  if (const ConfigTarget c = decode_config(phys); c.decoded) {
+    if (c.device == nullptr || width > 4) return std::nullopt;
+    const DeviceGuard guard(c.device->lock());
+    return c.device->config_read(c.offset, width);
   }
   const Target t = decode(phys, width);
   if (t.device == nullptr) return std::nullopt;
@@ -139,10 +276,9 @@ std::optional<u64> PciBus::mmio_read(u64 phys, unsigned width) {
 }
 
 bool PciBus::mmio_write(u64 phys, unsigned width, u64 value) {
-  if (phys >= kEcamBase && phys - kEcamBase < kEcamBytes) {
-    Device* d = by_requester(Bdf(static_cast<u16>((phys - kEcamBase) >> 12)));
-    if (d == nullptr || width > 4) return false;
-    config_write(*d, static_cast<u16>(phys & 0xFFF), width, static_cast<u32>(value));
+  if (const ConfigTarget c = decode_config(phys); c.decoded) {
+    if (c.device == nullptr || width > 4) return false;
+    config_write(*c.device, c.offset, width, static_cast<u32>(value));
     return true;
   }
   const Target t = decode(phys, width);

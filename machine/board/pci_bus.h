@@ -10,6 +10,7 @@
 #include "machine/board/device.h"
 #include "machine/board/pci_watch.h"
 #include "machine/board/physical_memory.h"
+#include "machine/board/vmd.h"
 
 namespace perdure::board {
 
@@ -25,15 +26,20 @@ struct ConfigWrite {
 
 class PciBus {
  public:
-  static constexpr u64 kEcamBase = 0xB000'0000;
+  static constexpr u64 kEcamBase = 0xB000'0000;      // of segment 0; the others' below it, one below the other
   static constexpr u64 kEcamBytes = u64{256} << 20;  // 256 buses
+  static constexpr u16 kSegments = 3;
+  static constexpr u64 ecam_base(u16 segment) { return kEcamBase - segment * kEcamBytes; }
   // Where firmware puts 32-bit BARs.
   static constexpr PhysRange kBarWindow{0xC000'0000, 0x3E00'0000};
 
   PciBus(DeviceBus& bus, usize trace_limit) : bus_(bus), trace_limit_(trace_limit) {}
 
-  // While the machine is built. Throws std::runtime_error: two at one place, or no bridge to its bus.
-  void add(std::unique_ptr<Device> device);
+  // While the machine is built. Throws std::runtime_error: two at one place, no bridge to its bus, or the bridge leads
+  // to a bus of another kind.
+  void add(std::unique_ptr<Device> device, FunctionTraits traits);
+  // When all are there. Throws std::runtime_error: software would not find one.
+  void check() const;
   // The function, just added, is one of its port's ARI device. Throws std::runtime_error: it is not below a port.
   void join_ari_device(Bdf home);
   // Addresses for BARs and windows, memory decoding on, bridges may master.
@@ -42,6 +48,8 @@ class PciBus {
   usize size() const { return devices_.size(); }
   Device& at(usize i) const { return *devices_[i]; }
   Device* by_home(Bdf home) const;
+  // Segments that firmware tells of, in order; 0 is always there.
+  std::vector<u16> segments() const;
 
   // nullopt: nothing here answers to the address.
   std::optional<u64> mmio_read(u64 phys, unsigned width);
@@ -64,7 +72,20 @@ class PciBus {
     unsigned bar = 0;
     u64 offset = 0;
   };
-  u8 assign_bus(const Bridge* above, u64& low, u64& high);
+  // Functions of a segment's root bus have no bridge above; those of a VMD's segment have the VMD.
+  struct Space {
+    u16 segment = 0;
+    const Vmd* vmd = nullptr;
+  };
+  u8 assign_bus(const Space& space, const Bridge* above, u64& low, u64& high);
+  Vmd* vmd_of(u16 segment) const;
+  const Bridge* bridge_to(Bdf home) const;
+  struct ConfigTarget {
+    bool decoded = false;  // the address is configuration space
+    Device* device = nullptr;
+    u16 offset = 0;
+  };
+  ConfigTarget decode_config(u64 phys) const;
   void config_write(Device& device, u16 offset, unsigned width, u32 value);
   Device* by_requester(Bdf bdf) const;
   Target decode(u64 phys, unsigned width) const;

@@ -66,7 +66,8 @@ Result<u64> host_file_id(int fd) {
   return device << 40 | inode;
 }
 
-PhysicalMemory::PhysicalMemory(unsigned window_log2, u64 ram_bytes) : window_log2_(window_log2), ram_bytes_(ram_bytes) {
+PhysicalMemory::PhysicalMemory(unsigned window_log2, u64 ram_bytes, std::vector<PhysRange> firmware)
+    : window_log2_(window_log2), ram_bytes_(ram_bytes), reserved_(std::move(firmware)) {
   if (window_log2 < 33 || window_log2 > 46) {
     refuse("window of 2^" + std::to_string(window_log2) + " bytes; choose 33 to 46");
   }
@@ -74,6 +75,17 @@ PhysicalMemory::PhysicalMemory(unsigned window_log2, u64 ram_bytes) : window_log
     refuse("RAM of " + std::to_string(ram_bytes) + " bytes; choose a multiple of 2 MiB, 4 MiB at least");
   }
   if (ram().back().end() > bar_window().base) refuse("RAM does not fit the window; choose a larger window_log2");
+  reserved_.push_back({0, kFirmware});
+  std::sort(reserved_.begin(), reserved_.end(), [](const PhysRange& a, const PhysRange& b) { return a.base < b.base; });
+  for (usize i = 0; i < reserved_.size(); ++i) {
+    const PhysRange& r = reserved_[i];
+    if ((r.base | r.length) % kPageSize != 0 || r.length == 0 || !is_kernel_ram(r.base, r.length)) {
+      refuse("reserved memory must be whole pages of RAM");
+    }
+    if (i > 0 && reserved_[i - 1].end() > r.base) {
+      refuse("reserved memory overlaps other reserved memory or firmware's first MiB");
+    }
+  }
 
   // One GiB more, so that the window itself is aligned like the largest bank.
   const u64 reserved = window() + kGiantPageSize;
@@ -244,10 +256,15 @@ Result<int> PhysicalMemory::bank_fd(u64 host_id) const {
 
 std::vector<MemoryRegion> PhysicalMemory::map() const {
   std::vector<MemoryRegion> all;
-  all.push_back({0, kFirmware, MemoryRegion::Type::Reserved, 0, 0});
   for (const PhysRange& r : ram()) {
-    const u64 skip = r.base == 0 ? kFirmware : 0;
-    all.push_back({r.base + skip, r.length - skip, MemoryRegion::Type::Ram, 0, 0});
+    u64 at = r.base;
+    for (const PhysRange& kept : reserved_) {
+      if (kept.base < r.base || kept.base >= r.end()) continue;
+      if (kept.base > at) all.push_back({at, kept.base - at, MemoryRegion::Type::Ram, 0, 0});
+      all.push_back({kept.base, kept.length, MemoryRegion::Type::Reserved, 0, 0});
+      at = kept.end();
+    }
+    if (at < r.end()) all.push_back({at, r.end() - at, MemoryRegion::Type::Ram, 0, 0});
   }
   for (const Bank& b : banks()) {
     all.push_back({b.base.value, b.length, MemoryRegion::Type::Bank, b.host_id, b.offset});

@@ -46,7 +46,8 @@ class PhysicalMemory final : public PhysMemory {
   static constexpr u64 kHoleEnd = u64{4} << 30;
 
   // Throws std::runtime_error when the host has no room or RAM does not fit the window.
-  PhysicalMemory(unsigned window_log2, u64 ram_bytes);
+  // `reserved`: pages of RAM that are firmware's, too.
+  PhysicalMemory(unsigned window_log2, u64 ram_bytes, std::vector<PhysRange> reserved = {});
   ~PhysicalMemory();
   PhysicalMemory(const PhysicalMemory&) = delete;
   PhysicalMemory& operator=(const PhysicalMemory&) = delete;
@@ -58,6 +59,8 @@ class PhysicalMemory final : public PhysMemory {
   int ram_fd() const { return ram_fd_; }
   // Stretches of RAM, in order; offset in ram_fd() grows without gaps.
   std::vector<PhysRange> ram() const;
+  // What firmware keeps of it, in order.
+  const std::vector<PhysRange>& reserved() const { return reserved_; }
   // Where 64-bit BARs live.
   PhysRange bar_window() const { return {window() - window() / 16, window() / 16}; }
 
@@ -119,6 +122,7 @@ class PhysicalMemory final : public PhysMemory {
 
   unsigned window_log2_;
   u64 ram_bytes_;
+  std::vector<PhysRange> reserved_;
   std::byte* window_ = nullptr;
   int ram_fd_ = -1;
   unsigned guard_slot_ = 0;

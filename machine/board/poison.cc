@@ -38,7 +38,7 @@ PoisonStats poison(PhysicalMemory& memory, const HandoverRequest& request) {
   stats.preserved_frames = common_bytes(image.preserved, ram) / kPageSize;
 
   std::vector<PhysRange> keep = image.preserved;
-  keep.push_back({0, PhysicalMemory::kFirmware});
+  keep.insert(keep.end(), memory.reserved().begin(), memory.reserved().end());
   for (u64 node : image.nodes) keep.push_back({node, kPageSize});
   for (const PhysRange& r : request.boot_data) keep.push_back(frames(r));
   for (const PhysRange& r : request.segments) keep.push_back(frames(r));

@@ -16,7 +16,7 @@ enum class RecordKind : u8 { Device = 1, Program = 2 };
 
 struct Record {
   u64 magic = kRecordMagic;
-  u16 device = 0;  // BDF the machine was built with
+  u16 device = 0;  // Device::number()
   u8 ring = 0;
   u8 kind = static_cast<u8>(RecordKind::Device);
   u32 slot = 0;

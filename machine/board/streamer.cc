@@ -79,7 +79,6 @@ Streamer::Streamer(std::string name, Bdf home, const StreamerConfig& config, Dev
   set_ids(0x1234, 0x5354, 1, 0x088000, 0x1234, 0x0001);
   add_bar(0, u64{16} << 10, true);
   add_bar(2, u64{4} << 10, true);
-  add_pcie_capability(0);
   add_msi_capability();
   add_msix_capability(2, config.vectors);
 }
@@ -111,7 +110,7 @@ u64 Streamer::load_word(u64 offset) {
   if (offset >= kMessages && offset < kMessages + 8 * messages_.size()) return messages_[(offset - kMessages) / 8];
   switch (offset) {
     case kId: return kIdValue;
-    case kCapabilities: return rings_.size() | u64{streamer_.vectors} << 8 | u64{home().value} << 16;
+    case kCapabilities: return rings_.size() | u64{streamer_.vectors} << 8 | u64{number()} << 16;
     case kIrqStatus: return irq_status_;
     case kTime: return bus_.now_ns();
     default: return 0;
@@ -308,7 +307,7 @@ void Streamer::transfer(u8 index, u64 now_ns) {
 DmaResult Streamer::write_slot(u8 index, u32 slot, u64 iova, u64 now_ns) {
   Ring& r = rings_[index];
   Record record;
-  record.device = home().value;
+  record.device = number();
   record.ring = index;
   record.slot = slot;
   record.sequence = r.sequence + 1;
@@ -352,7 +351,7 @@ bool Streamer::plausible(u8 index, u32 slot, const Record& record, bool empty) {
                         record.slot == slot &&
                         record.kind == static_cast<u8>(program ? RecordKind::Program : RecordKind::Device);
   u64& seen = seen_[index][slot];
-  if (!program && source_device == home().value && source_ring < rings_.size()) {
+  if (!program && source_device == number() && source_ring < rings_.size()) {
     // A ring of this device: what is there must be the very last record, since both run under one lock.
     const Ring& writer = rings_[source_ring];
     const SlotEntry* last = ledger_.slot(source_ring, writer.generation, slot);

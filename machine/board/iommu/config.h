@@ -16,6 +16,8 @@ enum class CachePolicy : u8 {
 struct CompletionDelay {
   u32 min_steps = 0;
   u32 max_steps = 0;
+
+  bool operator==(const CompletionDelay&) const = default;
 };
 
 // Deviations of QEMU's intel-iommu, so that a hosted test can predict the run on metal. All off: the architecture.
@@ -32,6 +34,8 @@ struct IommuQuirks {
   bool scalable_legacy_codes = false;  // second-stage faults carry legacy codes in scalable mode, too
 
   static constexpr IommuQuirks qemu_7_2() { return {true, true, true, true, true, true, true, true, true, true}; }
+
+  bool operator==(const IommuQuirks&) const = default;
 };
 
 struct IommuModelConfig {
@@ -89,6 +93,8 @@ struct IommuModelConfig {
   constexpr u8 max_levels() const { return (sagaw & 8) ? 5 : (sagaw & 4) ? 4 : 3; }
   u64 cap() const;
   u64 ecap() const;
+
+  bool operator==(const IommuModelConfig&) const = default;
 };
 
 }  // namespace perdure::board

@@ -1,0 +1,27 @@
+// A board as a text file (TOML); docs/board.md is the reference. What a configuration can say a file can say.
+#pragma once
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "machine/board/config.h"
+
+namespace perdure::board {
+
+// "FILE:LINE:COLUMN: KEY: what is wrong; what is allowed".
+class ConfigError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// Throw ConfigError: not TOML, a key or value that is not allowed, or functions that name each other wrongly. Board's
+// constructor judges the machine as a whole.
+BoardConfig read_board(const std::filesystem::path& file);
+// `name` stands in messages in place of the file.
+BoardConfig parse_board(std::string_view text, std::string_view name);
+
+// Reading it again gives an equal configuration. What has its default value is left out.
+std::string write_board(const BoardConfig& config);
+
+}  // namespace perdure::board
