@@ -1,6 +1,7 @@
 #include "scenarios/streams.h"
 
 #include <cstring>
+#include <initializer_list>
 
 namespace perdure::scenarios {
 
@@ -29,13 +30,12 @@ struct State {
 };
 constexpr u64 kStateMagic = 0x534D41455254'5350;
 
-// "streams-0-7", NUL-terminated in `text`: of the program with this first device, in this hop.
-std::string_view session_name(u32 first_device, u32 hop, char (&text)[32]) {
-  constexpr std::string_view kPrefix = "streams";
-  std::memcpy(text, kPrefix.data(), kPrefix.size());
-  usize n = kPrefix.size();
-  for (u32 number : {first_device, hop}) {
-    text[n++] = '-';
+// "streams-0-7", NUL-terminated in `text`: the prefix, and each number behind a hyphen (or alone).
+std::string_view numbered(std::string_view prefix, std::initializer_list<u32> numbers, char (&text)[40]) {
+  std::memcpy(text, prefix.data(), prefix.size());
+  usize n = prefix.size();
+  for (u32 number : numbers) {
+    if (numbers.size() > 1) text[n++] = '-';
     char digits[10];
     usize d = 0;
     do {
@@ -46,6 +46,10 @@ std::string_view session_name(u32 first_device, u32 hop, char (&text)[32]) {
   }
   text[n] = 0;
   return {text, n};
+}
+// Of the program with this first device, in this hop.
+std::string_view session_name(u32 first_device, u32 hop, char (&text)[40]) {
+  return numbered("streams", {first_device, hop}, text);
 }
 
 }  // namespace
@@ -98,9 +102,9 @@ Result<void> Streams::set_up() {
 }
 
 Result<void> Streams::open_device(u32 device) {
-  char path[] = "/dev/vfio/devices/vfio0";
-  path[sizeof path - 2] = static_cast<char>('0' + plan_.first_device + device);
-  device_[device] = TRY(VfioDevice::open(context_.sys, path));
+  char path[40];
+  const u32 number = plan_.vfio[plan_.first_device + device];
+  device_[device] = TRY(VfioDevice::open(context_.sys, numbered("/dev/vfio/devices/vfio", {number}, path)));
   return {};
 }
 
@@ -228,7 +232,7 @@ Result<void> Streams::check_state(u32 hop) {
 }
 
 Result<void> Streams::preserve() {
-  char name[32];
+  char name[40];
   const LiveUpdate lu = TRY(told(context_, "open /dev/liveupdate", LiveUpdate::open(context_.sys)));
   session_ = TRY(told(context_, "create session", lu.create_session(session_name(plan_.first_device, hop_, name))));
   for (u32 d = 0; d < plan_.domains; ++d) {
@@ -247,7 +251,7 @@ void Streams::unpreserve() {
 }
 
 Result<void> Streams::come_back(u32 hop) {
-  char name[32];
+  char name[40];
   const LiveUpdate lu = TRY(told(context_, "open /dev/liveupdate", LiveUpdate::open(context_.sys)));
   const client::Session session =
       TRY(told(context_, "retrieve session", lu.retrieve_session(session_name(plan_.first_device, hop - 1, name))));

@@ -20,16 +20,17 @@ enum class Take : u8 {
 };
 
 struct StreamsPlan {
-  static constexpr u32 kMostDevices = 8;
-  static constexpr u32 kMostDomains = 8;
-  u32 first_device = 0;  // of the program: /dev/vfio/devices/vfio0
+  static constexpr u32 kMostDevices = 16;
+  static constexpr u32 kMostDomains = 16;
+  u32 first_device = 0;  // of the program, in `vfio`
   u32 devices = 4;       // that and the following ones
   u32 domains = 3;
-  u32 domain_of[kMostDevices] = {0, 0, 1, 2, 0, 0, 0, 0};  // by device
-  u64 memory[kMostDomains] = {};                           // bytes by domain, a multiple of 1 GiB, at least 4 GiB
-  u64 small_leaves = u64{64} << 20;                        // bytes mapped in 4 KiB leaves, by domain
-  u64 slots = 2048;                                        // of each write ring; three a device
-  u64 rate = 20'000;                                       // transfers a second and ring
+  u32 vfio[kMostDevices] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};  // /dev/vfio/devices/vfioN by device
+  u32 domain_of[kMostDevices] = {0, 0, 1, 2};                                       // by device
+  u64 memory[kMostDomains] = {};     // bytes by domain, a multiple of 1 GiB, at least 4 GiB
+  u64 small_leaves = u64{64} << 20;  // bytes mapped in 4 KiB leaves, by domain
+  u64 slots = 2048;                  // of each write ring; three a device
+  u64 rate = 20'000;                 // transfers a second and ring
   u64 seed = 1;
   u32 iova_bits = 39;  // what addresses may have; the smallest leaves stand in the last 512 GiB of it
   Take take = Take::Replace;

@@ -8,8 +8,10 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "machine/board/config_file.h"
 #include "tool/report.h"
 #include "tool/rig.h"
+#include "tool/streams_on.h"
 
 namespace perdure::tool {
 
@@ -43,15 +45,17 @@ class Progress {
 
 class Demo {
  public:
-  explicit Demo(const DemoOptions& options) : options_(options), progress_(options.json), rig_(make(options)) {}
+  explicit Demo(const DemoOptions& options)
+      : options_(options), progress_(options.json), config_(configure(options, left_)), rig_(make(options, config_)) {}
 
   DemoReport run() {
     const auto began = std::chrono::steady_clock::now();
-    report_.seed = options_.seed;
-    report_.what = fmt::format("4 devices in 3 domains, {} of guest memory in leaves of 1 GiB, 2 MiB and 4 KiB; {}",
-                               bytes(options_.memory),
-                               options_.in_process ? fmt::format("one process, stepped from seed {}", options_.seed)
+    report_.seed = config_.board.seed;
+    report_.what = fmt::format("{} devices in {} domains, {} of guest memory in leaves of 1 GiB, 2 MiB and 4 KiB; {}",
+                               config_.plan.devices, config_.plan.domains, bytes(config_.plan.total_memory()),
+                               options_.in_process ? fmt::format("one process, stepped from seed {}", report_.seed)
                                                    : "board, kernel and program are processes of their own");
+    for (const std::string& name : left_) report_.what += fmt::format("\nnot part of it: {}", name);
     if (!hops()) {
       // What happened before the first hop, or instead of it.
       if (report_.hops.empty()) report_.hops.push_back({});
@@ -63,28 +67,35 @@ class Demo {
   }
 
  private:
-  static std::unique_ptr<Rig> make(const DemoOptions& options) {
-    RigConfig config = demo_machine(options.memory, options.seed);
+  static RigConfig configure(const DemoOptions& options, std::vector<std::string>& left) {
+    RigConfig config = options.board.empty() ? demo_machine(options.memory, options.seed)
+                                             : streams_on(board::read_board(options.board), options.memory, left);
     config.verbose = options.verbose;
-    set_tables(config, options.tables == "scalable"      ? Tables::SecondStage
-                       : options.tables == "first-stage" ? Tables::FirstStage
-                                                         : Tables::Legacy);
-    if (options.in_process) {
-      config.plan.irq_every = 16;
-      config.plan.rest_ns = 100'000;
-      config.plan.slots = 1400;
-      config.plan.rate = 200'000;
-      config.plan.small_leaves = u64{8} << 20;
-      config.board.step_ns = 200;
-      auto& policy = config.board.units[0].model.policy;
-      policy = options.caches == "evict"    ? board::CachePolicy::EvictAlways
-               : options.caches == "random" ? board::CachePolicy::Random
-                                            : board::CachePolicy::Sticky;
-      return in_process_rig(config);
+    // A board says by itself which tables its units can walk.
+    if (options.board.empty() || options.tables != "legacy") {
+      set_tables(config, options.tables == "scalable"      ? Tables::SecondStage
+                         : options.tables == "first-stage" ? Tables::FirstStage
+                                                           : Tables::Legacy);
     }
     config.plan.irq_every = 16;
-    config.plan.small_leaves = u64{1} << 30;
-    return hosted_rig(config);
+    if (!options.in_process) {
+      config.plan.small_leaves = u64{1} << 30;
+      return config;
+    }
+    config.plan.rest_ns = 100'000;
+    config.plan.slots = 1400;
+    config.plan.rate = 200'000;
+    config.plan.small_leaves = u64{8} << 20;
+    config.board.step_ns = 200;
+    for (board::UnitConfig& unit : config.board.units) {
+      if (options.caches == "sticky") unit.model.policy = board::CachePolicy::Sticky;
+      if (options.caches == "evict") unit.model.policy = board::CachePolicy::EvictAlways;
+      if (options.caches == "random") unit.model.policy = board::CachePolicy::Random;
+    }
+    return config;
+  }
+  static std::unique_ptr<Rig> make(const DemoOptions& options, const RigConfig& config) {
+    return options.in_process ? in_process_rig(config) : hosted_rig(config);
   }
 
   // True when all hops were made.
@@ -118,7 +129,7 @@ class Demo {
     }
     if (options_.breakage == "te-gap") rig_->board().break_translation_for(kGapNs);
     if (options_.breakage == "table-page") {
-      rig_->forget_table_page(rig_->board().config().devices.front().bdf);
+      rig_->forget_table_page(config_.device(0));
     }
     progress_.step(fmt::format("hop {}: kexec to kernel {}", number, next));
     if (!good("kexec", rig_->kexec(next))) return false;
@@ -159,6 +170,8 @@ class Demo {
 
   DemoOptions options_;
   Progress progress_;
+  std::vector<std::string> left_;  // devices that are no part of the update
+  RigConfig config_;
   std::unique_ptr<Rig> rig_;
   DemoReport report_;
   usize violations_ = 0;

@@ -17,8 +17,9 @@ struct DemoOptions {
   u64 memory = u64{64} << 30;  // of guests, bytes
   u64 seed = 1;
   std::string kernel;             // to jump to, instead of b and a in turn: a name or a path
-  std::string caches = "sticky";  // policy of the model's caches, in process
+  std::string caches;             // policy of the model's caches, in process; empty: the board's own
   std::string tables = "legacy";  // or "scalable" (second stage) or "first-stage"
+  std::string board;              // a file (docs/board.md); empty: four streamers behind one unit
 };
 
 // 0 only if nothing was lost.

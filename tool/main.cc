@@ -35,8 +35,8 @@ int run(int argc, char** argv) {
       ->check(CLI::Range(1, 100'000));
   demo_command->add_option("--seed", demo.seed, "of everything random")->capture_default_str();
   demo_command->add_option("--caches", demo.caches, "with --in-process: the IOMMU's cache policy")
-      ->check(CLI::IsMember({"sticky", "evict", "random"}))
-      ->capture_default_str();
+      ->check(CLI::IsMember({"sticky", "evict", "random"}));
+  demo_command->add_option("--board", demo.board, "a board from this file (docs/board.md, configs/*.toml)");
   demo_command->add_option("--tables", demo.tables, "how the IOMMU translates")
       ->check(CLI::IsMember({"legacy", "scalable", "first-stage"}))
       ->capture_default_str();

@@ -43,6 +43,7 @@ scenarios::StreamsPlan plan_from(const std::string& text) {
   plan.devices = j.at("devices");
   plan.domains = j.at("domains");
   for (u32 i = 0; i < plan.devices; ++i) plan.domain_of[i] = j.at("domain_of").at(i);
+  for (u32 i = 0; i < scenarios::StreamsPlan::kMostDevices; ++i) plan.vfio[i] = j.at("vfio").at(i);
   for (u32 i = 0; i < plan.domains; ++i) plan.memory[i] = j.at("memory").at(i);
   plan.small_leaves = j.at("small_leaves");
   plan.slots = j.at("slots");
@@ -93,8 +94,10 @@ std::string plan_text(const scenarios::StreamsPlan& plan) {
             {"take", static_cast<unsigned>(plan.take)},
             {"domain_of", json::array()},
             {"memory", json::array()},
+            {"vfio", json::array()},
             {"iova_bits", plan.iova_bits}};
   for (u32 i = 0; i < plan.devices; ++i) j["domain_of"].push_back(plan.domain_of[i]);
+  for (u32 number : plan.vfio) j["vfio"].push_back(number);
   for (u32 i = 0; i < plan.domains; ++i) j["memory"].push_back(plan.memory[i]);
   return j.dump();
 }

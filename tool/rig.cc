@@ -5,13 +5,13 @@
 namespace perdure::tool {
 
 void Rig::declare(const RigConfig& config, const scenarios::Intended& intended) {
-  if (intended.device >= config.board.devices.size()) return;
+  if (intended.device >= (config.streamed.empty() ? config.board.devices.size() : config.streamed.size())) return;
   const board::Intent intent{.iova = intended.iova,
                              .length = intended.length,
                              .host_id = intended.memory_id,
                              .offset = intended.offset,
                              .access = board::IntentAccess::ReadWrite};
-  if (const auto done = board().declare(config.board.devices[intended.device].bdf, intent); !done) {
+  if (const auto done = board().declare(config.device(intended.device), intent); !done) {
     add_problem(fmt::format("the ledger refuses the intent of device {} at IOVA {:#x}: {}", intended.device,
                             intended.iova, errno_name(done.error())));
   }

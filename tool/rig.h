@@ -23,10 +23,14 @@ struct RigConfig {
   // Of kernels that run in this process; others are built with theirs.
   TablePolicy tables_a;
   TablePolicy tables_b;
+  // Where the plan's devices are, one by one. Empty: the board's devices, in their order.
+  std::vector<board::Bdf> streamed;
   bool verbose = false;
   u64 unit_timeout_ns = 0;  // in process: see Config; 0: the kernel's own
   // Programs run the selftest instead of the streams: stage one at hop 0, else stage two. Hosted only.
   bool selftest = false;
+
+  board::Bdf device(u32 number) const { return streamed.empty() ? board.devices[number].bdf : streamed[number]; }
 };
 
 class Rig {

@@ -11,6 +11,23 @@ namespace perdure {
 class Group;
 class IommuDevice;
 
+// Memory that firmware uses through a function (RMRR): to be identity-mapped for as long as firmware does.
+struct FirmwareRegion {
+  Phys base;
+  u64 length = 0;
+  // Until an operating system drives the function: USB and graphics. Others at all times.
+  bool until_driven = false;
+};
+
+// What is known of a function beside its requester ids.
+struct FunctionFacts {
+  // Stands for all that it is not isolated from (pci/isolation.h); null: from none.
+  const SourceId* leader = nullptr;
+  // Its DMA carries other functions' ids and never its own (Linux: real DMA device).
+  bool foreign_ids = false;
+  std::span<const FirmwareRegion> regions;
+};
+
 // One requester id of a group: an entry of the unit's tables.
 struct Requester : public HeapObject {
   Requester(SourceId id, Group& of) : source(id), group(&of) {}
@@ -27,8 +44,10 @@ class IommuDevice : public HeapObject {
   SourceId source() const { return source_; }
   Group& group() const { return *group_; }
   IommuUnit& unit() const { return *unit_; }
-  // Every requester id its DMA may carry, its own first.
+  // Every requester id its DMA may carry, its own first, unless all are others'.
   std::span<const SourceId> aliases() const { return aliases_.span(); }
+  bool foreign_ids() const { return foreign_ids_; }
+  std::span<const FirmwareRegion> regions() const { return regions_.span(); }
   bool preserved() const { return preserved_.load(std::memory_order_acquire); }
   // False between Iommu::remove_device() and the next add_device() of the same function.
   bool present() const { return present_.load(std::memory_order_acquire); }
@@ -38,12 +57,14 @@ class IommuDevice : public HeapObject {
   friend class Iommu;
   friend class IommuLiveUpdate;
   friend class Group;
-  explicit IommuDevice(Heap& heap) : aliases_(heap) {}
+  explicit IommuDevice(Heap& heap) : aliases_(heap), regions_(heap) {}
 
   SourceId source_;
   Group* group_ = nullptr;
   IommuUnit* unit_ = nullptr;
   Vec<SourceId> aliases_;
+  Vec<FirmwareRegion> regions_;
+  bool foreign_ids_ = false;
   std::atomic<bool> preserved_{false};  // written under the group's lock; read without at the jump (R37)
   std::atomic<bool> present_{true};
   u32 record_index_ = 0;  // while preserved; guarded by IommuLiveUpdate's lock

@@ -5,7 +5,8 @@
 
 namespace perdure {
 
-Group::Group(Iommu& iommu, IommuUnit& unit, u32 id) : iommu_(iommu), unit_(unit), id_(id) {}
+Group::Group(Iommu& iommu, IommuUnit& unit, u32 id, SourceId leader)
+    : iommu_(iommu), unit_(unit), id_(id), leader_(leader) {}
 
 Ownership Group::ownership() const {
   MutexGuard guard(lock_);
@@ -16,6 +17,14 @@ Ref<PagingDomain> Group::domain() const {
   MutexGuard guard(lock_);
   settle_locked();
   return domain_;
+}
+
+Result<void> Group::regions(Vec<FirmwareRegion>& all) const {
+  MutexGuard guard(lock_);
+  for (const IommuDevice& device : devices_) {
+    for (const FirmwareRegion& region : device.regions()) TRY(all.push_back(region));
+  }
+  return {};
 }
 
 Result<void> Group::claim(Ref<DmaOwner> owner) {

@@ -46,6 +46,8 @@ class Group : public HeapObject {
   Ref<PagingDomain> domain() const;  // null: blocked
   // Ebusy while preserved: for its driver, before the function is reset.
   Result<void> may_change() const { return immutability_.may_change(); }
+  // What firmware uses through any of its devices, appended. Enomem.
+  Result<void> regions(Vec<FirmwareRegion>& all) const;
 
   Mutex& lock() const RETURN_CAPABILITY(lock_) { return lock_; }
 
@@ -55,7 +57,7 @@ class Group : public HeapObject {
   friend class IommuLiveUpdate;
   friend class Restorer;
   friend struct GroupPeer;  // tests
-  Group(Iommu& iommu, IommuUnit& unit, u32 id);
+  Group(Iommu& iommu, IommuUnit& unit, u32 id, SourceId leader);
 
   // Sets the owner of a restored group; nothing else may own without DMA being blocked first (R06). Eexist, reported,
   // when an owner is there already (R08), Eopnotsupp for a group of several devices (R14).
@@ -77,6 +79,7 @@ class Group : public HeapObject {
   Iommu& iommu_;
   IommuUnit& unit_;
   const u32 id_;
+  const SourceId leader_;
   mutable Mutex lock_{LockRank::IommuGroup};
   List<IommuDevice, &IommuDevice::in_group_> devices_ GUARDED_BY(lock_);
   u32 device_total_ GUARDED_BY(lock_) = 0;

@@ -54,9 +54,19 @@ Requester* Iommu::find_requester(SourceId source) const {
   return nullptr;
 }
 
+IommuDevice* Iommu::known_device(SourceId source) const {
+  if (const Requester* requester = find_requester(source)) {
+    if (IommuDevice* device = requester->device.load(std::memory_order_acquire)) return device;
+  }
+  MutexGuard guard(lock_);
+  for (IommuDevice& device : devices_) {
+    if (device.foreign_ids() && device.source() == source) return &device;
+  }
+  return nullptr;
+}
+
 IommuDevice* Iommu::find(SourceId source) const {
-  const Requester* requester = find_requester(source);
-  IommuDevice* device = requester ? requester->device.load(std::memory_order_acquire) : nullptr;
+  IommuDevice* device = known_device(source);
   return device && device->present() ? device : nullptr;
 }
 
@@ -113,35 +123,50 @@ bool Iommu::usable(const IommuUnit& unit) const {
 
 // --- devices ----------------------------------------------------------------------------------------------------
 
-Result<IommuDevice*> Iommu::add_device(SourceId source, IommuUnit& unit, std::span<const SourceId> aliases) {
+// Functions that share a requester id, or are not isolated from each other, are one group. Null: there is none yet.
+Result<Group*> Iommu::group_for(const IommuDevice& device, SourceId leader) const {
+  Group* group = nullptr;
+  const auto join = [&](Group& other) -> Result<void> {
+    if (group == &other) return {};
+    if (group || &other.unit_ != device.unit_) {
+      log(machine(), LogLevel::Error,
+          Line() << "iommu: " << Hex{device.source().bdf}
+                 << " belongs together with functions that cannot be one group: it is blocked");
+      return fail(Errno::Einval);
+    }
+    group = &other;
+    return {};
+  };
+  for (SourceId id : device.aliases()) {
+    if (const Requester* requester = find_requester(id)) TRY(join(*requester->group));
+  }
+  for (Group* other = next_group(nullptr); other; other = next_group(other)) {
+    if (other->leader_ == leader) TRY(join(*other));
+  }
+  return group;
+}
+
+Result<IommuDevice*> Iommu::add_device(SourceId source, IommuUnit& unit, std::span<const SourceId> aliases,
+                                       const FunctionFacts& facts) {
   if (!slot_of(unit)) return fail(Errno::Einval);
   Owned<IommuDevice> device = TRY(heap_.make<IommuDevice>(heap_));
   device->source_ = source;
   device->unit_ = &unit;
-  TRY(device->aliases_.push_back(source));
+  device->foreign_ids_ = facts.foreign_ids;
+  if (!facts.foreign_ids) TRY(device->aliases_.push_back(source));
   for (SourceId alias : aliases) {
     bool known = false;
     for (SourceId have : device->aliases_) known = known || have == alias;
     if (known) continue;
-    if (alias.segment != source.segment) return fail(Errno::Einval);
+    if (!device->aliases_.empty() && alias.segment != device->aliases_[0].segment) return fail(Errno::Einval);
     TRY(device->aliases_.push_back(alias));
   }
-  if (Requester* requester = find_requester(source)) {
-    if (IommuDevice* former = requester->device.load()) return readd_device(*former, *device);
-  }
+  if (device->aliases_.empty()) return fail(Errno::Einval);
+  for (const FirmwareRegion& region : facts.regions) TRY(device->regions_.push_back(region));
+  if (IommuDevice* former = known_device(source)) return readd_device(*former, *device);
 
-  // Functions that share a requester id are one group.
-  Group* group = nullptr;
-  for (SourceId id : device->aliases_) {
-    const Requester* requester = find_requester(id);
-    if (!requester || requester->group == group) continue;
-    if (group || &requester->group->unit_ != &unit) {
-      log(machine(), LogLevel::Error,
-          Line() << "iommu: " << Hex{source.bdf} << " shares requester ids with functions that cannot be one group");
-      return fail(Errno::Einval);
-    }
-    group = requester->group;
-  }
+  const SourceId leader = facts.leader ? *facts.leader : source;
+  Group* group = TRY(group_for(*device, leader));
   Owned<Group> fresh;
   if (!group) {
     u32 id = 0;
@@ -149,7 +174,7 @@ Result<IommuDevice*> Iommu::add_device(SourceId source, IommuUnit& unit, std::sp
       MutexGuard guard(lock_);
       id = next_group_id_++;
     }
-    fresh = TRY(heap_.make<Group>(*this, unit, id));
+    fresh = TRY(heap_.make<Group>(*this, unit, id, leader));
     group = fresh.get();
   }
   device->group_ = group;
@@ -225,6 +250,51 @@ void Iommu::reconcile_device(IommuDevice& device) {
     for (SourceId id : device.aliases()) live_update_->note_unknown_entry(device.unit().read_entry(id));
   }
   quarantine(device, "its entry is live, and no valid record says why");
+}
+
+// --- what firmware uses -----------------------------------------------------------------------------------------
+
+Result<void> Iommu::keep_firmware_regions() {
+  Result<void> result;
+  each_device([&](IommuDevice& device) {
+    bool always = false;
+    for (const FirmwareRegion& region : device.regions()) always = always || !region.until_driven;
+    if (!always || !result) return;
+    if (!firmware_) {
+      auto owner = heap_.make_ref<DmaOwner>();
+      if (!owner) {
+        result = fail(owner.error());
+        return;
+      }
+      firmware_ = std::move(*owner);
+    }
+    Group& group = device.group();
+    if (!group.claim(firmware_)) return;  // quarantined: firmware's use of it ended there
+    if (group.domain()) return;           // through another device of the group
+    const Result<void> mapped = map_firmware_regions(group, device);
+    if (mapped) return;
+    log(machine(), LogLevel::Error,
+        Line() << "iommu: " << Hex{device.source().bdf}
+               << " cannot reach the memory that firmware reserves for it: " << mapped.error() << "; it stays blocked");
+  });
+  return result;
+}
+
+Result<void> Iommu::map_firmware_regions(Group& group, IommuDevice& device) {
+  const Ref<PagingDomain> domain = TRY(domain_alloc(device));
+  // Regions may overlap, or two devices have the same; a page is mapped once.
+  const auto map = [&](const FirmwareRegion& region) -> Result<void> {
+    for (u64 done = 0; done < region.length; done += kPageSize) {
+      const Phys at = region.base + done;
+      if (domain->leaf_at(Iova(at.value))) continue;
+      TRY(domain->map(Iova(at.value), at, kPageSize, Access::ReadWrite));
+    }
+    return {};
+  };
+  Vec<FirmwareRegion> regions(heap_);
+  TRY(group.regions(regions));
+  for (const FirmwareRegion& region : regions) TRY(map(region));
+  return group.attach(*firmware_, domain);
 }
 
 // --- domains ----------------------------------------------------------------------------------------------------

@@ -27,11 +27,17 @@ class Iommu {
 
   Result<void> add_unit(Owned<IommuUnit> unit);
   // Called for every function found, in bus order. `unit` is what ACPI's scopes say. `aliases`: further requester ids,
-  // with or without `source`. Singleton groups, unless requester ids are shared: such functions cannot be told apart.
+  // with or without `source`. Singleton groups, unless requester ids or leaders are shared: such functions cannot be
+  // told apart, or reach each other anyhow.
   // A live entry without a validated record is quarantined here (reconcile). Not to be called by two threads at once.
   // Eexist: already there, Ebusy: shares requester ids with a group in use, Einval: with groups that do not fit,
   // Enomem; the function is blocked then, and nobody can own it.
-  Result<IommuDevice*> add_device(SourceId source, IommuUnit& unit, std::span<const SourceId> aliases);
+  Result<IommuDevice*> add_device(SourceId source, IommuUnit& unit, std::span<const SourceId> aliases,
+                                  const FunctionFacts& facts = {});
+  // Once, when all devices are there and IommuLiveUpdate::commit() is through: groups with memory that firmware uses at
+  // all times are the kernel's own from here on (nobody else can claim them: Eperm), with that memory identity-mapped
+  // and nothing else. What cannot be mapped stays blocked, and is logged. Enomem, with none claimed.
+  Result<void> keep_firmware_regions();
   // The function goes away. What a session is held for stays held, its DID reserved, and is found again by the next
   // add_device() (R33). Ebusy while owned or preserved.
   Result<void> remove_device(IommuDevice& device);
@@ -74,6 +80,9 @@ class Iommu {
   };
   static constexpr unsigned kBuckets = 256;
 
+  IommuDevice* known_device(SourceId source) const;
+  Result<Group*> group_for(const IommuDevice& device, SourceId leader) const;
+  Result<void> map_firmware_regions(Group& group, IommuDevice& device);
   Result<IommuDevice*> readd_device(IommuDevice& former, const IommuDevice& found);
   void reconcile_device(IommuDevice& device);
 
@@ -98,6 +107,7 @@ class Iommu {
   Heap& heap_;
   Kho& kho_;
   BusMasterSwitch* bus_master_ = nullptr;
+  Ref<DmaOwner> firmware_;  // owns what firmware uses
   IommuLiveUpdate* live_update_ = nullptr;
   // Lists only grow; linking and finding is all that happens under it.
   mutable Mutex lock_{LockRank::Leaf};

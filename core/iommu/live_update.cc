@@ -187,8 +187,18 @@ Result<u32> IommuLiveUpdate::preserve_in_group_locked(IommuDevice& device, Group
   if (!outgoing_) return fail(Errno::Enoent);
   OutgoingRecords& out = *outgoing_;
   if (device.preserved()) return fail(Errno::Ebusy);
-  if (group.device_total_ != 1 || device.aliases().size() - 1 > abi::kIommuMaxAliases) {
-    return fail(Errno::Eopnotsupp);  // R14: add_device() lets nobody in from now on
+  std::string_view why;
+  if (device.foreign_ids()) {
+    why = "its DMA carries another function's requester id";  // R49
+  } else if (group.device_total_ != 1) {
+    why = "it shares its group with other functions";  // R14: add_device() lets nobody in from now on
+  } else if (device.aliases().size() - 1 > abi::kIommuMaxAliases) {
+    why = "its DMA carries more requester ids than a record holds";
+  }
+  if (!why.empty()) {
+    log(iommu_.machine(), LogLevel::Warn,
+        Line() << "iommu: " << Hex{device.source().bdf} << " cannot be preserved: " << why);
+    return fail(Errno::Eopnotsupp);
   }
   group.settle_locked();
   if (!group.domain_ || !group.domain_->preserved()) return fail(Errno::Einval);

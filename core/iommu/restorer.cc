@@ -69,7 +69,8 @@ void Restorer::match_device(u32 index) {
     ++report_.not_held;
     return refuse(entry, "the function is not there");
   }
-  if (&device->unit() != unit.unit) return refuse(entry, "the function is behind another unit");  // R13
+  if (device->foreign_ids()) return refuse(entry, "its DMA carries another function's requester id");  // R49
+  if (&device->unit() != unit.unit) return refuse(entry, "the function is behind another unit");       // R13
   bool live = false;
   const std::string_view why = compare_with_hardware(entry, *device, live);
   if (!live) {

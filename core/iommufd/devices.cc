@@ -1,5 +1,5 @@
-// Devices of a context: binding, attaching, replacing (uapi §2.6, §2.8). Groups are singletons here (the IOMMU core
-// refuses others at preserve), so what Linux keeps by group is kept by device.
+// Devices of a context: binding, attaching, replacing (uapi §2.6, §2.8). Devices of one group are attached to one HWPT:
+// the first attaches the group, the last detaches it, and each that replaces moves all.
 #include "core/base/log.h"
 #include "core/base/scope_guard.h"
 #include "core/iommufd/iommufd.h"
@@ -45,7 +45,7 @@ Result<Ref<Device>> IommufdFile::bind_held(IommuDevice& device, u64 generation, 
 
 Result<void> IommufdFile::link_attached_locked(Device& device, HwptPaging& hwpt) {
   if (device.hwpt || device.group().domain() != hwpt.domain_ref()) return {};
-  if (Ioas* ioas = hwpt.ioas()) TRY(ioas->reserve(&device, kMsiWindow));
+  if (Ioas* ioas = hwpt.ioas()) TRY(reserve_for(*ioas, device));
   set_hwpt_locked(device, hwpt);
   return {};
 }
@@ -76,7 +76,7 @@ void IommufdFile::unbind(Device& device) {
 Result<void> IommufdFile::check_attach_locked(const Device& device) const {
   if (device.hwpt) TRY(device.hwpt->immutability.may_change());
   // A former kernel's translation that no HWPT stands for yet: it is to be reclaimed first.
-  if (!device.hwpt && device.group().domain()) return fail(Errno::Ebusy);
+  if (!device.hwpt && !attached_sibling_locked(device) && device.group().domain()) return fail(Errno::Ebusy);
   return {};
 }
 
@@ -85,9 +85,31 @@ void IommufdFile::set_hwpt_locked(Device& device, HwptPaging& hwpt) {
   ++hwpt.users;
 }
 
+Result<void> IommufdFile::reserve_for(Ioas& ioas, Device& device) const {
+  Vec<FirmwareRegion> regions(heap_);
+  TRY(device.group().regions(regions));
+  ScopeGuard undo([&] { ioas.unreserve(&device); });
+  TRY(ioas.reserve(&device, kMsiWindow));
+  for (const FirmwareRegion& region : regions) {
+    TRY(ioas.reserve(&device, {region.base.value, region.base.value + (region.length - 1)}));
+  }
+  undo.dismiss();
+  return {};
+}
+
+Device* IommufdFile::attached_sibling_locked(const Device& device) const {
+  for (Object* o = objects_.next(0); o; o = objects_.next(o->id())) {
+    Device* const other = object_cast<Device>(o);
+    if (other && other != &device && other->hwpt && &other->group() == &device.group()) return other;
+  }
+  return nullptr;
+}
+
 Result<void> IommufdFile::first_attach_locked(Device& device, HwptPaging& hwpt) {
-  TRY(hwpt.ioas()->reserve(&device, kMsiWindow));
-  const Result<void> attached = device.group().attach(*owner_, hwpt.domain_ref());
+  const Device* const sibling = attached_sibling_locked(device);
+  if (sibling && sibling->hwpt.get() != &hwpt) return fail(Errno::Einval);
+  TRY(reserve_for(*hwpt.ioas(), device));
+  const Result<void> attached = sibling ? Result<void>() : device.group().attach(*owner_, hwpt.domain_ref());
   if (!attached) {
     hwpt.ioas()->unreserve(&device);
     return attached;
@@ -104,7 +126,7 @@ Result<void> IommufdFile::replace_locked(Device& device, HwptPaging& hwpt, Ref<O
   const auto moves = [&](Object* object) -> Device* {
     Device* const candidate = object_cast<Device>(object);
     if (!candidate || candidate->hwpt != old) return nullptr;
-    return candidate == &device || old->restored() ? candidate : nullptr;
+    return &candidate->group() == &device.group() || old->restored() ? candidate : nullptr;
   };
   const bool new_space = to != old->ioas();
   ScopeGuard unprepare([&] {
@@ -114,7 +136,7 @@ Result<void> IommufdFile::replace_locked(Device& device, HwptPaging& hwpt, Ref<O
     }
   });
   for (Object* o = objects_.next(0); o && new_space; o = objects_.next(o->id())) {
-    if (Device* d = moves(o)) TRY(to->reserve(d, kMsiWindow));
+    if (Device* d = moves(o)) TRY(reserve_for(*to, *d));
   }
   const auto replace = [&]() -> Result<void> { return device.group().replace(*owner_, hwpt.domain_ref()); };
   if (old->restored()) {
@@ -206,7 +228,8 @@ Result<u32> IommufdFile::attach(Device& device, u32 pt_id) {
 Result<void> IommufdFile::detach_locked(Device& device, Ref<Object>& drop) {
   if (!device.hwpt) return {};
   const Ref<HwptPaging> hwpt = device.hwpt;
-  const Result<void> detached = device.group().detach(*owner_);
+  const bool shared = attached_sibling_locked(device) != nullptr;
+  const Result<void> detached = shared ? Result<void>() : device.group().detach(*owner_);
   if (!detached && detached.error() == Errno::Ebusy) return detached;
   // Blocked now in any case. A unit that did not confirm may still walk the tables: nothing that they reach is freed.
   if (!detached) hwpt->lost = true;

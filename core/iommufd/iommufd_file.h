@@ -132,6 +132,11 @@ class IommufdFile final : public File {
   [[nodiscard]] Ref<Object> drop_use_locked(HwptPaging& hwpt) REQUIRES(lock_);
 
   Result<void> check_attach_locked(const Device& device) const REQUIRES(lock_);
+  // The addresses that the device, and those that it is not isolated from, cannot use for memory of programs: messages,
+  // and what firmware may still use. Eaddrinuse, with none reserved.
+  Result<void> reserve_for(Ioas& ioas, Device& device) const;
+  // Another device of its group that is attached; null: none.
+  Device* attached_sibling_locked(const Device& device) const REQUIRES(lock_);
   Result<void> first_attach_locked(Device& device, HwptPaging& hwpt) REQUIRES(lock_);
   Result<void> replace_locked(Device& device, HwptPaging& hwpt, Ref<Object>& drop) REQUIRES(lock_);
   Result<void> attach_automatic_locked(Device& device, Ioas& ioas, Ref<Object>& drop) REQUIRES(lock_);

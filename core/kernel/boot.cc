@@ -1,6 +1,7 @@
 // Kernel::boot(): from boot information to programs being served, cold or after a jump.
 #include "core/acpi/mcfg.h"
 #include "core/kernel/kernel.h"
+#include "core/pci/isolation.h"
 #include "core/pci/scope.h"
 #include "core/vtd/vtd_unit.h"
 
@@ -245,6 +246,7 @@ Result<void> Kernel::boot_bus() {
   if (kho_.is_handover()) {
     pci_live_update_->check(*bus_, [this](Phys base, u64 length) { return reserved(base, length); });
   }
+  pci::enable_access_control(*bus_);
   iommu_->set_bus_master_switch(*bus_);
   return {};
 }
@@ -293,30 +295,54 @@ Result<void> Kernel::boot_devices() {
                                                                 .restore = config_.ioctl_hwpt_restore}));
   vfio_ = TRY(
       heap_.make<vfio::Vfio>(*iommufd_, *pci_live_update_, vfio::Vfio::Config{.write_version = config_.write_version}));
-  Vec<SourceId> ids(heap_);
   for (usize i = 0; bus_ && i < bus_->size(); ++i) {
-    pci::Function& function = bus_->at(i);
-    if (function.is_bridge() || !dmar_) continue;
-    const auto unit_index = pci::unit_of(*bus_, *dmar_, function);
-    if (!unit_index) continue;
-    IommuUnit* unit = iommu_->find_unit(dmar_->units[*unit_index].base);
-    if (!unit) {
-      // Its unit blocks everything or cannot be driven; here it stops at the source, too.
-      if (!function.set_bus_master(false)) {
-        report(LogLevel::Error,
-               Line() << "bus mastering of " << Hex{function.source().bdf} << " does not stay off; reset the machine");
-      }
-      continue;
-    }
-    ids.clear();
-    TRY(pci::requester_ids(function, ids));
-    IommuDevice* device = TRY(iommu_->add_device(function.source(), *unit, ids.span()));
-    TRY(vfio_->add_device(function, *device));
+    if (!bus_->at(i).is_bridge() && dmar_) TRY(boot_device(bus_->at(i)));
   }
   live_update_->commit();
   settle_functions();
   drop_carried_interrupts();
-  return {};
+  return iommu_->keep_firmware_regions();
+}
+
+// What nothing translates, or what cannot be told apart from its neighbours, is not for programs.
+Result<void> Kernel::boot_device(pci::Function& function) {
+  const auto unit_index = pci::unit_of(*bus_, *dmar_, function);
+  if (!unit_index) return {};
+  IommuUnit* unit = iommu_->find_unit(dmar_->units[*unit_index].base);
+  if (!unit) {
+    // Its unit blocks everything or cannot be driven; here it stops at the source, too.
+    if (!function.set_bus_master(false)) {
+      report(LogLevel::Error,
+             Line() << "bus mastering of " << Hex{function.source().bdf} << " does not stay off; reset the machine");
+    }
+    return {};
+  }
+  Vec<SourceId> ids(heap_);
+  TRY(pci::requester_ids(function, ids));
+  Vec<FirmwareRegion> regions(heap_);
+  // Firmware gives up USB controllers and graphics when an operating system takes over.
+  const u32 sub_class = function.class_code() >> 8;
+  const bool until_driven = sub_class == pci::ClassCode::kUsb || sub_class >> 8 == pci::ClassCode::kDisplay;
+  for (const acpi::ReservedRegion& region : dmar_->reserved) {
+    bool named = false;
+    for (const acpi::Scope& scope : region.scopes) {
+      named =
+          named || (region.segment == function.source().segment && pci::covers(*bus_, region.segment, scope, function));
+    }
+    if (named) TRY(regions.push_back({region.base, region.length, until_driven}));
+  }
+  const SourceId leader = pci::isolation_leader(*bus_, function);
+  const auto device = iommu_->add_device(
+      function.source(), *unit, ids.span(),
+      {.leader = &leader, .foreign_ids = &function.dma_function() != &function, .regions = regions.span()});
+  if (!device && device.error() == Errno::Enomem) return fail(Errno::Enomem);
+  if (!device) {
+    report(LogLevel::Error, Line() << "device " << Hex{function.source().segment} << ":" << Hex{function.source().bdf}
+                                   << " is not used: " << device.error());
+    return {};
+  }
+  if (function.hosts_segment()) return {};  // like a bridge: the kernel drives it
+  return vfio_->add_device(function, **device);
 }
 
 void Kernel::settle_functions() {

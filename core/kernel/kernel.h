@@ -73,6 +73,7 @@ class Kernel {
   void drop_carried_interrupts();
   Result<void> boot_bus();
   Result<void> boot_devices();
+  Result<void> boot_device(pci::Function& function);
   Result<void> boot_services();
   // Translation is on and nobody can say what it translates: every bus master off, everything blocked.
   void block_everything();

@@ -16,6 +16,7 @@ Line describe(SourceId bridge) {
 struct Bus::Scan {
   const acpi::EcamWindow& window;
   Inheritance* inheritance;
+  Function* host;  // whose segment it is, null: firmware's
   bool takes_buses = inheritance && inheritance->takes_buses();
   bool seen[256] = {};
   usize first_function = 0;  // of this window
@@ -27,14 +28,33 @@ struct Bus::Scan {
 
 Result<void> Bus::enumerate(Inheritance* inheritance) {
   PERDURE_ASSERT(functions_.empty());
-  for (const acpi::EcamWindow& window : config_.windows()) {
-    Scan scan{window, inheritance};
-    scan.first_function = functions_.size();
-    TRY(scan_bus(scan, window.first_bus, nullptr));
-    // Only now is it known which numbers are taken.
-    TRY(number_bridges(scan, nullptr));
+  const usize firmware_windows = config_.windows().size();
+  for (usize i = 0; i < firmware_windows; ++i) {
+    const acpi::EcamWindow window = config_.windows()[i];
+    TRY(scan_window(window, inheritance, nullptr));
+  }
+  u16 segment = kFirstHostedSegment;
+  for (usize i = 0; i < functions_.size(); ++i) {
+    Function& host = *functions_[i];
+    const u64 buses = host.bars_[0].size >> 20;
+    // One inside of another's segment cannot be: its DMA would carry two other ids.
+    if (!host.hosts_segment() || host.host_ || host.inherited() != Inherited::No || buses == 0 || buses > 256) continue;
+    const acpi::EcamWindow window{host.bars_[0].base, segment++, 0, static_cast<u8>(buses - 1)};
+    TRY(config_.add_window(window));
+    // What is below masters only while the host may; the IOMMU blocks all of it until somebody owns it.
+    host.set_decoding(true);
+    host.set_bus_master(true);
+    TRY(scan_window(window, inheritance, &host));
   }
   return {};
+}
+
+Result<void> Bus::scan_window(const acpi::EcamWindow& window, Inheritance* inheritance, Function* host) {
+  Scan scan{window, inheritance, host};
+  scan.first_function = functions_.size();
+  TRY(scan_bus(scan, window.first_bus, nullptr));
+  // Only now is it known which numbers are taken.
+  return number_bridges(scan, nullptr);
 }
 
 Result<void> Bus::scan_bus(Scan& scan, u8 bus, Function* parent) {
@@ -116,6 +136,7 @@ Result<Function*> Bus::scan_function(Scan& scan, SourceId source, Function* pare
   Owned<Function> made = TRY(heap_.make<Function>(config_, source, parent));
   Function& f = *made;
   f.ari_ = ari;
+  f.host_ = scan.host;
   TRY(functions_.push_back(std::move(made)));
   if (scan.inheritance) f.inherited_.store(scan.inheritance->identify(f), std::memory_order_release);
   f.count_inherited();

@@ -11,10 +11,13 @@ class Bus final : public BusMasterSwitch {
   Bus(Heap& heap, Vec<acpi::EcamWindow> windows)
       : heap_(heap), config_(heap.machine(), std::move(windows)), functions_(heap) {}
 
+  // Segments of volume management devices are numbered from here on, in the order in which those are found.
+  static constexpr u16 kFirstHostedSegment = 0x8000;
+
   // Finds every function below the first bus of each window, bridges in depth, and beyond function 7 where a port
-  // forwards ARI. Bus numbers that bridges have are taken as they are; a bridge without any gets the next free ones.
-  // What `inheritance` says was at work, and every bridge above it, is not written to, and their bus numbers are given
-  // to nobody; BARs of all others are sized. `inheritance` may be null. Once. Enomem.
+  // forwards ARI; then those of hosted segments. Bus numbers that bridges have are taken as they are; a bridge without
+  // any gets the next free ones. What `inheritance` says was at work, and every bridge above it, is not written to, and
+  // their bus numbers are given to nobody; BARs of all others are sized. `inheritance` may be null. Once. Enomem.
   Result<void> enumerate(Inheritance* inheritance);
 
   usize size() const { return functions_.size(); }
@@ -30,6 +33,7 @@ class Bus final : public BusMasterSwitch {
 
  private:
   struct Scan;
+  Result<void> scan_window(const acpi::EcamWindow& window, Inheritance* inheritance, Function* host);
   Result<void> scan_bus(Scan& scan, u8 bus, Function* parent);
   Result<void> scan_ari_device(Scan& scan, const Function& zero, Function& port);
   Result<Function*> scan_function(Scan& scan, SourceId source, Function* parent, bool ari);

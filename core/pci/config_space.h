@@ -28,6 +28,8 @@ class ConfigSpace {
   u16 update16(SourceId f, u16 offset, u16 clear, u16 set) EXCLUDES(lock_);
 
   std::span<const acpi::EcamWindow> windows() const { return windows_.span(); }
+  // While the bus is enumerated. Enomem.
+  Result<void> add_window(const acpi::EcamWindow& window) { return windows_.push_back(window); }
   Machine& machine() const { return machine_; }
 
  private:
@@ -36,7 +38,7 @@ class ConfigSpace {
   void write(SourceId f, u16 offset, Width width, u32 value);
 
   Machine& machine_;
-  const Vec<acpi::EcamWindow> windows_;
+  Vec<acpi::EcamWindow> windows_;
   Mutex lock_{LockRank::Pci};
 };
 

@@ -8,6 +8,9 @@ constexpr u64 kMillisecond = 1'000'000;
 constexpr unsigned kMaxCapabilities = 48;
 constexpr unsigned kMaxExtendedCapabilities = 960;
 constexpr u16 kFirstExtended = 0x100;
+// The board's. Intel's are like it in what counts here, and differ in where their BARs' parts are.
+constexpr u16 kVmdVendor = 0x1234;
+constexpr u16 kVmdDevice = 0x564d;
 
 void wait_ns(Machine& machine, u64 ns) {
   const u64 start = machine.now_ns();
@@ -31,11 +34,25 @@ Function::Function(ConfigSpace& config, SourceId source, Function* parent)
   read_bars();
 }
 
-bool Function::is_downstream_port() const {
+u16 Function::express_type() const {
   const u16 express = find(CapabilityId::PciExpress);
-  if (!is_bridge() || express == 0) return false;
-  const u16 type = PciExpress::PortType::get(read16(static_cast<u16>(express + PciExpress::kFlags)));
+  return express == 0 ? kConventional
+                      : PciExpress::PortType::get(read16(static_cast<u16>(express + PciExpress::kFlags)));
+}
+
+bool Function::is_downstream_port() const {
+  if (!is_bridge()) return false;
+  const u16 type = express_type();
   return type == PciExpress::kRootPort || type == PciExpress::kDownstreamPort;
+}
+
+bool Function::multifunction() const {
+  const SourceId first = SourceId::of(source_.segment, source_.bus(), ari_ ? u8{0} : source_.device(), 0);
+  return (config_.read8(first, reg::kHeaderType) & HeaderType::kMultiFunction) != 0;
+}
+
+bool Function::hosts_segment() const {
+  return vendor_ == kVmdVendor && device_ == kVmdDevice && bars_[0].kind == Bar::Kind::Memory && bars_[0].base;
 }
 
 bool Function::below(const Function& bridge) const {
@@ -240,6 +257,9 @@ Result<void> Function::reset() {
   const u16 command = read16(reg::kCommand);
   u32 bars[kBars];
   for (unsigned i = 0; i < kBars; ++i) bars[i] = read32(static_cast<u16>(reg::kBars + 4 * i));
+  // A reset turns isolation off, too; nobody may master before it is on again.
+  const u16 access = find(ExtendedCapabilityId::Acs);
+  const u16 access_control = access == 0 ? u16{0} : read16(static_cast<u16>(access + AccessControl::kControl));
 
   set_bus_master(false);
   for (unsigned ms = 0; ms < 100 && transactions_pending(); ++ms) wait_ns(machine, kMillisecond);
@@ -260,6 +280,7 @@ Result<void> Function::reset() {
   bool sized = false;
   for (const Bar& bar : bars_) sized = sized || bar.size != 0;
   if (!sized) size_bars();
+  if (access != 0) write16(static_cast<u16>(access + AccessControl::kControl), access_control);
   write16(reg::kCommand, static_cast<u16>(command & ~Command::kBusMaster));
   return {};
 }

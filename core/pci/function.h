@@ -61,8 +61,18 @@ class Function : public HeapObject {
   bool is_bridge() const { return layout_ == HeaderType::kBridge; }
   u8 secondary() const { return secondary_; }
   u8 subordinate() const { return subordinate_; }
+  // Port type of its PCI Express capability; kConventional: it has none.
+  static constexpr u16 kConventional = 0xffff;
+  u16 express_type() const;
   // A link with room for one device.
   bool is_downstream_port() const;
+  // There is room for others in its slot, and function 0 says that there are.
+  bool multifunction() const;
+  // A volume management device: its BAR 0 is the configuration space of a segment of its own, which firmware's tables
+  // do not know. Driven by the kernel, like a bridge.
+  bool hosts_segment() const;
+  // Whose requester id its DMA carries before any bridge comes: its own but for functions in such a segment.
+  const Function& dma_function() const { return host_ ? *host_ : *this; }
   bool below(const Function& bridge) const;
   BridgeWindows windows() const;
   // Found by its device's ARI chain: the low byte of its id is a function number.
@@ -132,6 +142,7 @@ class Function : public HeapObject {
   ConfigSpace& config_;
   const SourceId source_;
   Function* const parent_;
+  Function* host_ = nullptr;  // of its segment
   u16 vendor_;
   u16 device_;
   u32 class_code_;

@@ -43,6 +43,12 @@ struct HeaderType {
   static constexpr u8 kBridge = 1;
 };
 
+// Base class and sub-class.
+struct ClassCode {
+  static constexpr u32 kDisplay = 0x03;
+  static constexpr u32 kUsb = 0x0c03;
+};
+
 struct BarBits {
   static constexpr u32 kIo = 1;
   static constexpr u32 kWideMask = 6;
@@ -59,7 +65,7 @@ enum class CapabilityId : u8 {
   Msix = 0x11,
   AdvancedFeatures = 0x13
 };
-enum class ExtendedCapabilityId : u16 { Ari = 0x0e, Ats = 0x0f, SrIov = 0x10, Pri = 0x13, Pasid = 0x1b };
+enum class ExtendedCapabilityId : u16 { Acs = 0x0d, Ari = 0x0e, Ats = 0x0f, SrIov = 0x10, Pri = 0x13, Pasid = 0x1b };
 
 struct Msi {
   static constexpr u16 kControl = 2;
@@ -94,7 +100,11 @@ struct PciExpress {
   using Version = Field<3, 0, u16>;              // of the flags; 2 has the registers above
   using PortType = Field<7, 4, u16>;
   static constexpr u16 kRootPort = 4;
+  static constexpr u16 kUpstreamPort = 5;
   static constexpr u16 kDownstreamPort = 6;
+  static constexpr u16 kToConventional = 7;    // bridge from PCI Express to a conventional bus
+  static constexpr u16 kFromConventional = 8;  // the other way round
+  static constexpr u16 kEventCollector = 10;
   using FunctionReset = Bit<28, u32>;                  // of the device capabilities
   static constexpr u16 kStartReset = 1 << 15;          // of the device control
   static constexpr u16 kTransactionsPending = 1 << 5;  // of the device status
@@ -102,6 +112,14 @@ struct PciExpress {
 struct Ari {
   static constexpr u16 kCapability = 4;
   using NextFunction = Field<15, 8, u16>;  // 0: the last
+};
+struct AccessControl {
+  static constexpr u16 kCapabilities = 4;
+  static constexpr u16 kControl = 6;
+  static constexpr u16 kSourceValidation = 1 << 0;
+  static constexpr u16 kRequestRedirect = 1 << 2;
+  static constexpr u16 kCompletionRedirect = 1 << 3;
+  static constexpr u16 kUpstreamForwarding = 1 << 4;
 };
 struct AdvancedFeatures {
   static constexpr u16 kCapabilities = 3;

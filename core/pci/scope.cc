@@ -24,7 +24,8 @@ bool covers(const Bus& bus, u16 segment, const acpi::Scope& scope, const Functio
   return named == &function || (scope.type == acpi::ScopeType::Bridge && function.below(*named));
 }
 
-Result<usize> unit_of(const Bus& bus, const acpi::Dmar& dmar, const Function& function) {
+Result<usize> unit_of(const Bus& bus, const acpi::Dmar& dmar, const Function& of) {
+  const Function& function = of.dma_function();
   const u16 segment = function.source().segment;
   for (usize i = 0; i < dmar.units.size(); ++i) {
     const acpi::DmarUnit& unit = dmar.units[i];
@@ -40,7 +41,19 @@ Result<usize> unit_of(const Bus& bus, const acpi::Dmar& dmar, const Function& fu
 }
 
 Result<void> requester_ids(const Function& function, Vec<SourceId>& ids) {
-  return ids.push_back(function.source());
+  const Function& first = function.dma_function();
+  TRY(ids.push_back(first.source()));
+  for (const Function* bridge = first.parent(); bridge; bridge = bridge->parent()) {
+    switch (bridge->express_type()) {
+      case PciExpress::kToConventional:
+        TRY(ids.push_back(SourceId::of(bridge->source().segment, bridge->secondary(), 0, 0)));
+        break;
+      case PciExpress::kFromConventional:
+      case Function::kConventional: TRY(ids.push_back(bridge->source())); break;
+      default: break;  // ports pass ids on
+    }
+  }
+  return {};
 }
 
 }  // namespace perdure::pci

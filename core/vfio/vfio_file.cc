@@ -402,7 +402,11 @@ Result<u64> VfioFile::preserve(const luo::Session& session) {
   if (!bound_) return fail(Errno::Einval);
   // What such a device cached it would go on using, whatever the next kernel's tables say; and page requests would be
   // written to the old kernel's queue.
-  if (device_.function.find(pci::ExtendedCapabilityId::Ats) != 0) return fail(Errno::Eopnotsupp);
+  if (device_.function.find(pci::ExtendedCapabilityId::Ats) != 0) {
+    log(module_.machine(), LogLevel::Warn,
+        Line() << "vfio" << device_.index << " cannot be preserved: it can keep translations of its own (ATS)");
+    return fail(Errno::Eopnotsupp);
+  }
   const u64 token = TRY(iommufd_->preserve_device(*bound_, session));
   if (const Result<void> kept = module_.pci_live_update.preserve(device_.function); !kept) {
     iommufd_->unpreserve_device(*bound_);

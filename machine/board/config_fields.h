@@ -49,10 +49,25 @@ inline constexpr std::array kKinds{
 
 inline constexpr std::array kLevels{NumberedBit{3, 1}, NumberedBit{4, 2}, NumberedBit{5, 3}};
 
+// Of an aggregate of plain members.
+struct Anything {
+  template <class T>
+  operator T() const;
+};
+template <class T, class... Known>
+consteval usize members() {
+  if constexpr (requires { T{Known{}..., Anything{}}; }) {
+    return members<T, Known..., Anything>();
+  } else {
+    return sizeof...(Known);
+  }
+}
+
 // A field that is not described here would be lost in every file: after a change of a structure describe the field,
-// then correct the number.
-static_assert(sizeof(IommuModelConfig) == 80);
-static_assert(sizeof(IommuQuirks) == 10);
+// then correct
+// the number.
+static_assert(members<IommuModelConfig>() == 41);
+static_assert(members<IommuQuirks>() == 10);
 static_assert(sizeof(UnitConfig) == 144);
 static_assert(sizeof(DeviceConfig) == 96);
 static_assert(sizeof(ReservedConfig) == 64);
@@ -92,6 +107,9 @@ void describe(V& v, IommuModelConfig& m) {
   v.flag("scalable", m.scalable);
   v.flag("second_stage", m.second_stage);
   v.flag("second_stage_dirty", m.second_stage_dirty);
+  v.flag("first_stage", m.first_stage);
+  v.flag("first_stage_5", m.first_stage_5);
+  v.flag("first_stage_1g", m.first_stage_1g);
   v.flag("scalable_coherent", m.scalable_coherent);
   v.number("pasid_bits", m.pasid_bits, 1, 20);
 

@@ -69,6 +69,9 @@ BoardConfig everything() {
                      &m.scalable,
                      &m.second_stage,
                      &m.second_stage_dirty,
+                     &m.first_stage,
+                     &m.first_stage_5,
+                     &m.first_stage_1g,
                      &m.scalable_coherent,
                      &m.step_on_access}) {
     *flag = !*flag;

@@ -58,12 +58,14 @@ board::HandoverRequest handover_of(const board::Board&, const abi::BootInfo& inf
   return request;
 }
 
-Result<Phys> walked_table_page(board::Board& board, board::Bdf device) {
+namespace {
+
+Result<Phys> walked_table_page(board::Board& board, board::IommuModel& unit, board::Bdf device) {
   constexpr u64 kRootTable = 0x20;  // RTADDR
   constexpr u64 kAddress = 0x000F'FFFF'FFFF'F000;
   constexpr unsigned kEntries = 512;
   board::PhysicalMemory& memory = board.memory();
-  const u64 rtaddr = board.unit(0).read(kRootTable, 8);
+  const u64 rtaddr = unit.read(kRootTable, 8);
   u64 word = 0;
   const auto follow = [&](u64 at) { return memory.load64(at, word) && (word & 1) != 0; };
   u64 top = 0;
@@ -86,6 +88,18 @@ Result<Phys> walked_table_page(board::Board& board, board::Bdf device) {
   for (unsigned slot = 0; slot < kEntries; ++slot) {
     if (!memory.load64(top + slot * 8, word)) return fail(Errno::Enoent);
     if ((word & 3) != 0 && (word & 0x80) == 0) return Phys(word & kAddress);
+  }
+  return fail(Errno::Enoent);
+}
+
+}  // namespace
+
+Result<Phys> walked_table_page(board::Board& board, board::Bdf device) {
+  const board::Device* const function = board.device(device);
+  if (!function) return fail(Errno::Enodev);
+  // Only the unit that it is behind has an entry for it.
+  for (usize i = 0; i < board.units(); ++i) {
+    if (const auto page = walked_table_page(board, board.unit(i), function->requester(true))) return page;
   }
   return fail(Errno::Enoent);
 }
