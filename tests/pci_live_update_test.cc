@@ -40,7 +40,8 @@ RigConfig machine() {
     d.kind = kind;
     d.bdf = bdf;
     d.ari = ari;
-    d.bridge.secondary = d.bridge.subordinate = secondary;
+    d.acs = ari;  // functions of one device, isolated from each other
+    d.bridge.secondary = secondary;
     config.board.devices.push_back(d);
   };
   add(board::DeviceKind::Streamer, kRoot, 0, false);

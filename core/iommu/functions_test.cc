@@ -8,9 +8,10 @@ class FunctionsTest : public IommuTest {};
 
 TEST_F(FunctionsTest, OneLeaderOneGroup) {
   const SourceId c{0, 0x0400}, d{0, 0x0401}, e{0, 0x0402};
-  IommuDevice* first = *w.iommu->add_device(c, w.unit(kUnitA), {}, {.leader = &c});
-  IommuDevice* second = *w.iommu->add_device(d, w.unit(kUnitA), {}, {.leader = &c});
-  IommuDevice* third = *w.iommu->add_device(e, w.unit(kUnitA), {}, {.leader = &e});
+  IommuDevice* first = *w.iommu->add_device(c, w.unit(kUnitA), {}, {.leader = &c, .foreign_ids = false, .regions = {}});
+  IommuDevice* second =
+      *w.iommu->add_device(d, w.unit(kUnitA), {}, {.leader = &c, .foreign_ids = false, .regions = {}});
+  IommuDevice* third = *w.iommu->add_device(e, w.unit(kUnitA), {}, {.leader = &e, .foreign_ids = false, .regions = {}});
   EXPECT_EQ(&first->group(), &second->group());
   EXPECT_NE(&first->group(), &third->group());
   auto who = w.owner();
@@ -27,8 +28,12 @@ TEST_F(FunctionsTest, OneLeaderOneGroup) {
   EXPECT_FALSE(w.hw_a.preserved);
   w.live->unpreserve_domain(*domain);
   // A newcomer to an owned group, and one behind another unit, belong to nobody.
-  EXPECT_EQ(w.iommu->add_device({0, 0x0403}, w.unit(kUnitA), {}, {.leader = &c}).error(), Errno::Ebusy);
-  EXPECT_EQ(w.iommu->add_device({0, 0x0404}, w.unit(kUnitB), {}, {.leader = &e}).error(), Errno::Einval);
+  EXPECT_EQ(
+      w.iommu->add_device({0, 0x0403}, w.unit(kUnitA), {}, {.leader = &c, .foreign_ids = false, .regions = {}}).error(),
+      Errno::Ebusy);
+  EXPECT_EQ(
+      w.iommu->add_device({0, 0x0404}, w.unit(kUnitB), {}, {.leader = &e, .foreign_ids = false, .regions = {}}).error(),
+      Errno::Einval);
 }
 
 TEST_F(FunctionsTest, BorrowedIdsAreTheOnlyOnes) {
