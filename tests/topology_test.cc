@@ -367,7 +367,10 @@ TEST_F(TopologyProgram, FunctionsWithoutAcsAreOneGroup) {
   preserve_memory();
   EXPECT_EQ(preserve_errno("open1", 4), static_cast<int>(Errno::Enoent)) << "it is not attached itself (R50)";
   EXPECT_EQ(preserve_errno("open0", 3), kUnsupported);
+  session = {};
   ASSERT_TRUE(second.attach(hwpt));
+  preserve_memory();
+  EXPECT_EQ(preserve_errno("open0", 3), kUnsupported);
   EXPECT_EQ(preserve_errno("open1", 4), kUnsupported);
   session = {};
 
