@@ -66,7 +66,7 @@ consteval usize members() {
 // A field that is not described here would be lost in every file: after a change of a structure describe the field,
 // then correct
 // the number.
-static_assert(members<IommuModelConfig>() == 39);
+static_assert(members<IommuModelConfig>() == 40);
 static_assert(members<IommuQuirks>() == 10);
 static_assert(sizeof(UnitConfig) == 144);
 static_assert(sizeof(DeviceConfig) == 96);
@@ -102,6 +102,7 @@ void describe(V& v, IommuModelConfig& m) {
   v.flag("snoop_control", m.snoop_control);
   v.flag("interrupt_remap", m.interrupt_remap);
   v.flag("extended_interrupts", m.extended_interrupts);
+  v.flag("interrupt_pointer_flushes", m.esirtps);
   v.flag("abort_mode", m.abort_mode);
 
   v.flag("scalable", m.scalable);

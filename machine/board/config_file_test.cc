@@ -66,6 +66,7 @@ BoardConfig everything() {
                      &m.interrupt_remap,
                      &m.extended_interrupts,
                      &m.abort_mode,
+                     &m.esirtps,
                      &m.scalable,
                      &m.second_stage,
                      &m.second_stage_dirty,
