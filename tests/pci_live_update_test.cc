@@ -439,5 +439,76 @@ TEST_F(PciLiveUpdate, OneDamagedRecordStopsOneFunction) {
   expect_unbroken();
 }
 
+// Two levels of bridges above it, of a switch whose other port has a neighbour that nobody preserves: the root port and
+// the switch's upper port serve both.
+class PciBelowASwitch : public testing::Test {
+ protected:
+  static constexpr Bdf kRootPort{0, 4, 0}, kUpstream{1, 0, 0}, kFirst{2, 0, 0}, kSecond{2, 1, 0};
+  static constexpr Bdf kKept{3, 0, 0}, kNeighbour{4, 0, 0};
+  static RigConfig machine() {
+    RigConfig config = small_machine({});
+    config.board.devices.clear();
+    const auto add = [&](Bdf bdf, std::optional<board::BridgeKind> bridge, u8 secondary) {
+      board::DeviceConfig d;
+      d.kind = bridge ? board::DeviceKind::Bridge : board::DeviceKind::Streamer;
+      d.bdf = bdf;
+      if (bridge) d.bridge.kind = *bridge;
+      d.bridge.secondary = secondary;
+      config.board.devices.push_back(d);
+    };
+    add(kRootPort, board::BridgeKind::RootPort, 1);
+    add(kUpstream, board::BridgeKind::UpstreamPort, 2);
+    add(kFirst, board::BridgeKind::DownstreamPort, 3);
+    add(kSecond, board::BridgeKind::DownstreamPort, 4);
+    add(kKept, {}, 0);
+    add(kNeighbour, {}, 0);
+    return config;
+  }
+  bool masters(Bdf at) {
+    const u64 command = board::PciBus::kEcamBase + (u64{at.value} << 12) + 4;
+    return (rig.board().mmio_read(Phys(command), Width::W16) & 4) != 0;
+  }
+  u64 done() {
+    for (const board::DeviceResult& d : rig.board().audit().devices) {
+      if (d.bdf == kKept) return d.in(Phase::During).clean() ? d.in(Phase::During).done : 0;
+    }
+    return 0;
+  }
+  InProcessRig rig{machine()};
+};
+
+TEST_F(PciBelowASwitch, SharedBridgesStayAndTheNeighboursPortStops) {
+  ASSERT_DONE(rig.power_on("a"));
+  // Programs that die with their kernels are never closed.
+  static auto& all = *new std::vector<std::unique_ptr<Program>>;
+  const auto program = [&]() -> Program& { return *all.emplace_back(std::make_unique<Program>()); };
+  Program* kept = &program();
+  ASSERT_DONE(kept->begin(rig.new_program(), rig.board(), {{0, kKept}}));
+  rig.board().enter_phase(Phase::During);
+  for (u32 hop = 1; hop <= 3; ++hop) {
+    SCOPED_TRACE("hop " + std::to_string(hop));
+    ASSERT_DONE(program().begin(rig.sys(), rig.board(), {{1, kNeighbour}}));
+    rig.run_for(kStretch);
+    ASSERT_DONE(kept->preserve("kept"));
+    rig.board().pci().watch().watch(*rig.board().device(kKept), PciWatch::Stage::AtWork);
+    ASSERT_DONE(rig.leave(hop % 2 == 1 ? "b" : "a"));
+    EXPECT_TRUE(masters(kRootPort) && masters(kUpstream) && masters(kFirst) && masters(kKept));
+    EXPECT_FALSE(masters(kSecond) || masters(kNeighbour));
+    ASSERT_DONE(rig.arrive());
+    kept = &program();
+    kept->devices = {{0, kKept}};
+    ASSERT_DONE(kept->retrieve(rig.new_program(), "kept"));
+    ASSERT_DONE(kept->bind());
+    ASSERT_DONE(kept->finish());
+    for (const std::string& v : rig.board().violations()) ADD_FAILURE() << v;
+    rig.board().pci().watch().release(*rig.board().device(kKept));
+    const u64 before = done();
+    rig.run_for(kStretch);
+    EXPECT_GT(done(), before);
+    EXPECT_EQ(problems_of(rig), "");
+  }
+  *kept = Program();  // closed while its kernel is there
+}
+
 }  // namespace
 }  // namespace perdure::tool
