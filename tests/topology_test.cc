@@ -80,7 +80,9 @@ void expect_streaming(InProcessRig& rig, const RigConfig& config, Phase phase) {
     const board::PhaseResult& p = d.in(phase);
     const bool streams = std::find(config.streamed.begin(), config.streamed.end(), d.bdf) != config.streamed.end();
     EXPECT_EQ(p.done > 0, streams) << d.name;
-    if (streams) EXPECT_TRUE(p.clean()) << d.name << " " << phase_name(phase) << ": refused " << p.refused();
+    if (streams) {
+      EXPECT_TRUE(p.clean()) << d.name << " " << phase_name(phase) << ": refused " << p.refused();
+    }
   }
   for (const board::Finding& f : report.findings) ADD_FAILURE() << f.to_string();
 }

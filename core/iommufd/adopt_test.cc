@@ -241,8 +241,12 @@ TEST_P(AdoptTest, GoesIntoTheNextUpdateAndIsAdoptedAgain) {
     finish();
     // Something new each time, something old gone.
     ASSERT_TRUE(w.map_file(fd, ioas, m.fd, kMiB, kMiB, kBase + u64(32 + hop) * kMiB));
-    if (hop == 0) ASSERT_TRUE(w.unmap(fd, ioas, kFar, kMiB));
-    if (hop == 2) ASSERT_TRUE(w.unmap(fd, ioas, kBase + 32 * kMiB, kMiB));
+    if (hop == 0) {
+      ASSERT_TRUE(w.unmap(fd, ioas, kFar, kMiB));
+    }
+    if (hop == 2) {
+      ASSERT_TRUE(w.unmap(fd, ioas, kBase + 32 * kMiB, kMiB));
+    }
     w.iommu.begin();
     ASSERT_TRUE(w.mark(fd, hwpt, kHwpt));
     EXPECT_EQ(error_of(w.preserve(fd, kContext)), Errno::Enoent) << "its memory first, as ever";

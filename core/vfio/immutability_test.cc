@@ -294,7 +294,9 @@ TEST_P(ImmutabilityTest, WhatProgramsDoMeanwhileIsInTheRecordOrRefused) {
     for (const u64 before = refused.load(); refused.load() == before;) std::this_thread::yield();
     w.session->files[kContext] = context;
     const Result<void> preserved = w.vfio_handler->preserve(of_device);
-    if (!preserved) EXPECT_EQ(preserved.error(), Errno::Enoent) << "just detached";
+    if (!preserved) {
+      EXPECT_EQ(preserved.error(), Errno::Enoent) << "just detached";
+    }
     EXPECT_TRUE(w.iommu.live->audit()) << w.machine().lines.back();
     EXPECT_TRUE(w.handler->audit()) << w.machine().lines.back();
     if (preserved) {

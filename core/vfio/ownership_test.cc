@@ -92,7 +92,9 @@ TEST_P(OwnershipTest, OnlyTheHeirAndOnlyOnce) {
       {"removal",
        [&] {
          const Result<void> removed = w.iommu.iommu->remove_device(device());
-         if (removed) EXPECT_TRUE(w.iommu.iommu->add_device(a0, w.iommu.unit(IommuWorld::kUnitA), {}));
+         if (removed) {
+           EXPECT_TRUE(w.iommu.iommu->add_device(a0, w.iommu.unit(IommuWorld::kUnitA), {}));
+         }
          return error_of(removed);
        },
        {done, done, Errno::Ebusy, Errno::Ebusy, done}},

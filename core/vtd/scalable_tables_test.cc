@@ -310,7 +310,9 @@ TEST_F(ScalableTablesTest, SurvivesEveryFailingAllocation) {
     auto unit = up();
     auto t = table(unit->info().geometry);
     const u32 did = *unit->did_alloc();
-    if (preserved) ASSERT_TRUE(unit->preserve(world.kho()));
+    if (preserved) {
+      ASSERT_TRUE(unit->preserve(world.kho()));
+    }
     u64 points = 0;
     for (;; ++points) {
       const auto frames = totals();
