@@ -143,7 +143,9 @@ class VfioWorld final : public IommufdWorld, public test::TestHardware {
   // `pci_records`: of the former kernel, 0: none. A function they name is not asked how large its BARs are.
   void boot_vfio(u64 pci_records = 0) {
     pci_live.make(iommu.kho(), vfio_config.write_version);
-    if (pci_records != 0) EXPECT_TRUE(pci_live->load(pci_records));
+    if (pci_records != 0) {
+      EXPECT_TRUE(pci_live->load(pci_records));
+    }
     Vec<acpi::EcamWindow> windows(heap());
     EXPECT_TRUE(windows.push_back({Phys(kEcam), 0, 0, 255}));
     config.make(machine(), std::move(windows));
