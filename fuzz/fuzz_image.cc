@@ -418,7 +418,7 @@ extern "C" int LLVMFuzzerTestOneInput(const perdure::u8* data, perdure::usize by
     for (Base* base : bases) Run(*base, Input(nullptr, 0), true).go();
     return true;
   }();
-  FUZZ_REQUIRE(proven, "");
+  FUZZ_REQUIRE(proven, "the machine as it is");
   Input in(data, bytes);
   Base& base = *bases[in.byte() & 3];
   Run(base, in).go();

@@ -68,8 +68,8 @@ class Forward : public ForwardSweep, public testing::WithParamInterface<Take> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Takes, Forward, testing::Values(Take::Replace, Take::Keep, Take::Adopt),
-                         [](const testing::TestParamInfo<Take>& info) {
-                           return info.param == Take::Replace ? "Replace" : info.param == Take::Keep ? "Keep" : "Adopt";
+                         [](const testing::TestParamInfo<Take>& of) {
+                           return of.param == Take::Replace ? "Replace" : of.param == Take::Keep ? "Keep" : "Adopt";
                          });
 
 // Versions alternate, so that both kernels hand on what the other one wrote.

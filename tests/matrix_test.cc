@@ -145,7 +145,7 @@ TEST_P(Matrix, ThereAndBack) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Points, Matrix, testing::ValuesIn(matrix_points()),
-                         [](const testing::TestParamInfo<Point>& info) { return name_of(info.param, '_'); });
+                         [](const testing::TestParamInfo<Point>& of) { return name_of(of.param, '_'); });
 
 TEST(MatrixPoints, EveryTwoValuesMeet) {
   const std::vector<Point> all = test::whole_product(matrix_sizes());

@@ -181,7 +181,7 @@ TEST(DeadUnit, ItsDevicesAreStoppedAtTheSource) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Ways, MmioSweep, testing::Values(Silence::Lost, Silence::Ones, Silence::Stuck, Silence::Dead),
-                         [](const auto& info) { return std::string(name_of(info.param)); });
+                         [](const auto& of) { return std::string(name_of(of.param)); });
 
 }  // namespace
 }  // namespace perdure::tool

@@ -195,7 +195,7 @@ TEST_P(Topology, UnitsRequesterIdsAndGroupsAreThoseOfTheBoard) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Boards, Topology, testing::ValuesIn(boards()),
-                         [](const auto& info) { return test_name(info.param); });
+                         [](const auto& of) { return test_name(of.param); });
 
 TEST(Topology, EveryBoardThatShipsIsTested) {
   const std::vector<std::string> tested = boards();
@@ -276,7 +276,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Update{"two-segments", "", {{"first"}, {"second"}, {"below"}}},
                     Update{"two-segments", "SharedDomain", {{"first", "second"}, {"below"}}},
                     Update{"sixteen-devices", "", kSixteen}),
-    [](const auto& info) { return test_name(std::string(info.param.board) + info.param.name); });
+    [](const auto& of) { return test_name(std::string(of.param.board) + of.param.name); });
 
 // --- programs without the scenario -----------------------------------------------------------------------------------
 

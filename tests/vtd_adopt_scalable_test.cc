@@ -156,9 +156,9 @@ TEST_P(VtdAdoptScalableTest, AnIdForBothStages) {
   if (!GetParam().config.second_stage || !GetParam().config.first_stage) GTEST_SKIP() << "the unit has one stage";
   refuses("stands for two page tables", [&] {
     u64* entry = pasid(kSibling);
-    const u64 table = top(kSibling) & kAddress;
-    entry[0] = first_stage() ? table | 1 | 2 << 6 | 2 << 2 : 1 | 1 << 6;
-    entry[2] = first_stage() ? 0 : table;
+    const u64 shared = top(kSibling) & kAddress;
+    entry[0] = first_stage() ? shared | 1 | 2 << 6 | 2 << 2 : 1 | 1 << 6;
+    entry[2] = first_stage() ? 0 : shared;
   });
 }
 
