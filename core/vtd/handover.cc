@@ -106,14 +106,18 @@ Result<void> VtdUnit::quiesce(FunctionRef<bool(SourceId)> keep) {
 Result<void> VtdUnit::read_back_locked() {
   const u32 status = registers_.status();
   const u64 rtaddr = registers_.read(reg::kRootTable);
+  const u64 irta = Global::Ire::test(status) ? registers_.read(reg::kInterruptTable) : 0;
   constexpr u32 kWanted = Global::Te::value() | Global::Qie::value();
-  if (rtaddr == tables_->rtaddr() && status != ~u32{0} && (status & kWanted) == kWanted) {
-    at_rest_ = {rtaddr, status};
+  if (rtaddr == tables_->rtaddr() && irta == interrupts_.address_register() && status != ~u32{0} &&
+      (status & kWanted) == kWanted) {
+    at_rest_ = {rtaddr, irta, status};
     return {};
   }
   log(heap_.machine(), LogLevel::Error,
-      unit_line(info_.base) << "answers RTADDR " << Hex{rtaddr} << ", GSTS " << Hex{status} << "; set were RTADDR "
-                            << Hex{tables_->rtaddr()} << ", translation and the queue; it cannot be handed over");
+      unit_line(info_.base) << "answers RTADDR " << Hex{rtaddr} << ", IRTA " << Hex{irta} << ", GSTS " << Hex{status}
+                            << "; set were RTADDR " << Hex{tables_->rtaddr()} << ", IRTA "
+                            << Hex{interrupts_.address_register()}
+                            << ", translation and the queue; it cannot be handed over");
   return fail(Errno::Eio);
 }
 
@@ -211,7 +215,7 @@ void VtdUnit::fill_record(abi::IommuUnitRecord& record) const {
   record.queue_order = memory.order;
   record.queue_descriptor_bytes = memory.wide ? 32 : 16;
   record.status_page = memory.status.value;
-  record.irta = Global::Ire::test(record.gsts) ? registers_.read(reg::kInterruptTable) : 0;
+  record.irta = at_rest_.irta;
   tables_->linked_tables(std::span<u64, 8>(record.context_tables));
 }
 

@@ -76,6 +76,11 @@ bool InterruptTable::set_up() const {
   return static_cast<bool>(memory_.base);
 }
 
+u64 InterruptTable::address_register() const {
+  MutexGuard guard(lock_);
+  return on_ ? memory_.irta() : 0;
+}
+
 Result<void> InterruptTable::stop() {
   MutexGuard guard(lock_);
   on_ = false;

@@ -33,6 +33,8 @@ class InterruptTable final : public InterruptRemapper {
   Result<void> start() EXCLUDES(lock_);
   // There is a table: start() would set it again.
   bool set_up() const EXCLUDES(lock_);
+  // What IRTA was set to, 0 while remapping is off.
+  u64 address_register() const EXCLUDES(lock_);
   // Remapping off, while no device can send: the unit is about to be turned off, or to go on again by start().
   Result<void> stop() EXCLUDES(lock_);
   // Gives the table's memory back, unless the unit may be using it.

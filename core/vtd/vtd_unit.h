@@ -161,6 +161,7 @@ class VtdUnit final : public IommuUnit {
   Vec<SavedEntry> saved_ GUARDED_BY(lock_);  // by quiesce(), for resume()
   struct {
     u64 rtaddr = 0;
+    u64 irta = 0;  // 0: interrupts are not remapped
     u32 gsts = 0;
   } at_rest_ GUARDED_BY(lock_);  // what hardware said when it was quiesced
 };
