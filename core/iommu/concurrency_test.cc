@@ -94,7 +94,8 @@ TEST(IommuConcurrency, NoUnmapMissesAUnitThatIsJustBeingAttached) {
   };
   together({[&] { churn(a0); }, [&] { churn(a1); }, [&] { churn(b0); },
             [&] {
-              churn(b1);
+              do churn(b1);
+              while (seen == 0);
               stop = true;
             },
             [&] {
