@@ -42,8 +42,8 @@ class IommuLiveUpdate final : public luo::Flb {
   // Between preserve and freeze; Efault names the first that does not in the log.
   Result<void> audit();
   // The last thing before the jump, after freeze(): units with preserved devices keep translating, with every other
-  // entry cleared, the others turn it off. Undone whole on failure, and by resume() when the jump fails; but a unit that
-  // does not answer any more is quarantined at once.
+  // entry cleared, the others turn it off. Undone whole on failure, and by resume() when the jump fails; but a unit
+  // that does not answer any more is quarantined at once.
   Result<void> quiesce();
   void resume();
 
