@@ -207,6 +207,7 @@ void Board::write_tables() {
   };
   const auto scopes = [&](const std::vector<Bdf>& endpoints, const std::vector<Bdf>& bridges) {
     std::vector<DmarScope> all;
+    all.reserve(endpoints.size() + bridges.size());
     for (Bdf bdf : endpoints) all.push_back({false, path(bdf)});
     for (Bdf bdf : bridges) all.push_back({true, path(bdf)});
     return all;

@@ -41,7 +41,7 @@ const char* violation_name(ViolationKind kind) {
     case ViolationKind::DidShared: return "two page tables under one domain id";
     case ViolationKind::DidStaleHit: return "stale translation of another page table under this domain id";
     case ViolationKind::DidReserved: return "domain id 0 with caching mode";
-    case ViolationKind::kCount: break;
+    case ViolationKind::Count: break;
   }
   return "unknown violation";
 }

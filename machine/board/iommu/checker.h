@@ -24,7 +24,7 @@ class Checker {
  private:
   IommuEnvironment& environment_;
   std::vector<Violation> list_;
-  std::array<u64, static_cast<usize>(ViolationKind::kCount)> counts_{};
+  std::array<u64, static_cast<usize>(ViolationKind::Count)> counts_{};
   u64 total_ = 0;
 };
 

@@ -185,7 +185,7 @@ TEST_F(Check, FreedFrames) {
 }
 
 TEST_F(Check, EachKindHasAName) {
-  for (unsigned k = 0; k < static_cast<unsigned>(ViolationKind::kCount); ++k) {
+  for (unsigned k = 0; k < static_cast<unsigned>(ViolationKind::Count); ++k) {
     EXPECT_STRNE(violation_name(static_cast<ViolationKind>(k)), "unknown violation") << k;
   }
 }

@@ -39,7 +39,7 @@ class InFlight {
  private:
   friend class IommuModel;
   InFlight(IommuModel* model, u64 epoch, Access access) : model_(model), epoch_(epoch), access_(access) {}
-  void swap(InFlight& other) {
+  void swap(InFlight& other) noexcept {
     std::swap(model_, other.model_);
     std::swap(epoch_, other.epoch_);
     std::swap(access_, other.access_);

@@ -47,7 +47,7 @@ enum class ViolationKind : u8 {
   DidShared,       // two page tables or widths under one domain id
   DidStaleHit,     // a cached translation of another page table under this domain id gave another result
   DidReserved,     // domain id 0 with caching mode
-  kCount,
+  Count,
 };
 
 const char* violation_name(ViolationKind kind);
