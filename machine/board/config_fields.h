@@ -52,7 +52,7 @@ inline constexpr std::array kLevels{NumberedBit{3, 1}, NumberedBit{4, 2}, Number
 // Of an aggregate of plain members.
 struct Anything {
   template <class T>
-  operator T() const;
+  operator T() const;  // NOLINT(google-explicit-constructor): what it is there for
 };
 template <class T, class... Known>
 consteval usize members() {

@@ -186,6 +186,7 @@ class TableReader {
     const toml::node* node = find(key);
     if (node == nullptr) return;
     std::vector<std::string> allowed;
+    allowed.reserve(N);
     for (const NumberedBit& one : bits) allowed.push_back(std::to_string(one.number));
     u8 read = 0;
     for (const toml::node& element : array(*node, key)) {
@@ -319,6 +320,7 @@ class FileReader {
  private:
   static std::vector<std::string_view> kind_names() {
     std::vector<std::string_view> names;
+    names.reserve(std::size(fields::kKinds));
     for (const auto& kind : fields::kKinds) names.push_back(kind.name);
     return names;
   }
@@ -426,6 +428,7 @@ class TableWriter {
   void place(std::string_view key, Bdf value) { put(key, in_quotes(value.to_string())); }
   void places(std::string_view key, const std::vector<Bdf>& values) {
     std::vector<std::string> all;
+    all.reserve(values.size());
     for (Bdf bdf : values) all.push_back(in_quotes(bdf.to_string()));
     put(key, "[" + joined(all) + "]");
   }
