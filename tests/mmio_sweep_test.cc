@@ -37,12 +37,13 @@ class MmioSweep : public testing::TestWithParam<Silence> {
       if (is_kernels(run, at)) all.push_back({run.rig.steps().accesses, at});
     };
     what(run);
-    std::vector<Access> chosen;
-    const u64 first = all.empty() ? 0 : all.front().number - 1;
-    const std::vector<u64> points = sweep_points(first, all.empty() ? 0 : all.back().number);
-    for (const Access& access : all) {
-      if (std::ranges::binary_search(points, access.number)) chosen.push_back(access);
+    // Others' accesses lie between: a stride goes by place, one point to be repeated by number.
+    if (const auto one = sweep_point()) {
+      std::erase_if(all, [&](const Access& access) { return access.number != *one; });
+      return all;
     }
+    std::vector<Access> chosen;
+    for (u64 place : sweep_points(0, all.size())) chosen.push_back(all[place - 1]);
     return chosen;
   }
   static bool is_kernels(SweepRun& run, Phys at) {

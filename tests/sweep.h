@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -162,6 +163,12 @@ class Tally {
   std::map<std::string, usize> ends_;
 };
 
+// The one point that PERDURE_SWEEP_POINT asks for.
+inline std::optional<u64> sweep_point() {
+  const char* one = std::getenv("PERDURE_SWEEP_POINT");
+  return one ? std::optional<u64>(std::strtoull(one, nullptr, 0)) : std::nullopt;
+}
+
 // The numbers in (after, to] that this run of the tests tries. All of them where it is quick, every some-th under
 // sanitizers; PERDURE_SWEEP=all: all; PERDURE_SWEEP_POINT: that one.
 inline std::vector<u64> sweep_points(u64 after, u64 to) {
@@ -178,9 +185,8 @@ inline std::vector<u64> sweep_points(u64 after, u64 to) {
       ~u64{0};
 #endif
   std::vector<u64> points;
-  if (const char* one = std::getenv("PERDURE_SWEEP_POINT")) {
-    const u64 point = std::strtoull(one, nullptr, 0);
-    if (point > after && point <= to) points.push_back(point);
+  if (const auto point = sweep_point()) {
+    if (*point > after && *point <= to) points.push_back(*point);
     return points;
   }
   const char* which = std::getenv("PERDURE_SWEEP");

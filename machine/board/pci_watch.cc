@@ -111,6 +111,7 @@ std::vector<WatchedWrite> PciWatch::writes() const {
 std::vector<std::string> PciWatch::violations() const {
   const DeviceGuard guard(lock_);
   std::vector<std::string> all;
+  all.reserve(broken_.size());
   for (const WatchedWrite& w : broken_) all.push_back(w.to_string());
   return all;
 }

@@ -219,6 +219,7 @@ Result<void> PhysicalMemory::detach(u64 base) {
 std::vector<Bank> PhysicalMemory::banks() const {
   const ReadGuard guard(lock_);
   std::vector<Bank> all;
+  all.reserve(banks_.size());
   for (const auto& [base, mapped] : banks_) all.push_back(mapped.bank);
   return all;
 }
