@@ -116,6 +116,7 @@ TEST_F(WhoDies, ClosingARetrievedSessionIsFinishAndFreesNoTableInUse) {
   ASSERT_DONE(t.replace());
   ASSERT_DONE(t.context.mark_preserve(t.hwpt, Tenant::kHwpt));
   ASSERT_DONE(t.preserve());
+  others.clear();
   jump("a");
   for (Tenant& each : tenants) ASSERT_DONE(each.come_back());
   expect_nothing_lost();
