@@ -319,8 +319,9 @@ TEST_P(VtdInterruptTest, FaultsOfTheGapAreReportedOnceAndTheEventIsArmedAgain) {
 TEST_P(VtdInterruptTest, AStormEndsWithTheNextService) {
   create();
   must_not(kLeaves, 0x7000);
-  hw.devices();
-  if (!unit->faults().storming()) GTEST_SKIP() << "this unit's records can be read as fast as they come";
+  // The first one interrupts; whatever is written to read it lets the device try again.
+  static_cast<void>(hw.model.translate(kLeaves.bdf, 0x7000, 8, board::Access::Read));
+  ASSERT_TRUE(unit->faults().storming());
   unit->service();
   EXPECT_TRUE(unit->faults().storming()) << "still";
   hw.must_not.clear();
