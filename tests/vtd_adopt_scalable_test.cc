@@ -26,6 +26,11 @@ class VtdAdoptScalableTest : public VtdAdoptTest {
   }
 };
 
+// Units that walk both kinds of tables.
+class VtdAdoptBothStagesTest : public VtdAdoptScalableTest {};
+// Units with fewer domain ids than an entry has room for.
+class VtdAdoptFewIdsTest : public VtdAdoptScalableTest {};
+
 TEST_P(VtdAdoptScalableTest, ReservedBitsInRoot) {
   refuses("lower root entry of bus 0x3: reserved bits", [&] { root_half(kSibling)[0] |= 0x20; });
 }
@@ -152,8 +157,8 @@ TEST_P(VtdAdoptScalableTest, AnIdForTwoTables) {
 }
 
 // First-stage and second-stage translations may not have an id in common, even of the same table page (§4).
-TEST_P(VtdAdoptScalableTest, AnIdForBothStages) {
-  if (!GetParam().config.second_stage || !GetParam().config.first_stage) GTEST_SKIP() << "the unit has one stage";
+TEST_P(VtdAdoptBothStagesTest, AnIdForBothStages) {
+  ASSERT_TRUE(GetParam().config.second_stage && GetParam().config.first_stage);
   refuses("stands for two page tables", [&] {
     u64* entry = pasid(kSibling);
     const u64 shared = top(kSibling) & kAddress;
@@ -177,8 +182,8 @@ TEST_P(VtdAdoptScalableTest, AnIdOfPassThrough) {
   expect_clean();
 }
 
-TEST_P(VtdAdoptScalableTest, AnIdThatTheUnitCannotDo) {
-  if (GetParam().config.nd == 6) GTEST_SKIP() << "every id fits";
+TEST_P(VtdAdoptFewIdsTest, AnIdThatTheUnitCannotDo) {
+  ASSERT_LT(GetParam().config.nd, 6) << "every id fits";
   refuses("domain id that the unit cannot do", [&] { pasid(kSibling)[1] |= 16; });
 }
 
@@ -341,6 +346,14 @@ INSTANTIATE_TEST_SUITE_P(Units, VtdAdoptScalableTest,
                              {"second_stage_sticky", "second_stage_not_coherent_evict",
                               "second_stage_no_psi_no_drain_few_ids", "both_stages_sticky", "first_stage_sticky",
                               "first_stage_not_coherent_caching_mode_evict", "first_stage_alone"})),
+                         [](const auto& p) { return p.param.name; });
+INSTANTIATE_TEST_SUITE_P(Units, VtdAdoptBothStagesTest,
+                         testing::ValuesIn(variants_named({"both_stages_sticky", "first_stage_sticky",
+                                                           "first_stage_not_coherent_caching_mode_evict"})),
+                         [](const auto& p) { return p.param.name; });
+INSTANTIATE_TEST_SUITE_P(Units, VtdAdoptFewIdsTest,
+                         testing::ValuesIn(variants_named({"second_stage_no_psi_no_drain_few_ids",
+                                                           "first_stage_no_psi_no_drain_few_ids"})),
                          [](const auto& p) { return p.param.name; });
 
 }  // namespace
