@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "machine/board/config_file.h"
+#include "tool/progress.h"
 #include "tool/report.h"
 #include "tool/rig.h"
 #include "tool/streams_on.h"
@@ -20,28 +21,6 @@ namespace {
 using board::Phase;
 
 constexpr u64 kGapNs = 5'000'000;
-
-// What is going on, while it goes on: one line that grows, or whole lines where nobody watches.
-class Progress {
- public:
-  explicit Progress(bool quiet) : quiet_(quiet), terminal_(isatty(STDERR_FILENO) == 1) {}
-  void step(std::string_view what) {
-    if (quiet_) return;
-    if (terminal_) {
-      fmt::print(stderr, "\r\x1b[K  {}", what);
-    } else {
-      fmt::print(stderr, "  {}\n", what);
-    }
-    std::fflush(stderr);
-  }
-  ~Progress() {
-    if (!quiet_ && terminal_) fmt::print(stderr, "\r\x1b[K");
-  }
-
- private:
-  bool quiet_;
-  bool terminal_;
-};
 
 class Demo {
  public:

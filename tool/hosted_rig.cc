@@ -4,13 +4,13 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 
 #include "machine/process/board_server.h"
 #include "machine/wire/program.h"
 #include "tool/child.h"
 #include "tool/program.h"
 #include "tool/rig.h"
+#include "tool/run_directory.h"
 
 namespace perdure::tool {
 
@@ -20,26 +20,6 @@ using nlohmann::json;
 
 constexpr int kProgramTimeoutMs = 60'000;
 constexpr u64 kBootTimeoutNs = 30'000'000'000;
-
-// A directory of this run alone, gone when it ends.
-class RunDirectory {
- public:
-  RunDirectory() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "perdure-XXXXXX").string();
-    if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("cannot make a directory like " + pattern);
-    path_ = pattern;
-  }
-  ~RunDirectory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  RunDirectory(const RunDirectory&) = delete;
-  RunDirectory& operator=(const RunDirectory&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 // The board is in this process; kernel and program are processes of their own.
 class HostedRig final : public Rig {

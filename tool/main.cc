@@ -4,6 +4,7 @@
 #include <exception>
 
 #include "tool/demo.h"
+#include "tool/metal/metal.h"
 #include "tool/program.h"
 #include "tool/selftest.h"
 
@@ -54,12 +55,55 @@ int run(int argc, char** argv) {
   CLI::App* selftest_command = app.add_subcommand(
       "selftest", "the two-stage test of the kernel series, around kexecs there and back, every refusal included");
 
+  namespace metal = perdure::tool::metal;
+  metal::MetalOptions on_metal;
+  CLI::App* metal_command = app.add_subcommand(
+      "metal", "the same on a machine that others wrote: QEMU's q35 with its VT-d; status 77: there is none to run on");
+  metal_command->add_option("--hops", on_metal.hops, "live updates to make")
+      ->check(CLI::Range(1, 100'000))
+      ->capture_default_str();
+  metal_command
+      ->add_option("--device", on_metal.devices, "with these bus masters instead of all: ohci, edu, e1000e, nvme")
+      ->check(CLI::IsMember(std::vector<std::string>(std::begin(metal::kDeviceNames), std::end(metal::kDeviceNames))));
+  metal_command->add_option("--tables", on_metal.tables, "how the IOMMU translates")
+      ->check(CLI::IsMember({"legacy", "scalable"}))
+      ->capture_default_str();
+  metal_command->add_option("--firmware", on_metal.firmware, "what starts the machine")
+      ->check(CLI::IsMember({"qboot", "seabios"}))
+      ->capture_default_str();
+  metal_command->add_flag("--icount", on_metal.icount,
+                          "instructions are the clock, so that every run is the same (edu and ohci)");
+  metal_command->add_option("--break", on_metal.breakage, "make the proof fail")
+      ->check(CLI::IsMember(std::vector<std::string>(std::begin(metal::kBreakages), std::end(metal::kBreakages))));
+  metal_command->add_flag("--json", on_metal.json, "the report as JSON");
+  metal_command
+      ->add_option("--dump", on_metal.dump,
+                   "save guest memory at the last jump as an ELF core, and to FILE.json what should be in it")
+      ->option_text("FILE");
+  metal_command->add_flag("--raw", on_metal.raw, "with --dump: plain bytes from address 0 on");
+  metal_command->add_option("--qemu", on_metal.qemu, "this QEMU")->capture_default_str();
+  metal_command->add_flag("--any-version", on_metal.any_version, "on a QEMU newer than those that are known, too");
+  metal_command->add_flag("--conformance", on_metal.conformance,
+                          "instead: hardware's behaviours, one by one, as the model has them");
+  metal_command->add_option("--seed", on_metal.seed, "of everything random")
+      ->check(CLI::Range(perdure::u64{0}, perdure::u64{0xFFFFFFFF}))
+      ->capture_default_str();
+  metal_command
+      ->add_option("--stretch-us", on_metal.stretch_us,
+                   "microseconds that devices run before and after each jump, in the guest's time")
+      ->check(CLI::Range(1, 100'000'000));
+  metal_command->add_option("--timeout", on_metal.timeout, "seconds after which QEMU is ended")
+      ->check(CLI::Range(1, 100'000));
+  metal_command->add_option("--images", on_metal.images, "directory of the guest's images")->group("");
+  metal_command->add_flag("--verbose", on_metal.verbose, "everything that the guest prints, on standard error");
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : kUsage;
   }
   if (*demo_command) return perdure::tool::run_demo(demo);
+  if (*metal_command) return metal::run_metal(on_metal);
   if (*selftest_command) return perdure::tool::run_selftest();
   if (*program_command) return perdure::tool::run_program(program);
   return kUsage;

@@ -54,7 +54,8 @@ std::string not_done(const PhaseResult& p) {
   return s.empty() ? "-" : s;
 }
 
-void render_devices(std::string& out, const HopReport& hop, const Style& style) {
+void render_audit(std::string& out, const HopReport& hop, const Style& style) {
+  if (hop.audit.devices.empty()) return;
   out += style.head(fmt::format("  {:<12} {:<7} {:>10} {:>6} {:>6} {:>6} {:>6} {:>11}  {}\n", "device", "phase", "done",
                                 "lost", "dup.", "corr.", "misd.", "longest gap", "not done, by cause"));
   for (const DeviceResult& d : hop.audit.devices) {
@@ -70,6 +71,28 @@ void render_devices(std::string& out, const HopReport& hop, const Style& style) 
     }
     out += device_clean ? style.good(fmt::format("  {:<12} verdict: nothing lost", "")) + "\n"
                         : style.bad(fmt::format("  {:<12} verdict: DMA did not survive", "")) + "\n";
+  }
+}
+
+void render_evidence(std::string& out, const HopReport& hop, const Style& style) {
+  if (hop.evidence.empty()) return;
+  out += style.head(fmt::format("  {:<12} {:<22} {}\n", "device", "verdict", "its own evidence"));
+  for (const DeviceEvidence& e : hop.evidence) {
+    std::string line = fmt::format("  {:<12} {:<22}", e.device, e.ok ? "nothing lost" : "DMA did not survive");
+    for (usize i = 0; i < e.numbers.size(); ++i) {
+      line += fmt::format("{} {} {}", i == 0 ? "" : ",", e.numbers[i].first, e.numbers[i].second);
+    }
+    if (!e.what.empty()) line += fmt::format("{} {}", e.numbers.empty() ? "" : ":", e.what);
+    out += (e.ok ? style.good(line) : style.bad(line)) + "\n";
+  }
+}
+
+void render_quarantined(std::string& out, const HopReport& hop, const Style& style) {
+  for (const QuarantinedDevice& q : hop.quarantined) {
+    out += style.bad(fmt::format("  {:<12} quarantined, {}{}{}", q.bdf,
+                                 q.stopped ? "proven to stand still" : "not proven to stand still",
+                                 q.what.empty() ? "" : ": ", q.what)) +
+           "\n";
   }
 }
 
@@ -97,7 +120,9 @@ std::string bytes(u64 n) {
 }
 
 bool HopReport::clean() const {
-  bool clean = violations.empty() && problems.empty() && !audit.devices.empty();
+  const bool witnessed = !audit.devices.empty() || !evidence.empty() || evidence_is_later;
+  bool clean = violations.empty() && problems.empty() && quarantined.empty() && witnessed;
+  for (const DeviceEvidence& e : evidence) clean &= e.ok;
   for (Phase phase : kAllPhases) clean &= audit.clean(phase);
   return clean;
 }
@@ -112,25 +137,44 @@ u64 HopReport::blackout_ns() const {
 }
 
 bool DemoReport::clean() const {
-  return !hops.empty() && std::all_of(hops.begin(), hops.end(), [](const HopReport& h) { return h.clean(); });
+  return !hops.empty() && std::all_of(hops.begin(), hops.end(), [](const HopReport& h) { return h.clean(); }) &&
+         std::all_of(checks.begin(), checks.end(), [](const RunCheck& c) { return c.ok; });
 }
 
 std::string render(const DemoReport& report, bool colour) {
+  // A long chain of equals says no more than its ends; what is wrong is always shown.
+  constexpr usize kAllShown = 60;
   const Style style{colour};
   std::string out = report.what + "\n";
-  for (const HopReport& hop : report.hops) {
+  usize left_out = 0;
+  for (usize i = 0; i < report.hops.size(); ++i) {
+    const HopReport& hop = report.hops[i];
+    if (report.hops.size() > kAllShown && i > 0 && i + 1 < report.hops.size() && hop.clean()) {
+      ++left_out;
+      continue;
+    }
+    if (left_out != 0) out += fmt::format("\n{} hops, nothing lost (--json has them)\n", left_out);
+    left_out = 0;
     out += "\n" + style.head(fmt::format("hop {}: {} -> {}", hop.number, hop.from, hop.to)) + "\n";
     render_timeline(out, hop, style);
     if (hop.poison.poisoned_frames != 0) {
       out += fmt::format("  {} of the old kernel's memory overwritten, {} kept\n",
                          bytes(hop.poison.poisoned_frames * kPageSize), bytes(hop.poison.kept_frames * kPageSize));
     }
-    render_devices(out, hop, style);
+    render_audit(out, hop, style);
+    render_evidence(out, hop, style);
+    render_quarantined(out, hop, style);
     std::vector<std::string> findings;
     for (const board::Finding& f : hop.audit.findings) findings.push_back(f.to_string());
     render_some(out, findings, "", style);
     render_some(out, hop.violations, "hardware rule broken: ", style);
     for (const std::string& p : hop.problems) out += style.bad("  problem: " + p) + "\n";
+  }
+  if (!report.checks.empty()) out += "\n";
+  for (const RunCheck& c : report.checks) {
+    const std::string line =
+        fmt::format("{}: {}{}{}", c.what, c.ok ? "yes" : "NO", c.detail.empty() ? "" : "; ", c.detail);
+    out += (c.ok ? style.good(line) : style.bad(line)) + "\n";
   }
   out += "\n" + (report.clean() ? style.good("nothing was lost") : style.bad("FAILED: see above")) +
          fmt::format(" ({} hops, {})\n", report.hops.size(), duration(report.elapsed_ns));
@@ -144,6 +188,10 @@ nlohmann::json to_json(const DemoReport& report) {
               {"elapsed_ns", report.elapsed_ns},
               {"seed", report.seed},
               {"hops", json::array()}};
+  if (!report.checks.empty()) out["checks"] = json::array();
+  for (const RunCheck& c : report.checks) {
+    out["checks"].push_back({{"what", c.what}, {"ok", c.ok}, {"detail", c.detail}});
+  }
   for (const HopReport& hop : report.hops) {
     json h = {{"number", hop.number},
               {"from", hop.from},
@@ -162,6 +210,16 @@ nlohmann::json to_json(const DemoReport& report) {
                    {"kept_frames", hop.poison.kept_frames},
                    {"banks_kept", hop.poison.banks_kept},
                    {"banks_detached", hop.poison.banks_detached}};
+    if (!hop.evidence.empty()) h["evidence"] = json::array();
+    for (const DeviceEvidence& e : hop.evidence) {
+      json numbers = json::object();
+      for (const auto& [name, value] : e.numbers) numbers[name] = value;
+      h["evidence"].push_back({{"device", e.device}, {"ok", e.ok}, {"numbers", numbers}, {"what", e.what}});
+    }
+    if (!hop.quarantined.empty()) h["quarantined"] = json::array();
+    for (const QuarantinedDevice& q : hop.quarantined) {
+      h["quarantined"].push_back({{"bdf", q.bdf}, {"stopped", q.stopped}, {"what", q.what}});
+    }
     for (const DeviceResult& d : hop.audit.devices) {
       json device = {{"name", d.name}};
       for (Phase phase : kAllPhases) {

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""The run of fake_qemu.sh: a guest's words, right or wrong, and a trace."""
+import os
+import re
+import signal
+import sys
+import time
+
+mode = os.environ.get("FAKE_QEMU", "good")
+args = sys.argv[1:]
+
+def option(name):
+    return args[args.index(name) + 1]
+
+
+def descriptor(identity):
+    return int(next(re.search(r"fd=(\d+)", a)[1] for a in args if f"id={identity}," in a))
+
+
+words = dict(w.split("=", 1) for w in option("-append").split() if "=" in w)
+hops = int(words["hops"])
+devices = words["devices"].split(",")
+serial = descriptor("com1")
+
+
+def say(text):
+    os.write(serial, text.encode() + b"\n")
+
+
+def trace(*pairs):
+    with open(option("-D"), "a") as log:
+        for status, value in pairs:
+            log.write(f"1@2.3:vtd_reg_write_gcmd status {status:#x} val {value:#x}\n")
+
+
+ON = 0xC4000000
+trace((0, 0x04000000), (0x04000000, 0x44000000), (0x44000000, 0x84000000))
+if mode == "hang":
+    time.sleep(600)
+say('{"event":"boot","hop":0,"release":"a"}')
+for hop in range(1, hops + 1):
+    say('{"event":"jump","number":%d}' % hop)
+    if mode == "abort":
+        print("qemu: hw/i386/intel_iommu.c: Assertion `size == 4' failed.", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGABRT)
+    if mode == "triple-fault":
+        sys.exit(0)
+    if mode == "panic":
+        say("[   0.5] panic: page fault at RIP 0x200000")
+        sys.exit(37)
+    if mode == "gap":
+        trace((ON, 0x04000000), (0x44000000, 0x84000000))
+    if mode != "lazy":
+        trace((ON, 0x80000000), (0xC0000000, 0x84000000), (ON, 0xC4000000))
+    names = ("a", "b") if hop % 2 else ("b", "a")
+    say('{"event":"hop","number":%d,"from":"%s","to":"%s","timeline":[{"name":"freeze","begin_ns":1,"end_ns":1001}]}'
+        % (hop, *names))
+    for device in devices:
+        bad = mode == "stuck" and device == devices[0]
+        say('{"event":"evidence","hop":%d,"device":"%s","ok":%s,"numbers":{"transfers":%d},"what":"%s"}'
+            % (hop, device, "false" if bad else "true", hop, "it stands still" if bad else ""))
+if mode == "truncated":
+    os.write(serial, b'{"event":"end","ok":tr')
+    sys.exit(33)
+if mode != "no-end":
+    say('{"event":"end","ok":true,"hops":%d}' % hops)
+sys.exit(35 if mode == "liar" else 33)

@@ -1,0 +1,262 @@
+#include "tool/metal/metal.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "tool/metal/dump.h"
+#include "tool/metal/gcmd_trace.h"
+#include "tool/metal/guest.h"
+#include "tool/metal/transcript.h"
+#include "tool/progress.h"
+#include "tool/report.h"
+#include "tool/run_directory.h"
+
+namespace perdure::tool::metal {
+
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+// Linux 7.3.4 with the IOMMU series, one kexec with a preserved domain in the same QEMU (docs/performance.md).
+constexpr u64 kPeerHopNs = 1'580'000'000;
+// With more hops, devices' patient checks and their evidence come now and then only.
+constexpr unsigned kShortChain = 10;
+
+bool contains(const std::vector<std::string>& all, std::string_view one) {
+  return std::find(all.begin(), all.end(), one) != all.end();
+}
+
+// What the host feeds at its own pace is not the same each time.
+bool deterministic(std::string_view device) {
+  return device == "ohci" || device == "edu";
+}
+
+struct Plan {
+  MachineSpec machine;
+  Expected expected;
+  std::string words;
+  fs::path kernel;
+  fs::path modules;
+  u64 deadline_ns = 0;
+};
+
+// An unexpected is what is wrong with the options.
+std::expected<Plan, std::string> plan_of(const MetalOptions& options) {
+  Plan plan;
+  plan.machine = {.devices = options.devices,
+                  .scalable = options.tables == "scalable",
+                  .seabios = options.firmware == "seabios",
+                  .icount = options.icount};
+  for (const char* name : kDeviceNames) {
+    const bool wanted = options.devices.empty() && (!options.icount || deterministic(name));
+    if (wanted) plan.machine.devices.emplace_back(name);
+  }
+  for (const std::string& name : plan.machine.devices) {
+    if (options.icount && !deterministic(name)) {
+      return std::unexpected(fmt::format("--icount repeats nothing with {}: the host feeds it at its own pace", name));
+    }
+    if (std::count(plan.machine.devices.begin(), plan.machine.devices.end(), name) > 1) {
+      return std::unexpected(fmt::format("--device {} is given twice", name));
+    }
+  }
+  if (options.raw && options.dump.empty()) return std::unexpected("--raw is for --dump");
+  if (options.conformance && (!options.breakage.empty() || !options.dump.empty())) {
+    return std::unexpected("--conformance makes no update that --break or --dump could be for");
+  }
+
+  plan.expected = {.hops = options.hops, .devices = plan.machine.devices, .quiet = options.hops > kShortChain};
+  plan.words = fmt::format("hops={} devices={} tables={} seed={}", options.hops, fmt::join(plan.machine.devices, ","),
+                           options.tables, options.seed);
+  const unsigned stretch_us = options.stretch_us != 0 ? options.stretch_us : plan.expected.quiet ? 0 : 50'000;
+  if (stretch_us != 0) plan.words += fmt::format(" stretch_us={}", stretch_us);
+  if (plan.expected.quiet) plan.words += " quiet";
+  if (!options.breakage.empty()) plan.words += " break=" + options.breakage;
+  if (!options.dump.empty()) plan.words += " pause=jump";
+
+  const fs::path directory =
+      options.images.empty() ? fs::read_symlink("/proc/self/exe").parent_path() : fs::path(options.images);
+  plan.kernel = directory / (options.conformance ? "perdure-metal-conformance.elf" : "perdure-metal-a.elf");
+  plan.modules = directory / "metal-modules.bin";
+  // Ten times what it takes on a machine that has other work to do.
+  const u64 seconds = options.timeout != 0 ? options.timeout : 60 + u64{options.hops} / 5;
+  plan.deadline_ns = seconds * 1'000'000'000;
+  return plan;
+}
+
+std::string text_in(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+int skip(const MetalOptions& options, const std::string& why) {
+  if (options.json) {
+    fmt::print("{}\n", json{{"skipped", why}}.dump(2));
+  } else {
+    fmt::print("SKIPPED: {}\n", why);
+  }
+  return kSkipped;
+}
+
+class MetalRun {
+ public:
+  MetalRun(const MetalOptions& options, const Plan& plan, const Qemu& qemu)
+      : options_(options),
+        plan_(plan),
+        qemu_(qemu),
+        progress_(options.json || options.verbose),
+        transcript_(plan.expected) {}
+
+  DemoReport run() {
+    progress_.step(fmt::format("QEMU {}: power on", qemu_.version.to_string()));
+    Attachments with{.kernel = plan_.kernel,
+                     .modules = plan_.modules,
+                     .disk = directory_.path() / "disk",
+                     .trace = directory_.path() / "trace",
+                     .words = plan_.words};
+    if (contains(plan_.machine.devices, "nvme")) {
+      if (auto written = write_disk(with.disk); !written) throw std::runtime_error(written.error());
+    }
+    Guest guest(qemu_, plan_.machine, with, static_cast<u32>(options_.seed));
+    connect(guest);
+    const GuestRun run = guest.run(plan_.deadline_ns);
+    finish(run, text_in(with.trace));
+    return std::move(report_);
+  }
+
+  // As the report's JSON, and besides.
+  json details() const {
+    json out = {{"qemu", {{"version", qemu_.version.to_string()}, {"says", qemu_.says}}},
+                {"machine",
+                 {{"devices", plan_.machine.devices},
+                  {"tables", options_.tables},
+                  {"firmware", options_.firmware},
+                  {"icount", options_.icount}}},
+                {"pace", nullptr}};
+    if (hop_ns_) {
+      out["pace"] = {{"hop_ns", *hop_ns_},
+                     {"peer_hop_ns", kPeerHopNs},
+                     {"ratio", static_cast<double>(kPeerHopNs) / static_cast<double>(*hop_ns_)}};
+    }
+    return out;
+  }
+
+ private:
+  void connect(Guest& guest) {
+    guest.on_serial = [this](std::string_view bytes, u64 now_ns) { transcript_.take(bytes, now_ns); };
+    transcript_.on_line = [this](std::string_view line) {
+      if (options_.verbose) fmt::print(stderr, "{}\n", line);
+    };
+    transcript_.on_hop = [this](unsigned number) {
+      if (number <= kShortChain || number % 50 == 0) {
+        progress_.step(fmt::format("hop {} of {}", number, options_.hops));
+      }
+    };
+    if (options_.dump.empty()) return;
+    transcript_.on_jump = [this, &guest](unsigned number) {
+      if (number == options_.hops) save(guest, number);
+      if (!guest.send('\n')) transcript_.problem("the guest cannot be told to go on");
+    };
+  }
+
+  void save(Guest& guest, unsigned hop) {
+    progress_.step(fmt::format("hop {}: memory goes to {}", hop, options_.dump));
+    if (transcript_.expectations().is_null()) {
+      transcript_.problem("the guest did not say what a dump of its memory should hold");
+      return;
+    }
+    auto opened = guest.monitor().open();
+    if (opened) {
+      opened = dump(guest.monitor(), qemu_, hop, transcript_.expectations(),
+                    {.file = fs::absolute(options_.dump), .raw = options_.raw, .scratch = directory_.path()});
+    }
+    if (!opened) {
+      transcript_.problem("no dump: " + opened.error());
+    } else {
+      dumped_ = true;
+    }
+  }
+
+  void finish(const GuestRun& run, const std::string& trace) {
+    transcript_.end();
+    if (std::string fault = judge(run); !fault.empty()) {
+      transcript_.problem(fault);
+      if (!run.output.empty()) transcript_.problem("QEMU said: " + printable(tail(run.output)));
+    } else if (!transcript_.guest_content()) {
+      transcript_.problem("QEMU ended as if all were well");
+    }
+    if (!options_.dump.empty() && !dumped_) transcript_.problem("no memory was saved");
+
+    GcmdTrace gcmd;
+    gcmd.take(trace);
+    const Heard heard = transcript_.heard();
+    report_.hops = transcript_.take_hops();
+    const auto made = static_cast<unsigned>(
+        std::count_if(report_.hops.begin(), report_.hops.end(), [](const HopReport& h) { return h.number != 0; }));
+    report_.checks = {gcmd.never_dropped(), gcmd.remade(std::max(made, 1U))};
+    report_.seed = options_.seed;
+    report_.elapsed_ns = run.elapsed_ns;
+    report_.what =
+        fmt::format("QEMU {} (q35, TCG, intel-iommu), {}, {} tables, {}; {}", qemu_.version.to_string(),
+                    options_.firmware, options_.tables, options_.icount ? "instructions are the clock" : "real time",
+                    fmt::join(plan_.machine.devices, ", "));
+    if (made != 0 && heard.boot_ns && heard.last_hop_ns) hop_ns_ = (*heard.last_hop_ns - *heard.boot_ns) / made;
+    if (hop_ns_ && *hop_ns_ != 0) {
+      report_.what += fmt::format(
+          "\n{} a hop, devices' running time and checks included: 1 : {:.0f} of Linux's {} in the same QEMU",
+          duration(*hop_ns_), static_cast<double>(kPeerHopNs) / static_cast<double>(*hop_ns_), duration(kPeerHopNs));
+    }
+  }
+
+  static std::string tail(const std::string& text) {
+    constexpr usize kMost = 1000;
+    return text.size() <= kMost ? text : "..." + text.substr(text.size() - kMost);
+  }
+
+  const MetalOptions& options_;
+  const Plan& plan_;
+  const Qemu& qemu_;
+  Progress progress_;
+  RunDirectory directory_;
+  Transcript transcript_;
+  DemoReport report_;
+  std::optional<u64> hop_ns_;
+  bool dumped_ = false;
+};
+
+}  // namespace
+
+int run_metal(const MetalOptions& options) {
+  const auto plan = plan_of(options);
+  if (!plan) {
+    fmt::print(stderr, "perdure metal: {}\n", plan.error());
+    return kUsage;
+  }
+  for (const fs::path& image : {plan->kernel, plan->modules}) {
+    if (!fs::exists(image)) {
+      return skip(options,
+                  fmt::format("{} is not there: builds with sanitizers have no images for bare metal", image.string()));
+    }
+  }
+  const auto qemu = find_qemu(options.qemu, plan->machine, options.any_version);
+  if (!qemu) return skip(options, qemu.error());
+
+  MetalRun run(options, *plan, *qemu);
+  const DemoReport report = run.run();
+  if (options.json) {
+    json out = to_json(report);
+    out.update(run.details());
+    fmt::print("{}\n", out.dump(2, ' ', true, json::error_handler_t::replace));
+  } else {
+    fmt::print("{}", render(report, isatty(STDOUT_FILENO) == 1));
+  }
+  return report.clean() ? kClean : kFailed;
+}
+
+}  // namespace perdure::tool::metal

@@ -1,0 +1,297 @@
+#include "tool/metal/transcript.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace perdure::tool::metal {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr usize kLongestLine = usize{1} << 20;  // the expectations of a dump are one line
+constexpr usize kMostProblems = 200;            // of one hop
+constexpr usize kMostPhases = 64;
+constexpr usize kMostShown = 300;  // characters of a line that is quoted
+
+std::string cut(std::string_view line) {
+  return line.size() <= kMostShown ? std::string(line) : std::string(line.substr(0, kMostShown)) + "...";
+}
+
+// ASCII, whatever is in it.
+std::string shown(const json& value) {
+  return cut(value.dump(-1, ' ', true, json::error_handler_t::replace));
+}
+
+std::string text_of(const json& said, const char* key) {
+  const auto found = said.find(key);
+  return found != said.end() && found->is_string() ? found->get<std::string>() : std::string();
+}
+
+bool flag_of(const json& said, const char* key) {
+  const auto found = said.find(key);
+  return found != said.end() && found->is_boolean() && found->get<bool>();
+}
+
+std::optional<u64> number_of(const json& said, const char* key) {
+  const auto found = said.find(key);
+  if (found == said.end() || !found->is_number_integer()) return std::nullopt;
+  if (found->is_number_unsigned()) return found->get<u64>();
+  const s64 value = found->get<s64>();
+  return value < 0 ? std::nullopt : std::optional(static_cast<u64>(value));
+}
+
+}  // namespace
+
+std::string printable(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte == '\t' || (byte >= 0x20 && byte < 0x7F)) {
+      out += c;
+    } else {
+      out += fmt::format("\\x{:02x}", byte);
+    }
+  }
+  return out;
+}
+
+void Transcript::problem(std::string what) {
+  std::vector<std::string>& to = hops_.empty() ? early_problems_ : hops_.back().problems;
+  if (to.size() < kMostProblems) to.push_back(std::move(what));
+}
+
+void Transcript::take(std::string_view bytes, u64 now_ns) {
+  while (!bytes.empty()) {
+    const usize end = bytes.find('\n');
+    const std::string_view piece = bytes.substr(0, end);
+    bytes.remove_prefix(end == std::string_view::npos ? bytes.size() : end + 1);
+    if (!skipping_) rest_ += piece;
+    if (rest_.size() > kLongestLine) {
+      problem(fmt::format("the guest printed a line of more than {}: {}", tool::bytes(kLongestLine),
+                          cut(printable(std::string_view(rest_).substr(0, kMostShown)))));
+      rest_.clear();
+      skipping_ = true;
+    }
+    if (end == std::string_view::npos) continue;
+    if (!skipping_) {
+      std::string whole = std::exchange(rest_, {});
+      while (!whole.empty() && whole.back() == '\r') whole.pop_back();
+      line(whole, now_ns);
+    }
+    rest_.clear();
+    skipping_ = false;
+  }
+}
+
+void Transcript::line(std::string_view text, u64 now_ns) {
+  ++lines_;
+  if (text.empty()) return;
+  if (on_line) on_line(printable(text));
+  if (ended_) {
+    problem("the guest went on after its end: " + cut(printable(text)));
+    return;
+  }
+  if (text.front() != '{') {
+    log_line(text);
+    return;
+  }
+  const json said = json::parse(text, nullptr, false);
+  if (said.is_discarded() || !said.is_object()) {
+    problem("the guest printed an event that is no JSON: " + cut(printable(text)));
+    return;
+  }
+  event(said, now_ns);
+}
+
+void Transcript::log_line(std::string_view text) {
+  // "[   0.001234] warn: text"; what firmware prints has another form.
+  const usize close = text.find("] ");
+  if (text.front() != '[' || close == std::string_view::npos) return;
+  const std::string_view said = text.substr(close + 2);
+  for (const std::string_view level : {"warn:", "error:", "panic:"}) {
+    if (said.starts_with(level)) problem("guest: " + cut(printable(said)));
+  }
+}
+
+void Transcript::event(const json& said, u64 now_ns) {
+  const std::string name = text_of(said, "event");
+  if (name != "boot" && boot_.is_null()) {
+    problem(fmt::format("the guest said '{}' before 'boot'", printable(name)));
+  }
+  if (name == "boot") {
+    on_boot(said, now_ns);
+  } else if (name == "hop") {
+    on_hop_event(said, now_ns);
+  } else if (name == "evidence") {
+    on_evidence(said);
+  } else if (name == "quarantined") {
+    on_quarantined(said);
+  } else if (name == "problem") {
+    problem("guest: " + cut(printable(text_of(said, "what"))));
+  } else if (name == "jump") {
+    const auto number = number_of(said, "number");
+    if (!number || *number != hops_.size() + 1) {
+      problem(fmt::format("the guest jumps to hop {} after hop {}", shown(said.value("number", json())), hops_.size()));
+    }
+    jumping_ = true;
+    if (on_jump) on_jump(static_cast<unsigned>(hops_.size() + 1));
+  } else if (name == "expect") {
+    expectations_ = said;
+  } else if (name == "end") {
+    on_end(said);
+  } else if (name != "note") {
+    problem("the guest printed an unknown event: " + shown(said));
+  }
+}
+
+void Transcript::on_boot(const json& said, u64 now_ns) {
+  if (!boot_.is_null()) {
+    // The machine was reset: whatever comes now is another run.
+    problem(fmt::format("the guest booted a second time, after hop {}", hops_.size()));
+    return;
+  }
+  boot_ = said;
+  heard_.boot_ns = now_ns;
+  if (number_of(said, "hop") != 0U) problem("the first kernel does not call itself hop 0");
+}
+
+bool Transcript::overrun() {
+  if (hops_.size() < expected_.hops) return false;
+  problem(fmt::format("the guest made more than the {} hops it was asked for", expected_.hops));
+  return true;
+}
+
+void Transcript::on_hop_event(const json& said, u64 now_ns) {
+  jumping_ = false;
+  if (overrun()) return;
+  const auto number = number_of(said, "number");
+  const usize due = hops_.size() + 1;
+  HopReport hop;
+  hop.number = static_cast<unsigned>(due);
+  hop.from = printable(text_of(said, "from"));
+  hop.to = printable(text_of(said, "to"));
+  if (!number || *number != due) {
+    hop.problems.push_back(fmt::format("the guest calls it hop {}", shown(said.value("number", json()))));
+  }
+  // Each kernel is the other build.
+  if (hop.from.empty() || hop.to.empty() || hop.from == hop.to) {
+    hop.problems.push_back(fmt::format("it led from '{}' to '{}'", hop.from, hop.to));
+  }
+  if (!hops_.empty() && hops_.back().to != hop.from) {
+    hop.problems.push_back(fmt::format("the former one led to '{}', this one is from '{}'", hops_.back().to, hop.from));
+  }
+  if (const auto timeline = said.find("timeline"); timeline != said.end() && timeline->is_array()) {
+    for (const json& p : *timeline) {
+      const auto begin = p.is_object() ? number_of(p, "begin_ns") : std::nullopt;
+      const auto end = p.is_object() ? number_of(p, "end_ns") : std::nullopt;
+      const std::string name = p.is_object() ? printable(text_of(p, "name")) : std::string();
+      const bool ordered = hop.timeline.empty() || (begin && *begin >= hop.timeline.front().begin_ns);
+      if (name.empty() || !begin || !end || *end < *begin || !ordered || hop.timeline.size() == kMostPhases) {
+        hop.problems.push_back("its timeline has a phase that cannot be: " + shown(p));
+        break;
+      }
+      hop.timeline.push_back({name, *begin, *end});
+    }
+  }
+  if (hop.timeline.empty()) hop.problems.emplace_back("it has no timeline");
+  heard_.last_hop_ns = now_ns;
+  hops_.push_back(std::move(hop));
+  if (on_hop) on_hop(static_cast<unsigned>(due));
+}
+
+void Transcript::on_evidence(const json& said) {
+  DeviceEvidence e{.device = printable(text_of(said, "device")),
+                   .ok = flag_of(said, "ok"),
+                   .numbers = {},
+                   .what = printable(text_of(said, "what"))};
+  if (const auto numbers = said.find("numbers"); numbers != said.end() && numbers->is_object()) {
+    for (const auto& [name, value] : numbers->items()) {
+      if (value.is_number_integer()) e.numbers.emplace_back(printable(name), value.get<s64>());
+    }
+  }
+  const auto known = [&](const std::string& device) { return device == e.device; };
+  if (std::none_of(expected_.devices.begin(), expected_.devices.end(), known)) {
+    problem(fmt::format("the guest gives evidence of '{}', which the machine does not have", cut(e.device)));
+    return;
+  }
+  if (jumping_) problem(fmt::format("evidence of {} came from a kernel that was about to jump", e.device));
+  const auto hop = number_of(said, "hop");
+  if (!hop || *hop != hops_.size()) {
+    problem(fmt::format("evidence of {} belongs to hop {} and came after hop {}", e.device,
+                        shown(said.value("hop", json())), hops_.size()));
+  }
+  if (hops_.empty()) {
+    // Of the devices before the first update: only what is wrong matters.
+    if (!e.ok) problem(fmt::format("{} did not work before the first hop: {}", e.device, e.what));
+    return;
+  }
+  const auto told = [&](const DeviceEvidence& other) { return other.device == e.device; };
+  std::vector<DeviceEvidence>& all = hops_.back().evidence;
+  if (std::any_of(all.begin(), all.end(), told)) {
+    problem(fmt::format("evidence of {} came twice in one hop", e.device));
+    return;
+  }
+  all.push_back(std::move(e));
+}
+
+void Transcript::on_quarantined(const json& said) {
+  QuarantinedDevice q{.bdf = printable(text_of(said, "bdf")),
+                      .stopped = flag_of(said, "stopped"),
+                      .what = printable(text_of(said, "what"))};
+  if (q.what.empty()) q.what = printable(text_of(said, "device"));
+  if (hops_.empty()) {
+    problem(fmt::format("{} was quarantined before the first hop", q.bdf));
+  } else if (hops_.back().quarantined.size() < kMostProblems) {
+    hops_.back().quarantined.push_back(std::move(q));
+  }
+}
+
+void Transcript::on_end(const json& said) {
+  ended_ = true;
+  end_ok_ = flag_of(said, "ok");
+  if (!end_ok_) problem("the guest says that something went wrong");
+  if (number_of(said, "hops") != hops_.size()) {
+    problem(fmt::format("the guest counts {} hops and reported {}", shown(said.value("hops", json())), hops_.size()));
+  }
+}
+
+void Transcript::end() {
+  if (std::exchange(finished_, true)) return;
+  if (!rest_.empty()) problem("the guest's output breaks off in a line: " + cut(printable(rest_)));
+  if (boot_.is_null()) problem("the guest did not boot");
+  if (!ended_) {
+    problem(fmt::format("the guest stopped without saying that it is done, after {} of {} hops", hops_.size(),
+                        expected_.hops));
+  } else if (hops_.size() != expected_.hops) {
+    problem(fmt::format("{} of {} hops were made", hops_.size(), expected_.hops));
+  }
+  if (hops_.empty()) return;
+  // Whoever is missing in the last hop was not looked at.
+  for (const std::string& device : expected_.devices) {
+    const auto told = [&](const DeviceEvidence& e) { return e.device == device; };
+    for (usize i = 0; i < hops_.size(); ++i) {
+      HopReport& hop = hops_[i];
+      if (std::any_of(hop.evidence.begin(), hop.evidence.end(), told)) continue;
+      if (expected_.quiet && i + 1 < hops_.size()) {
+        hop.evidence_is_later = true;
+      } else if (hop.problems.size() < kMostProblems) {
+        hop.problems.push_back(fmt::format("there is no evidence of {}", device));
+      }
+    }
+  }
+}
+
+std::vector<HopReport> Transcript::take_hops() {
+  if (hops_.empty() && !early_problems_.empty()) hops_.emplace_back();
+  if (!early_problems_.empty()) {
+    std::vector<std::string>& first = hops_.front().problems;
+    first.insert(first.begin(), early_problems_.begin(), early_problems_.end());
+    early_problems_.clear();
+  }
+  return std::move(hops_);
+}
+
+}  // namespace perdure::tool::metal
