@@ -24,6 +24,8 @@ class Mapping {
     return reinterpret_cast<T*>(at_ + offset);
   }
   u64 length() const { return length_; }
+  // The kernel ends it, as at kexec: nothing is unmapped.
+  void release() { at_ = nullptr; }
 
  private:
   Syscalls* sys_ = nullptr;

@@ -9,15 +9,9 @@
 #include "scenarios/context.h"
 #include "scenarios/drivers/streamer.h"
 #include "scenarios/interrupt_watch.h"
+#include "scenarios/take.h"
 
 namespace perdure::scenarios {
-
-// What becomes of the page tables that a former kernel left.
-enum class Take : u8 {
-  Replace,  // by new ones with the same contents, under running devices
-  Keep,     // as they are
-  Adopt,    // with their address spaces, which are changed after every jump
-};
 
 struct StreamsPlan {
   static constexpr u32 kMostDevices = 16;

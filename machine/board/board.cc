@@ -10,6 +10,7 @@
 #include "machine/board/auditor.h"
 #include "machine/board/bridge.h"
 #include "machine/board/edu.h"
+#include "machine/board/ohci.h"
 #include "machine/board/streamer.h"
 
 namespace perdure::board {
@@ -133,6 +134,7 @@ void Board::build_devices() {
       case DeviceKind::Edu: device = std::make_unique<Edu>(name("edu"), d.bdf, d.edu, bus); break;
       case DeviceKind::Streamer: device = std::make_unique<Streamer>(name("streamer"), d.bdf, d.streamer, bus); break;
       case DeviceKind::Bridge: device = std::make_unique<Bridge>(name("bridge"), d.bdf, d.bridge, bus); break;
+      case DeviceKind::Ohci: device = std::make_unique<Ohci>(name("ohci"), d.bdf, bus); break;
       case DeviceKind::Vmd: device = std::make_unique<Vmd>(name("vmd"), d.bdf, d.vmd, bus); break;
     }
     if (device == nullptr) throw std::runtime_error("board: no such kind of device");

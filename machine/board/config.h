@@ -25,6 +25,7 @@ enum class DeviceKind : u8 {
   Edu,       // QEMU's teaching device, register-compatible
   Streamer,  // endless self-describing DMA, docs/devices.md
   Bridge,    // type 1 header; BridgeConfig says of which kind
+  Ohci,      // USB host controller, its heartbeat alone
   Vmd,       // volume management device: functions of a segment of its own, whose DMA carries its requester id
 };
 

@@ -39,6 +39,7 @@ struct KindOf {
 inline constexpr std::array kKinds{
     Named<KindOf>{"streamer", {DeviceKind::Streamer, {}}},
     Named<KindOf>{"edu", {DeviceKind::Edu, {}}},
+    Named<KindOf>{"ohci", {DeviceKind::Ohci, {}}},
     Named<KindOf>{"vmd", {DeviceKind::Vmd, {}}},
     Named<KindOf>{"root-port", {DeviceKind::Bridge, BridgeKind::RootPort}},
     Named<KindOf>{"upstream-port", {DeviceKind::Bridge, BridgeKind::UpstreamPort}},
@@ -157,6 +158,7 @@ void describe(V& v, DeviceConfig& d) {
       v.address("dma_mask", d.edu.dma_mask);
       v.number("transfer_ns", d.edu.transfer_ns, 0, ~u64{0});
       break;
+    case DeviceKind::Ohci: break;
     case DeviceKind::Vmd:
       v.number("behind", d.vmd.segment, 3, 0xFFFF);
       v.number("buses", d.vmd.buses, 2, 256);

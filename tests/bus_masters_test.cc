@@ -1,0 +1,235 @@
+// The bus masters of bare metal, those that the board has: an OHCI controller and an edu live through updates, and what
+// must not happen to them is seen when it does.
+#include "scenarios/bus_masters.h"
+
+#include "core/abi/iommu.h"
+#include "tests/small_machine.h"
+
+namespace perdure::tool {
+namespace {
+
+using board::Phase;
+using scenarios::BusMasters;
+using scenarios::BusMastersPlan;
+using scenarios::Evidence;
+using scenarios::Take;
+
+constexpr u32 kOhci = static_cast<u32>(scenarios::Master::Ohci), kEdu = static_cast<u32>(scenarios::Master::Edu),
+              kNic = static_cast<u32>(scenarios::Master::E1000e), kDisk = static_cast<u32>(scenarios::Master::Nvme);
+
+RigConfig machine(Tables tables) {
+  RigConfig config = small_machine({});
+  set_tables(config, tables);
+  config.board.step_ns = 5000;
+  board::DeviceConfig ohci;
+  ohci.kind = board::DeviceKind::Ohci;
+  ohci.bdf = board::Bdf(0, 2, 0);
+  board::DeviceConfig edu;
+  edu.kind = board::DeviceKind::Edu;
+  edu.bdf = board::Bdf(0, 3, 0);
+  edu.edu.dma_mask = 0xFFFF'FFFF;
+  config.board.devices = {ohci, edu};
+  return config;
+}
+
+class BusMastersOnTheBoard : public testing::Test, protected scenarios::Witness {
+ protected:
+  explicit BusMastersOnTheBoard(Tables tables = Tables::Legacy) : rig(machine(tables)) {}
+  ~BusMastersOnTheBoard() override {
+    if (program) program->forget();
+  }
+
+  void start(u32 hop, const BusMastersPlan& plan = {}) {
+    program.emplace(scenarios::Context{rig.new_program(), *this}, plan);
+    ASSERT_DONE(program->begin(hop));
+  }
+  // To another kernel, whose program comes back.
+  void hop(u32 number, const BusMastersPlan& plan = {}) {
+    ASSERT_DONE(program->preserve());
+    ASSERT_NO_FATAL_FAILURE(leave(number));
+    ASSERT_DONE(rig.arrive());
+    start(number, plan);
+  }
+  void leave(u32 number) {
+    ASSERT_DONE(rig.leave(number % 2 == 1 ? "b" : "a"));
+    program->forget();
+    program.reset();
+  }
+  const Evidence& evidence(u32 master) { return program->evidence(master); }
+
+  std::vector<std::string> told;
+  InProcessRig rig;
+  std::optional<BusMasters> program;
+
+ private:
+  void intend(const scenarios::Intended& i) override {
+    EXPECT_TRUE(
+        rig.board().declare(rig.board().config().devices[i.device].bdf, {.iova = i.iova,
+                                                                         .length = i.length,
+                                                                         .host_id = i.memory_id,
+                                                                         .offset = i.offset,
+                                                                         .access = board::IntentAccess::ReadWrite}));
+  }
+  void problem(std::string_view what, Errno) override { told.emplace_back(what); }
+};
+
+class BusMastersChain : public BusMastersOnTheBoard, public testing::WithParamInterface<std::tuple<Tables, Take>> {
+ protected:
+  BusMastersChain() : BusMastersOnTheBoard(std::get<0>(GetParam())) {}
+};
+INSTANTIATE_TEST_SUITE_P(All, BusMastersChain,
+                         testing::Combine(testing::Values(Tables::Legacy, Tables::SecondStage, Tables::FirstStage),
+                                          testing::Values(Take::Replace, Take::Keep, Take::Adopt)));
+
+TEST_P(BusMastersChain, LiveThroughUpdatesOneAfterTheOther) {
+  constexpr u32 kHops = 4;
+  BusMastersPlan plan;
+  plan.take = std::get<1>(GetParam());
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_NO_FATAL_FAILURE(start(0, plan));
+  rig.board().enter_phase(Phase::During);
+  u64 frames = 0;
+  for (u32 number = 1; number <= kHops; ++number) {
+    // In turns patient, and with next to no time between two jumps: the edu's transfer is longer than that.
+    if (number % 2 == 1) ASSERT_DONE(program->settle());
+    ASSERT_NO_FATAL_FAILURE(hop(number, plan));
+    rig.run_for(3'000'000);
+    ASSERT_DONE(program->verify());
+    EXPECT_TRUE(evidence(kOhci).ok);
+    EXPECT_TRUE(evidence(kEdu).ok);
+    EXPECT_GE(evidence(kOhci).number("frames"), frames + 3);
+    EXPECT_GE(evidence(kOhci).number("here"), 3U);
+    frames = evidence(kOhci).number("frames");
+    EXPECT_FALSE(evidence(kNic).present);
+    EXPECT_FALSE(evidence(kDisk).present);
+  }
+  ASSERT_DONE(program->settle());
+  // Before the first, third and fifth jump an edu transfer was begun that only a later kernel saw the end of.
+  EXPECT_GE(evidence(kEdu).number("carried"), 2U);
+  EXPECT_EQ(evidence(kEdu).number("leaf_changes"), plan.take == Take::Keep ? 0U : 1U);
+  EXPECT_EQ(evidence(kEdu).number("table_changes"), plan.take == Take::Keep ? 0U : 1U);
+  // And so says the board: the controller counted every frame, also those that fell between two kernels.
+  ASSERT_DONE(program->verify());
+  const board::AuditReport report = rig.board().audit();
+  for (const board::DeviceResult& d : report.devices) {
+    const board::PhaseResult& p = d.in(Phase::During);
+    EXPECT_GT(p.done, 0U) << d.name;
+    EXPECT_TRUE(p.clean()) << d.name;
+    EXPECT_EQ(p.undeclared, 0U) << d.name;
+    EXPECT_EQ(p.resets, 0U) << d.name;
+  }
+  EXPECT_GE(evidence(kOhci).number("frames"), report.devices[kOhci].in(Phase::During).done);
+  EXPECT_TRUE(told.empty()) << told.front();
+  EXPECT_EQ(problems_of(rig), "");
+}
+
+// --- what must be seen ----------------------------------------------------------------------------------------------
+
+TEST_F(BusMastersOnTheBoard, AGapInTranslationIsSeen) {
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_NO_FATAL_FAILURE(start(0));
+  rig.board().break_translation_for(5'000'000);
+  rig.run_for(10'000'000);
+  EXPECT_FALSE(program->verify().has_value());
+  EXPECT_FALSE(evidence(kOhci).ok);
+  EXPECT_EQ(evidence(kOhci).what, "unrecoverable error: a request of the controller failed");
+  EXPECT_TRUE(evidence(kEdu).ok) << "its moment had not come";
+}
+
+TEST_F(BusMastersOnTheBoard, ATableThatWasNotPreservedIsSeen) {
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_NO_FATAL_FAILURE(start(0));
+  rig.forget_table_page(rig.board().config().devices[kOhci].bdf);
+  ASSERT_DONE(program->preserve());
+  ASSERT_NO_FATAL_FAILURE(leave(1));
+  rig.run_for(5'000'000);
+  static_cast<void>(rig.arrive());
+  rig.run_for(5'000'000);
+  // The device's registers, as the program would find them if it came back.
+  const u64 registers = rig.board().device(board::Bdf(0, 2, 0))->bar_address(0);
+  EXPECT_EQ(rig.board().mmio_read(Phys(registers + 0x0C), Width::W32) & 0x10, 0x10U);
+}
+
+TEST_F(BusMastersOnTheBoard, ADeviceThatWasResetIsSeen) {
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_NO_FATAL_FAILURE(start(0));
+  for (const board::DeviceConfig& d : rig.board().config().devices) {
+    board::Device* const device = rig.board().device(d.bdf);
+    const board::DeviceGuard guard(device->lock());
+    device->function_reset();
+  }
+  EXPECT_FALSE(program->verify().has_value());
+  EXPECT_FALSE(evidence(kOhci).ok);
+}
+
+// The kernel refuses to hand out a device whose record is damaged, and has stopped it: no register can be asked any
+// more, but its memory stays as it is. The other one notices nothing.
+class BusMastersLose : public BusMastersOnTheBoard, public testing::WithParamInterface<u32> {
+ protected:
+  void damage_record(u32 master) {
+    const u16 victim = rig.board().config().devices[master].bdf.value;
+    u64 header = 0;
+    rig.board().memory().each_materialised_ram([&](board::PhysRange r) {
+      for (u64 page = r.base; page < r.end() && header == 0; page += kPageSize) {
+        if (std::memcmp(at(page), &abi::kIommuMagic, sizeof abi::kIommuMagic) == 0) header = page;
+      }
+    });
+    ASSERT_NE(header, 0U);
+    const u64 block = reinterpret_cast<const abi::IommuHeader*>(at(header))->device_chain;
+    for (u64 i = 0; i + sizeof(abi::IommuDeviceRecord) <= kPageSize; i += 8) {
+      auto* record = reinterpret_cast<abi::IommuDeviceRecord*>(at(block + i));
+      if (record->in_use != 1 || record->bdf != victim || record->generation == 0) continue;
+      record->did ^= 1;
+      return;
+    }
+    FAIL() << "no record of the device";
+  }
+
+ private:
+  std::byte* at(u64 phys) { return rig.board().direct_map() + phys; }
+};
+INSTANTIATE_TEST_SUITE_P(EachOf, BusMastersLose, testing::Values(kOhci, kEdu));
+
+TEST_P(BusMastersLose, OneAndTheOtherGoesOn) {
+  const u32 victim = GetParam();
+  const u32 other = victim == kOhci ? kEdu : kOhci;
+  BusMastersPlan plan;
+  plan.may_lose = true;
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_NO_FATAL_FAILURE(start(0, plan));
+  ASSERT_DONE(program->preserve());
+  ASSERT_NO_FATAL_FAILURE(leave(1));
+  ASSERT_NO_FATAL_FAILURE(damage_record(victim));
+  ASSERT_DONE(rig.arrive());
+  ASSERT_NO_FATAL_FAILURE(start(1, plan));
+  ASSERT_DONE(program->settle());
+  EXPECT_TRUE(evidence(victim).lost);
+  EXPECT_TRUE(evidence(victim).ok);
+  EXPECT_EQ(evidence(victim).number("stopped"), 1U);
+  EXPECT_GE(evidence(victim).number("watched_ns"), 200'000'000U);
+  EXPECT_FALSE(evidence(other).lost);
+  EXPECT_TRUE(evidence(other).ok);
+  // The next kernel is handed one device, and knows of the other that it stands still.
+  ASSERT_NO_FATAL_FAILURE(hop(2, plan));
+  ASSERT_DONE(program->settle());
+  EXPECT_TRUE(evidence(victim).lost);
+  EXPECT_EQ(evidence(victim).number("stopped"), 1U);
+  EXPECT_TRUE(evidence(other).ok);
+  EXPECT_TRUE(told.empty()) << told.front();
+}
+
+TEST_P(BusMastersLose, IsAFailureUnlessThePlanSaysSo) {
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_NO_FATAL_FAILURE(start(0));
+  ASSERT_DONE(program->preserve());
+  ASSERT_NO_FATAL_FAILURE(leave(1));
+  ASSERT_NO_FATAL_FAILURE(damage_record(GetParam()));
+  ASSERT_DONE(rig.arrive());
+  program.emplace(scenarios::Context{rig.new_program(), *this}, BusMastersPlan{});
+  EXPECT_EQ(program->begin(1).error(), Errno::Eio);
+  ASSERT_FALSE(told.empty());
+  EXPECT_EQ(told.back(), "retrieve device");
+}
+
+}  // namespace
+}  // namespace perdure::tool
