@@ -176,7 +176,7 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"ram = \"99999999999 TiB\"", "1:7", "is no size"}, Mistake{"seed = -1", "1:8", "choose 0 to"},
         Mistake{"firmware_assigns_bars = 1", "1:25", "is not true or false"},
         Mistake{"device = 1", "1:10", "write [[device]] above each"},
-        Mistake{"[[device]]\nat = \"00:01.0\"", "1:1", "device[0].kind: is missing; name one of streamer, edu, vmd"},
+        Mistake{"[[device]]\nat = \"00:01.0\"", "1:1", "device[0].kind: is missing; name one of streamer, edu, ohci, vmd"},
         Mistake{"[[device]]\nkind = \"nic\"\nat = \"00:01.0\"", "2:8", "is none of streamer, edu"},
         Mistake{"[[device]]\nkind = \"edu\"", "1:1", "device[0].at: is missing"},
         Mistake{"[[device]]\nkind = \"edu\"\nat = \"00:20.0\"", "3:6", "is no function"},
