@@ -46,16 +46,21 @@ Result<void> InvalidationQueue::start(const QueueMemory& memory) {
   // The tail survives a disable; a stale one would be executed at once (§12.1, 9).
   registers_.write(reg::kQueueTail, 0);
   registers_.write(reg::kQueueAddress, address_register(memory));
-  // A unit that did not take these would run through what the former queue left behind.
-  if (registers_.read(reg::kQueueTail) != 0 ||
-      Iqa::Base::in_place(registers_.read(reg::kQueueAddress)) != memory.base.value) {
+  const auto refused = [&] {
     log(registers_.machine(), LogLevel::Error,
         Line() << "vtd " << registers_.base() << ": does not take its invalidation queue: IQT "
                << Hex{registers_.read(reg::kQueueTail)} << ", IQA " << Hex{registers_.read(reg::kQueueAddress)});
     return fail(Errno::Eio);
-  }
+  };
+  // A unit that did not take these would run through what the former queue left behind.
+  if (registers_.read(reg::kQueueTail) != 0) return refused();
   in_use_.store(true, std::memory_order_release);
   TRY(registers_.enable(Global::Qie::value()));
+  // Not every unit shows the new address before it is in use (§12.1, 7). Nothing is fetched yet: the queue is empty.
+  if (Iqa::Base::in_place(registers_.read(reg::kQueueAddress)) != memory.base.value) {
+    if (registers_.disable(Global::Qie::value())) in_use_.store(false, std::memory_order_release);
+    return refused();
+  }
   alive_.store(true, std::memory_order_release);
   return {};
 }

@@ -127,7 +127,8 @@ void describe(V& v, IommuModelConfig& m) {
                      NamedFlag{"wait-pd-reserved", &q.wait_pd_reserved},
                      NamedFlag{"pv-ones-without-pasid", &q.pv_ones_without_pasid},
                      NamedFlag{"collapse-same-source", &q.collapse_same_source},
-                     NamedFlag{"scalable-legacy-codes", &q.scalable_legacy_codes}});
+                     NamedFlag{"scalable-legacy-codes", &q.scalable_legacy_codes},
+                     NamedFlag{"iqa-base-latched", &q.iqa_base_latched}});
 }
 
 template <class V>

@@ -32,8 +32,9 @@ struct IommuQuirks {
   bool pv_ones_without_pasid = false;  // FRCD.PV is 0xFFFF.. for requests without a PASID
   bool collapse_same_source = false;   // a fault of a requester that already has a record pending is dropped
   bool scalable_legacy_codes = false;  // second-stage faults carry legacy codes in scalable mode, too
+  bool iqa_base_latched = false;       // IQA reads back the base of the queue in use, or last in use
 
-  static constexpr IommuQuirks qemu_7_2() { return {true, true, true, true, true, true, true, true, true, true}; }
+  static constexpr IommuQuirks qemu_7_2() { return {true, true, true, true, true, true, true, true, true, true, true}; }
 
   bool operator==(const IommuQuirks&) const = default;
 };

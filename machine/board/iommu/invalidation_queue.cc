@@ -63,7 +63,10 @@ bool InvalidationQueue::disable() {
 }
 
 u64 InvalidationQueue::address() const {
-  return config_.quirks.iqa_dw_unreadable ? address_ & ~iqa::Dw::kMask : address_;
+  u64 shown = address_;
+  if (config_.quirks.iqa_dw_unreadable) shown &= ~iqa::Dw::kMask;
+  if (config_.quirks.iqa_base_latched) shown = (shown & ~iqa::Base::kMask) | base_;
+  return shown;
 }
 
 void InvalidationQueue::write_address(u64 value) {

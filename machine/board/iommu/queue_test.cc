@@ -349,6 +349,22 @@ TEST_F(Queue, QemuHidesTheWidth) {
   }
 }
 
+TEST_F(Queue, QemuShowsTheBaseInUse) {
+  for (bool quirk : {false, true}) {
+    IommuModelConfig c;
+    c.quirks.iqa_base_latched = quirk;
+    start(c);
+    model->write(0x90, 8, kQueue | 1);
+    EXPECT_EQ(model->read(0x90, 8), (quirk ? 0 : kQueue) | 1);
+    start_queue();
+    EXPECT_EQ(model->read(0x90, 8) & ~u64{0xFFF}, kQueue);
+    EXPECT_TRUE(submit({}));
+    gcmd(kQie, false);
+    model->write(0x90, 8, kQueue + 0x1000);
+    EXPECT_EQ(model->read(0x90, 8), quirk ? kQueue : kQueue + 0x1000);
+  }
+}
+
 TEST_F(Queue, ReplacedWhileTranslating) {
   start_translating();
   const u64 top = page();
