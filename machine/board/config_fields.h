@@ -68,7 +68,7 @@ consteval usize members() {
 // then correct
 // the number.
 static_assert(members<IommuModelConfig>() == 40);
-static_assert(members<IommuQuirks>() == 10);
+static_assert(members<IommuQuirks>() == 11);
 static_assert(sizeof(UnitConfig) == 144);
 static_assert(sizeof(DeviceConfig) == 96);
 static_assert(sizeof(ReservedConfig) == 64);
