@@ -22,6 +22,10 @@ void IommufdHandler::unpreserve(luo::FileState& state) {
 }
 
 Result<void> IommufdHandler::audit() {
+  return each_preserved([](IommufdFile& file) { return file.check_audit(); });
+}
+
+Result<void> IommufdHandler::each_preserved(FunctionRef<Result<void>(IommufdFile&)> visit) {
   for (usize at = 0;; ++at) {
     // LUO holds each of these files until after unpreserve().
     Ref<IommufdFile> file;
@@ -33,7 +37,7 @@ Result<void> IommufdHandler::audit() {
       }
     }
     if (!file) return {};
-    TRY(file->check_audit());
+    TRY(visit(*file));
   }
 }
 

@@ -34,6 +34,8 @@ class IommufdHandler final : public luo::FileHandler {
   // After IommuLiveUpdate::audit() and before anything is frozen: every preserved context translates all that its
   // record says. Efault, with the HWPT logged.
   Result<void> audit();
+  // Every preserved context, with no lock held.
+  Result<void> each_preserved(FunctionRef<Result<void>(IommufdFile&)> visit);
 
  private:
   Result<IncomingRecord> read(const luo::FileState& state) const;

@@ -17,13 +17,16 @@ class HwptAudit final : public LeafCheck {
   // The last audit saw a leaf for every page. False, too, when none ran since the HWPT was preserved.
   bool complete() const { return seen_ == total_; }
 
- private:
   struct ExpectedRun {
     Iova iova;
     Phys phys;
     u64 length = 0;
     Access access = Access::ReadWrite;
   };
+  // Where the areas lead, by ascending address.
+  std::span<const ExpectedRun> runs() const { return runs_.span(); }
+
+ private:
   Vec<ExpectedRun> runs_;
   u64 total_ = 0;
   u64 seen_ = 0;

@@ -59,6 +59,8 @@ class IommufdFile final : public File {
   // After IommuLiveUpdate::audit(), which compares leaves: was there one for every page of every area? Efault, with the
   // HWPT logged; also when no audit ran since preserve().
   Result<void> check_audit() const EXCLUDES(lock_);
+  // For reports: every preserved HWPT, and where its areas lead. Under this context's lock.
+  void each_preserved(FunctionRef<void(const HwptPaging& hwpt, const HwptAudit& areas)> visit) const EXCLUDES(lock_);
   // The device must be attached (Enoent) to a HWPT that is preserved (Einval), this context in the session (Enoent).
   // Returns this context's token there.
   Result<u64> preserve_device(Device& device, const luo::Session& session) EXCLUDES(lock_);

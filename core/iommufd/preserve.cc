@@ -176,6 +176,11 @@ void IommufdFile::unpreserve(Phys record) {
 }
 
 // Every leaf was compared by then; what is left is whether there was one for every page.
+void IommufdFile::each_preserved(FunctionRef<void(const HwptPaging& hwpt, const HwptAudit& areas)> visit) const {
+  MutexGuard guard(lock_);
+  for (const PreservedHwpt& preserved : preserved_hwpts_) visit(*preserved.hwpt, *preserved.audit);
+}
+
 Result<void> IommufdFile::check_audit() const {
   MutexGuard guard(lock_);
   for (const PreservedHwpt& preserved : preserved_hwpts_) {

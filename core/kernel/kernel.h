@@ -12,6 +12,7 @@
 #include "core/iommufd/handler.h"
 #include "core/iommufd/iommufd.h"
 #include "core/kernel/config.h"
+#include "core/kernel/handover_visitor.h"
 #include "core/kernel/timeline.h"
 #include "core/kho/metadata.h"
 #include "core/luo/device.h"
@@ -47,6 +48,13 @@ class Kernel {
 
   // To be called every now and then by whoever runs the kernel, with no call into it under way on the same thread.
   void service();
+
+  // For whoever looks at memory after the jump and shall not take the records' word for it: what crosses, told by the
+  // objects that it is written from. Only between preserve and the jump is there anything. Enomem; Eio: a table that is
+  // not sound.
+  Result<void> describe_handover(HandoverVisitor& visitor);
+  // Where the next kernel finds its boot information; null: none is loaded.
+  Phys next_boot_info() const { return next_boot_info_; }
 
   const Config& config() const { return config_; }
   const abi::BootInfo& boot_info() const { return boot_; }
