@@ -23,7 +23,8 @@ Result<void> InterruptWatch::connect(Context& context, const client::VfioDevice&
   return open(context, device);
 }
 
-Result<void> InterruptWatch::interrupt(const Streamer& streamer, bool on) {
+Result<void> InterruptWatch::interrupt(Context& context, const client::VfioDevice& device, bool on) {
+  const Streamer streamer = TRY(told(context, "find streamer", Streamer::open(device)));
   for (u32 v = 0; v < kVectors; ++v) TRY(streamer.set_interrupts(v, on));
   return {};
 }
@@ -40,13 +41,7 @@ Result<void> InterruptWatch::collect(Context& context) {
   return {};
 }
 
-Result<void> InterruptWatch::reconnect(Context& context, const client::VfioDevice& device, u64 rest_ns) {
-  const Streamer streamer = TRY(told(context, "find streamer", Streamer::open(device)));
-  TRY(interrupt(streamer, false));
-  rest(context, rest_ns);
-  for (u32 v = 0; v < kVectors; ++v) sent_before_[v] = TRY(streamer.messages(v));
-  TRY(open(context, device));
-  rest(context, rest_ns);
+Result<void> InterruptWatch::expect_one_each(Context& context) {
   TRY(collect(context));
   for (u32 v = 0; v < kVectors; ++v) {
     if (arrived_[v] != 1) {
@@ -55,36 +50,58 @@ Result<void> InterruptWatch::reconnect(Context& context, const client::VfioDevic
     }
     arrived_[v] = 0;
   }
-  return interrupt(streamer, true);
+  return {};
 }
 
-Result<void> InterruptWatch::check(Context& context, const client::VfioDevice& device, u64 rest_ns) {
-  const Streamer streamer = TRY(told(context, "find streamer", Streamer::open(device)));
-  TRY(interrupt(streamer, false));
+Result<void> InterruptWatch::reconnect(Context& context, std::span<InterruptWatch> watches,
+                                       std::span<const client::VfioDevice> devices, u64 rest_ns) {
+  for (const client::VfioDevice& device : devices) TRY(interrupt(context, device, false));
+  rest(context, rest_ns);
+  for (usize i = 0; i < devices.size(); ++i) TRY(watches[i].connect(context, devices[i]));
+  rest(context, rest_ns);
+  for (InterruptWatch& watch : watches) TRY(watch.expect_one_each(context));
+  for (const client::VfioDevice& device : devices) TRY(interrupt(context, device, true));
+  return {};
+}
+
+Result<void> InterruptWatch::await_sent(Context& context, const client::VfioDevice& device) {
+  const Streamer streamer = TRY(Streamer::open(device));
   const u64 begin = context.sys.now_ns();
   for (u32 v = 0; v < kVectors;) {
-    const u64 sent = TRY(streamer.messages(v))
-    -sent_before_[v];
+    const u64 sent = TRY(streamer.messages(v));
     TRY(collect(context));
-    if (arrived_[v] < sent && context.sys.now_ns() - begin < kLongestNs) {
+    if (arrived_[v] < sent - sent_before_[v] && context.sys.now_ns() - begin < kLongestNs) {
       context.sys.pause();
       continue;
     }
+    ++v;
+  }
+  return {};
+}
+
+Result<void> InterruptWatch::expect_sent(Context& context, const client::VfioDevice& device) {
+  const Streamer streamer = TRY(Streamer::open(device));
+  TRY(collect(context));
+  for (u32 v = 0; v < kVectors; ++v) {
+    const u64 messages = TRY(streamer.messages(v));
+    const u64 sent = messages - sent_before_[v];
     if (arrived_[v] != sent || sent == 0) {
       return told(context, arrived_[v] < sent ? "interrupts that were lost" : "interrupts that nobody sent, or none",
                   Result<void>(fail(Errno::Eio)));
     }
-    ++v;
   }
+  return {};
+}
+
+Result<void> InterruptWatch::check(Context& context, std::span<InterruptWatch> watches,
+                                   std::span<const client::VfioDevice> devices, u64 rest_ns) {
+  for (const client::VfioDevice& device : devices) TRY(interrupt(context, device, false));
+  for (usize i = 0; i < devices.size(); ++i) TRY(watches[i].await_sent(context, devices[i]));
   // And none more.
   rest(context, rest_ns);
-  TRY(collect(context));
-  for (u32 v = 0; v < kVectors; ++v) {
-    if (arrived_[v] != TRY(streamer.messages(v)) - sent_before_[v]) {
-      return told(context, "interrupts that nobody sent", Result<void>(fail(Errno::Eio)));
-    }
-  }
-  return interrupt(streamer, true);
+  for (usize i = 0; i < devices.size(); ++i) TRY(watches[i].expect_sent(context, devices[i]));
+  for (const client::VfioDevice& device : devices) TRY(interrupt(context, device, true));
+  return {};
 }
 
 }  // namespace perdure::scenarios

@@ -264,7 +264,10 @@ Result<void> Streams::come_back(u32 hop) {
   for (u32 i = 0; i < plan_.devices; ++i) {
     device_[i] = VfioDevice(TRY(told(context_, "retrieve device", session.retrieve(kDeviceToken + i))));
     device_id_[i] = TRY(told(context_, "bind retrieved device", device_[i].bind(iommufd_)));
-    if (plan_.irq_every != 0) TRY(interrupts_[i].reconnect(context_, device_[i], plan_.rest_ns));
+  }
+  if (plan_.irq_every != 0) {
+    TRY(InterruptWatch::reconnect(context_, std::span(interrupts_, plan_.devices), std::span(device_, plan_.devices),
+                                  plan_.rest_ns));
   }
   for (u32 d = 0; d < plan_.domains; ++d) {
     if (plan_.take == Take::Adopt) {
@@ -298,9 +301,10 @@ Result<void> Streams::verify() {
     if (c.done == 0 || c.refused() != 0 || c.read_errors != 0) {
       return told(context_, "device counters", Result<void>(fail(Errno::Eio)));
     }
-    if (plan_.irq_every != 0) TRY(interrupts_[i].check(context_, device_[i], plan_.rest_ns));
   }
-  return {};
+  if (plan_.irq_every == 0) return {};
+  return InterruptWatch::check(context_, std::span(interrupts_, plan_.devices), std::span(device_, plan_.devices),
+                               plan_.rest_ns);
 }
 
 }  // namespace perdure::scenarios

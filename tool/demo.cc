@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -58,7 +59,8 @@ class Demo {
     }
     config.plan.irq_every = 16;
     if (!options.in_process) {
-      config.plan.small_leaves = u64{1} << 30;
+      config.plan.rate = options.rate;
+      config.plan.small_leaves = std::min(align_down(options.memory / 64, kHugePageSize), kGiantPageSize);
       return config;
     }
     config.plan.rest_ns = 100'000;

@@ -15,6 +15,7 @@ struct DemoOptions {
   unsigned hops = 2;
   unsigned stretch_ms = 0;     // devices stream this long before and after each hop; 0: as long as makes a good table
   u64 memory = u64{64} << 30;  // of guests, bytes
+  u64 rate = 20'000;           // transfers a second of each ring, except in process
   u64 seed = 1;
   std::string kernel;             // to jump to, instead of b and a in turn: a name or a path
   std::string caches;             // policy of the model's caches, in process; empty: the board's own

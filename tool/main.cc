@@ -34,6 +34,15 @@ int run(int argc, char** argv) {
   demo_command
       ->add_option("--stretch", demo.stretch_ms, "milliseconds that devices stream before and after each update")
       ->check(CLI::Range(1, 100'000));
+  demo_command
+      ->add_option("--memory", demo.memory, "guest memory in all, from 16G; sparse, a 64th of it in leaves of 4 KiB")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(perdure::u64{16} << 30, perdure::u64{1} << 40))
+      ->default_str("64G");
+  demo_command
+      ->add_option("--rate", demo.rate, "transfers a second of each of the devices' rings; not with --in-process")
+      ->check(CLI::Range(1000, 1'000'000))
+      ->capture_default_str();
   demo_command->add_option("--seed", demo.seed, "of everything random")->capture_default_str();
   demo_command->add_option("--caches", demo.caches, "with --in-process: the IOMMU's cache policy")
       ->check(CLI::IsMember({"sticky", "evict", "random"}));

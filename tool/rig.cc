@@ -38,10 +38,11 @@ RigConfig demo_machine(u64 memory, u64 seed) {
     config.board.devices.push_back(device);
   }
   config.plan.seed = seed;
-  // Half to the domain that two devices share, a quarter to each of the others.
-  config.plan.memory[0] = memory / 2;
-  config.plan.memory[1] = memory / 4;
-  config.plan.memory[2] = memory / 4;
+  // Half to the domain that two devices share, a quarter to each of the others; whole GiB.
+  const u64 quarter = align_down(memory / 4, kGiantPageSize);
+  config.plan.memory[0] = 2 * quarter;
+  config.plan.memory[1] = quarter;
+  config.plan.memory[2] = quarter;
   return config;
 }
 
