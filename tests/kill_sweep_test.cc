@@ -9,7 +9,7 @@
 namespace perdure::tool {
 namespace {
 
-class KillSweep : public testing::Test {
+class KillSweep : public testing::TestWithParam<Tables> {
  protected:
   using Step = void (*)(SweepRun&);
 
@@ -27,10 +27,11 @@ class KillSweep : public testing::Test {
   }
 
   // Everything that was killed in the middle of `step`, once after each deed.
-  static void sweep(const std::string& what, Step before, Step step, const RigConfig& config = sweep_machine()) {
+  static void sweep(const std::string& what, Step before, Step step) {
+    const RigConfig config = sweep_machine(scenarios::Take::Replace, GetParam());
     const auto [from, to] = SweepRun::count(&process::BoardSteps::deeds, before, step, config);
-    Tally tally("stores and register accesses of a kernel that " + what);
-    for (u64 point : sweep_points(from, to)) {
+    Tally tally("stores and register accesses of a kernel that " + what + ", " + tables_name(GetParam()));
+    for (u64 point : sweep_points(from, to, GetParam())) {
       SCOPED_TRACE(again_at(point));
       SweepRun run(config);
       before(run);
@@ -45,7 +46,7 @@ class KillSweep : public testing::Test {
   }
 };
 
-TEST_F(KillSweep, WhilePreservingAndFreezing) {
+TEST_P(KillSweep, WhilePreservingAndFreezing) {
   sweep(
       "preserves and freezes", [](SweepRun& run) { run.stream(); },
       [](SweepRun& run) {
@@ -56,15 +57,18 @@ TEST_F(KillSweep, WhilePreservingAndFreezing) {
       });
 }
 
-TEST_F(KillSweep, WhileBooting) {
+TEST_P(KillSweep, WhileBooting) {
   sweep("takes over", [](SweepRun& run) { run.leave(); }, [](SweepRun& run) { (void)run.rig.arrive(); });
 }
 
-TEST_F(KillSweep, WhileAProgramReturns) {
+TEST_P(KillSweep, WhileAProgramReturns) {
   sweep(
       "serves a returning program", [](SweepRun& run) { run.arrive(); },
       [](SweepRun& run) { (void)run.rig.start_program(1); });
 }
+
+INSTANTIATE_TEST_SUITE_P(Modes, KillSweep, testing::ValuesIn(kSweptTables),
+                         [](const auto& of) { return of.param == Tables::Legacy ? "Legacy" : "Scalable"; });
 
 }  // namespace
 }  // namespace perdure::tool

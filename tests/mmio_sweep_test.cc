@@ -19,8 +19,13 @@ std::string_view name_of(Silence how) {
   return "?";
 }
 
-class MmioSweep : public testing::TestWithParam<Silence> {
+class MmioSweep : public testing::TestWithParam<std::tuple<Silence, Tables>> {
  protected:
+  static Silence how() { return std::get<Silence>(GetParam()); }
+  static Tables tables() { return std::get<Tables>(GetParam()); }
+  static RigConfig machine(scenarios::Take take = scenarios::Take::Replace) { return sweep_machine(take, tables()); }
+  static std::string swept() { return std::string(name_of(how())) + ", " + tables_name(tables()); }
+
   struct Access {
     u64 number;
     Phys at;
@@ -29,7 +34,7 @@ class MmioSweep : public testing::TestWithParam<Silence> {
   // The register accesses that `what` makes after `before`: of units and of configuration space. What a program does
   // with its device's own registers is its own affair.
   static std::vector<Access> accesses(void (*before)(SweepRun&), void (*what)(SweepRun&),
-                                      const RigConfig& config = sweep_machine(), u64 lowest = 0) {
+                                      const RigConfig& config = machine(), u64 lowest = 0) {
     SweepRun run(config);
     before(run);
     std::vector<Access> all;
@@ -43,7 +48,7 @@ class MmioSweep : public testing::TestWithParam<Silence> {
       return all;
     }
     std::vector<Access> chosen;
-    for (u64 place : sweep_points(0, all.size())) chosen.push_back(all[place - 1]);
+    for (u64 place : sweep_points(0, all.size(), tables())) chosen.push_back(all[place - 1]);
     return chosen;
   }
   static bool is_kernels(SweepRun& run, Phys at) {
@@ -76,16 +81,16 @@ class MmioSweep : public testing::TestWithParam<Silence> {
 };
 
 TEST_P(MmioSweep, BeforeTheJumpTheUpdateIsRefused) {
-  Tally tally("register accesses from preserve to the jump: " + std::string(name_of(GetParam())));
+  Tally tally("register accesses from preserve to the jump: " + swept());
   for (const Access& access : accesses([](SweepRun& run) { run.stream(); },
                                        [](SweepRun& run) {
                                          ASSERT_DONE_BY(run, run.rig.preserve());
                                          ASSERT_DONE_BY(run, run.rig.leave("b"));
                                        })) {
     SCOPED_TRACE(again_at(access.number));
-    SweepRun run;
+    SweepRun run(machine());
     run.stream();
-    run.rig.steps().silence(access.number, GetParam());
+    run.rig.steps().silence(access.number, how());
     const auto preserved = run.rig.preserve();
     const auto left = preserved ? run.rig.leave("b") : preserved;
     run.rig.steps().heal();
@@ -118,16 +123,16 @@ TEST_P(MmioSweep, BeforeTheJumpTheUpdateIsRefused) {
 }
 
 TEST_P(MmioSweep, BootStopsAtMostWhatIsSilent) {
-  Tally tally("register accesses of a boot: " + std::string(name_of(GetParam())));
+  Tally tally("register accesses of a boot: " + swept());
   for (const Access& access :
        accesses([](SweepRun& run) { run.leave(); }, [](SweepRun& run) { ASSERT_DONE_BY(run, run.rig.arrive()); })) {
     SCOPED_TRACE(again_at(access.number));
-    SweepRun run;
+    SweepRun run(machine());
     run.leave();
-    run.rig.steps().silence(access.number, GetParam());
+    run.rig.steps().silence(access.number, how());
     ASSERT_DONE_BY(run, run.rig.arrive());
     run.rig.steps().heal();
-    const std::set<usize> stopped = run.judge(!lies(GetParam(), access.at));
+    const std::set<usize> stopped = run.judge(!lies(how(), access.at));
     expect_within(stopped, scope_of(run, access.at));
     tally.count(stopped.empty() ? "not noticed" : "unit or function blocked");
   }
@@ -136,18 +141,17 @@ TEST_P(MmioSweep, BootStopsAtMostWhatIsSilent) {
 TEST_P(MmioSweep, ReturnStopsAtMostWhatIsSilent) {
   // Page tables that are kept as they are ask nothing of a unit.
   for (const scenarios::Take take : {scenarios::Take::Replace, scenarios::Take::Adopt}) {
-    const RigConfig config = sweep_machine(take);
+    const RigConfig config = machine(take);
     // Configuration space is asked the same questions whatever becomes of page tables, and by programs all the time.
     const u64 lowest = take == scenarios::Take::Replace ? 0 : kFirstUnit;
-    Tally tally("register accesses of a return, page tables " + take_name(take) + ": " +
-                std::string(name_of(GetParam())));
+    Tally tally("register accesses of a return, page tables " + take_name(take) + ": " + swept());
     for (const Access& access :
          accesses([](SweepRun& run) { run.arrive(); },
                   [](SweepRun& run) { ASSERT_DONE_BY(run, run.rig.start_program(1)); }, config, lowest)) {
       SCOPED_TRACE(again_at(access.number) + ", page tables " + take_name(take));
       SweepRun run(config);
       run.arrive();
-      run.rig.steps().silence(access.number, GetParam());
+      run.rig.steps().silence(access.number, how());
       const auto back = run.rig.start_program(1);
       run.rig.steps().heal();
       const std::set<usize> stopped = run.judge();
@@ -181,8 +185,13 @@ TEST(DeadUnit, ItsDevicesAreStoppedAtTheSource) {
   EXPECT_TRUE(run.said("no unit answers"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Ways, MmioSweep, testing::Values(Silence::Lost, Silence::Ones, Silence::Stuck, Silence::Dead),
-                         [](const auto& of) { return std::string(name_of(of.param)); });
+INSTANTIATE_TEST_SUITE_P(Ways, MmioSweep,
+                         testing::Combine(testing::Values(Silence::Lost, Silence::Ones, Silence::Stuck, Silence::Dead),
+                                          testing::ValuesIn(kSweptTables)),
+                         [](const auto& of) {
+                           const bool legacy = std::get<Tables>(of.param) == Tables::Legacy;
+                           return (legacy ? "" : "Scalable") + std::string(name_of(std::get<Silence>(of.param)));
+                         });
 
 }  // namespace
 }  // namespace perdure::tool

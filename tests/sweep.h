@@ -19,10 +19,11 @@ namespace perdure::tool {
 inline constexpr u64 kSweepStretch = 1'000'000;  // 1 ms of the machine's time: every ring comes round several times
 
 // Two units; a domain that both share, and one that the second has alone.
-inline RigConfig sweep_machine(scenarios::Take take = scenarios::Take::Replace) {
+inline RigConfig sweep_machine(scenarios::Take take = scenarios::Take::Replace, Tables tables = Tables::Legacy) {
   RigConfig config = small_machine({.devices = 4});
   config.plan.take = take;
   set_devices(config, {0, 0, 1});
+  set_tables(config, tables);
   add_unit_for(config, 0);
   config.plan.slots = 8;
   config.plan.small_leaves = 16 * kPageSize;
@@ -34,6 +35,12 @@ inline RigConfig sweep_machine(scenarios::Take take = scenarios::Take::Replace) 
 }
 
 inline constexpr scenarios::Take kTakes[] = {scenarios::Take::Replace, scenarios::Take::Keep, scenarios::Take::Adopt};
+// Everything is swept in legacy mode, which has the fewer steps; a sample in scalable mode, whose steps are those of
+// other tables and of wider descriptors.
+inline constexpr Tables kSweptTables[] = {Tables::Legacy, Tables::SecondStage};
+inline std::string tables_name(Tables tables) {
+  return tables == Tables::Legacy ? "legacy mode" : "scalable mode";
+}
 inline std::string take_name(scenarios::Take take) {
   return take == scenarios::Take::Replace ? "replaced" : take == scenarios::Take::Keep ? "kept" : "adopted";
 }
@@ -169,21 +176,17 @@ inline std::optional<u64> sweep_point() {
   return one ? std::optional<u64>(std::strtoull(one, nullptr, 0)) : std::nullopt;
 }
 
-// The numbers in (after, to] that this run of the tests tries. All of them where it is quick, every some-th under
-// sanitizers; PERDURE_SWEEP=all: all; PERDURE_SWEEP_POINT: that one.
-inline std::vector<u64> sweep_points(u64 after, u64 to) {
-  constexpr u64 kSample =
+// The numbers in (after, to] that this run of the tests tries. In legacy mode all of them where it is quick, every
+// some-th under sanitizers; fewer in the others. PERDURE_SWEEP=all: all; PERDURE_SWEEP_POINT: that one.
+inline std::vector<u64> sweep_points(u64 after, u64 to, Tables tables = Tables::Legacy) {
 #if defined(__SANITIZE_ADDRESS__)
-      40;
+  constexpr bool kSlow = true;
 #elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-      40;
+  constexpr bool kSlow = __has_feature(address_sanitizer);
 #else
-      ~u64{0};
+  constexpr bool kSlow = false;
 #endif
-#else
-      ~u64{0};
-#endif
+  const u64 sample = tables == Tables::Legacy ? (kSlow ? 40 : ~u64{0}) : kSlow ? 12 : 40;
   std::vector<u64> points;
   if (const auto point = sweep_point()) {
     if (*point > after && *point <= to) points.push_back(*point);
@@ -191,7 +194,7 @@ inline std::vector<u64> sweep_points(u64 after, u64 to) {
   }
   const char* which = std::getenv("PERDURE_SWEEP");
   const u64 all = to - after;
-  const u64 stride = which && std::string_view(which) == "all" ? 1 : std::max<u64>(1, all / kSample);
+  const u64 stride = which && std::string_view(which) == "all" ? 1 : std::max<u64>(1, all / sample);
   // The commit's tests see other points than the last one's when the code between them changed.
   for (u64 p = after + 1 + all % stride; p <= to; p += stride) points.push_back(p);
   return points;

@@ -76,9 +76,7 @@ TEST(AllocationSweep, FromPreserveToFreezeEverythingRollsBack) {
 
 // PASID directories and tables besides.
 TEST(AllocationSweep, FromPreserveToFreezeInScalableMode) {
-  RigConfig config = sweep_machine();
-  set_tables(config, Tables::SecondStage);
-  preserve_to_freeze(config, false);
+  preserve_to_freeze(sweep_machine(scenarios::Take::Replace, Tables::SecondStage), false);
 }
 
 TEST(AllocationSweep, FromPreserveToFreezeWithRestoredPageTables) {
@@ -110,14 +108,15 @@ class Patient final : public process::LocalProgram {
 
 // A kernel without memory for its own parts gives up, and devices run on through tables that nobody touches. Without
 // memory for a unit, a domain or a device it comes up, and at most that unit or that domain is blocked.
-TEST(AllocationSweep, BootOfTheNewKernel) {
+void boot_of_the_new_kernel(Tables tables) {
+  const RigConfig config = sweep_machine(scenarios::Take::Replace, tables);
   const auto [from, to] = SweepRun::count(
       &process::BoardSteps::allocations, [](SweepRun& run) { run.leave(); },
-      [](SweepRun& run) { ASSERT_DONE_BY(run, run.rig.arrive()); });
-  Tally tally("allocations of a boot failed");
-  for (u64 point : sweep_points(from, to)) {
+      [](SweepRun& run) { ASSERT_DONE_BY(run, run.rig.arrive()); }, config);
+  Tally tally("allocations of a boot failed, " + tables_name(tables));
+  for (u64 point : sweep_points(from, to, tables)) {
     SCOPED_TRACE(again_at(point));
-    SweepRun run;
+    SweepRun run(config);
     run.leave();
     run.rig.steps().fail_at = point;
     const auto booted = run.rig.arrive();
@@ -136,16 +135,23 @@ TEST(AllocationSweep, BootOfTheNewKernel) {
   }
 }
 
+TEST(AllocationSweep, BootOfTheNewKernel) {
+  boot_of_the_new_kernel(Tables::Legacy);
+}
+TEST(AllocationSweep, BootOfTheNewKernelInScalableMode) {
+  boot_of_the_new_kernel(Tables::SecondStage);
+}
+
 // A call that finds no memory changes nothing: made again it succeeds, and nothing is missing in the end. What could
 // not be retrieved is lost to its program, but its devices go on, and no further update is made over their heads.
-TEST(AllocationSweep, ReturnOfTheProgram) {
+void return_of_the_program(Tables tables) {
   for (const scenarios::Take take : kTakes) {
-    const RigConfig config = sweep_machine(take);
+    const RigConfig config = sweep_machine(take, tables);
     const auto [from, to] = SweepRun::count(
         &process::BoardSteps::allocations, [](SweepRun& run) { run.arrive(); },
         [](SweepRun& run) { ASSERT_DONE_BY(run, run.rig.start_program(1)); }, config);
-    Tally tally("allocations of a return failed, page tables " + take_name(take));
-    for (u64 point : sweep_points(from, to)) {
+    Tally tally("allocations of a return failed, page tables " + take_name(take) + ", " + tables_name(tables));
+    for (u64 point : sweep_points(from, to, tables)) {
       SCOPED_TRACE(again_at(point) + ", page tables " + take_name(take));
       SweepRun run(config);
       run.arrive();
@@ -173,6 +179,13 @@ TEST(AllocationSweep, ReturnOfTheProgram) {
       tally.count("not retrieved, devices held");
     }
   }
+}
+
+TEST(AllocationSweep, ReturnOfTheProgram) {
+  return_of_the_program(Tables::Legacy);
+}
+TEST(AllocationSweep, ReturnOfTheProgramInScalableMode) {
+  return_of_the_program(Tables::SecondStage);
 }
 
 // The jump fails after the freeze: everything thaws, and the next try succeeds.
