@@ -124,6 +124,28 @@ TEST_F(Refusal, KernelsThatAreNone) {
   ASSERT_DONE(rig.kexec("b"));
 }
 
+// Two programs may ask at the same time; the one that jumps must keep what it jumps to.
+TEST_F(Refusal, OneAtATimeLoadsOrJumps) {
+  ASSERT_DONE(rig.kernel().kexec_load("b"));
+  rig.machine().fail_jump(Errno::Eacces);
+  const auto error_of = [](const Result<void>& result) { return result ? Errno{} : result.error(); };
+  Errno load{}, jump{};
+  bool asked = false;
+  // In the middle of the first one's kexec, where it first looks at a register.
+  rig.steps().witness = [&](Phys, bool) {
+    if (std::exchange(asked, true)) return;
+    load = error_of(rig.kernel().kexec_load("a"));
+    jump = error_of(rig.kernel().kexec());
+  };
+  EXPECT_EQ(error_of(rig.kernel().kexec()), Errno::Eacces);
+  rig.steps().witness = nullptr;
+  ASSERT_TRUE(asked);
+  EXPECT_EQ(load, Errno::Ebusy);
+  EXPECT_EQ(jump, Errno::Ebusy);
+  // And not for ever.
+  ASSERT_DONE(rig.kexec("b"));
+}
+
 // First-stage tables have no mapping that can only be written, and no second half of their addresses.
 TEST(FirstStageRefusal, WhatTheFormatCannotSay) {
   RigConfig config = small_machine({});

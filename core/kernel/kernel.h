@@ -4,6 +4,8 @@
 // The object itself is the machine's to place; everything it allocates lies in the machine's memory. After a
 // successful jump no destructor runs: the object is abandoned.
 #pragma once
+#include <atomic>
+
 #include "core/abi/boot_info.h"
 #include "core/acpi/dmar.h"
 #include "core/base/log.h"
@@ -40,10 +42,11 @@ class Kernel {
   Result<Ref<File>> open(std::string_view path);
 
   // Opens, pins and checks the next kernel before anything is frozen. Enoent, Eacces, Enoexec: no kernel, or one
-  // that cannot read what this one writes (the log says which format).
+  // that cannot read what this one writes (the log says which format). Ebusy: somebody else loads one, or jumps.
   Result<void> kexec_load(std::string_view name);
   // Audits, freezes, quiesces and jumps. On failure everything is as before and devices have not noticed: Enoexec when
-  // nothing is loaded, what a session's files say, Efault from the audit.
+  // nothing is loaded, what a session's files say, Efault from the audit. Ebusy: somebody else jumps, or
+  // loads.
   Result<void> kexec();
 
   // To be called every now and then by whoever runs the kernel, with no call into it under way on the same thread.
@@ -127,6 +130,8 @@ class Kernel {
   Owned<vfio::Vfio> vfio_;
   Owned<vfio::VfioHandler> vfio_handler_;
 
+  // Who loads or jumps has all that follows to himself; nobody waits for that.
+  std::atomic<bool> leaving_{false};
   // The next kernel, and where its boot data goes: three blocks of scratch memory.
   Ref<KernelImage> next_;
   Vec<pci::Function*> stopped_;

@@ -13,6 +13,8 @@ constexpr u32 kMemoryMapEntries = static_cast<u32>((kPageSize << kMemoryMapOrder
 }  // namespace
 
 Result<void> Kernel::kexec_load(std::string_view name) {
+  if (leaving_.exchange(true)) return fail(Errno::Ebusy);
+  const ScopeGuard done([this] { leaving_ = false; });
   const u64 begin = machine_.now_ns();
   Ref<KernelImage> image = TRY(machine_.image_open(name));
   // Before anything is frozen: will that kernel understand what this one writes?
@@ -54,6 +56,8 @@ void Kernel::unload() {
 }
 
 Result<void> Kernel::kexec() {
+  if (leaving_.exchange(true)) return fail(Errno::Ebusy);
+  ScopeGuard stay([this] { leaving_ = false; });
   if (!next_) return fail(Errno::Enoexec);
   const usize loaded = outgoing_timeline_.phases().size();
   ScopeGuard forget([&] { outgoing_timeline_.cut(loaded); });
@@ -91,6 +95,7 @@ Result<void> Kernel::kexec() {
   enable.dismiss();
   thaw.dismiss();
   forget.dismiss();
+  stay.dismiss();
   return {};
 }
 
