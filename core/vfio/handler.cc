@@ -29,22 +29,21 @@ void VfioHandler::unpreserve(luo::FileState& state) {
 // What may have changed since preserve: bus mastering, interrupts, the program's view.
 Result<void> VfioHandler::freeze(luo::FileState& state) {
   const Phys at(state.data);
-  // As Linux has it, where interrupts do not go through a remapping table: nobody would have their vectors in the next
-  // kernel's early boot.
-  if (!file_cast<VfioFile>(state.file)->interrupts_carry()) {
+  abi::VfioPciRecord record = *module_.machine().virt<abi::VfioPciRecord>(at);
+  if (const Result<void> frozen = file_cast<VfioFile>(state.file)->freeze(record); !frozen) {
+    // As Linux has it: nobody would have the vectors in the next kernel's early boot.
     log(module_.machine(), LogLevel::Error,
         Line() << "vfio: a preserved device has interrupts on, and its IOMMU unit does not remap them: disable them "
                   "(VFIO_DEVICE_SET_IRQS) before the kexec");
-    return fail(Errno::Einval);
+    return frozen;
   }
-  abi::VfioPciRecord record = *module_.machine().virt<abi::VfioPciRecord>(at);
-  file_cast<VfioFile>(state.file)->fill(record);
   update_record(module_.machine(), at, record);
   seal_record(module_.machine(), at);
   return {};
 }
 
 void VfioHandler::unfreeze(luo::FileState& state) {
+  file_cast<VfioFile>(state.file)->unfreeze();
   unseal_record(module_.machine(), Phys(state.data));
 }
 

@@ -1,9 +1,9 @@
 // VFIO devices in a live update session (iommu-liveupdate §3.3, §5.4; design §7).
 //
 // A preserved device goes on working through the jump: no callback here resets it, masters it off, or writes to its
-// configuration. Its interrupts stay enabled at the device: Linux wants them disabled by the program before the jump;
-// here, messages that arrive while no kernel listens are lost, as they would be while masked, and the program finds its
-// device's state when it comes back and connects its eventfds again, which programs the device for the new kernel.
+// configuration. Its interrupts stay enabled at the device when its unit remaps them: their entries travel with the
+// unit, and what comes is kept until the program connects its eventfds again (iommu/interrupts.h). Where nothing remaps
+// them the program has to disable them before the jump, as with Linux.
 #pragma once
 #include "core/luo/file_handler.h"
 #include "core/vfio/vfio.h"
@@ -28,7 +28,7 @@ class VfioHandler final : public luo::FileHandler {
   // Eproto: record and device do not fit each other, and the device stays held; Eio: it is blocked; Enodev: it is not
   // there.
   Result<Ref<File>> retrieve(luo::FileState& state) override;
-  // Only a device that was bound again, or that is blocked and so nobody's.
+  // A device that was bound again, or that is blocked or gone and so nobody's; or a record that says nothing.
   bool can_finish(luo::FileState& state) override;
   void finish(luo::FileState& state) override;
 

@@ -71,6 +71,20 @@ TEST_P(VfioLiveUpdateTest, TheRecordSaysHowItWasWhenItFroze) {
   EXPECT_EQ(record().command, 6u);
   EXPECT_EQ(record().irq_mode, static_cast<u32>(abi::VfioPciIrqMode::Msix));
   EXPECT_EQ(record().irq_vectors, 1u);
+  // Nobody reads it again before the jump: another thread of the program comes too late.
+  const Errno late = error_of(w.set_irqs(fd, kDataEventfd | kActionTrigger, kMsix, 3, 1, {event.fd}));
+  EXPECT_EQ(late, Errno::Ebusy);
+  EXPECT_EQ(error_of(w.write<u16>(fd, uapi::vfio_region::kConfig, 4, u16{2})), Errno::Ebusy);
+  EXPECT_EQ(w.config_read<u16>(fd, 4) & 6u, 6u);
+  // Unless there is none.
+  luo::FileState state = w.vfio_state(kDevice, w.task.files.at(fd).get());
+  w.vfio_handler->unfreeze(state);
+  ASSERT_TRUE(w.set_irqs(fd, kDataEventfd | kActionTrigger, kMsix, 3, 1, {event.fd}));
+  w.config_write<u16>(fd, 4, 2);
+  ASSERT_TRUE(w.vfio_handler->freeze(state));
+  EXPECT_EQ(record().command, 2u);
+  EXPECT_EQ(record().irq_vectors, 2u);
+  w.vfio_handler->unfreeze(state);
   w.unpreserve_device(fd, kDevice);
   w.unpreserve(iommufd, kContext);
 }

@@ -118,6 +118,7 @@ Result<usize> VfioFile::write_config(Task& task, UserAddr from, usize bytes, u64
     const std::span<std::byte> part(chunk, std::min(bytes - done, kConfigChunk));
     TRY(task.copy_in(part, from + done));
     MutexGuard guard(device_.lock);
+    TRY(immutability_.may_change());
     const u32 size = device_.config.size();
     if (offset >= size || bytes > size - offset) return fail(Errno::Efault);
     if (device_.config.write(static_cast<u16>(offset + done), part) == ConfigView::Effect::Reset) {

@@ -315,6 +315,7 @@ Result<void> VfioFile::set_vectors(Interrupts::Mode mode, const uapi::VfioIrqSet
                                    std::span<const u8> chosen) {
   Vec<Ref<EventFd>> dropped(module_.heap());
   MutexGuard guard(device_.lock);
+  TRY(immutability_.may_change());
   Interrupts& irqs = device_.irqs;
   const u32 kind = set.flags & uapi::vfio_irq::kDataMask;
   if (kind == uapi::vfio_irq::kDataNone && set.count == 0 && irqs.mode() == mode) {
@@ -423,10 +424,27 @@ void VfioFile::unpreserve() {
 
 void VfioFile::fill(abi::VfioPciRecord& record) const {
   MutexGuard guard(device_.lock);
+  fill_locked(record);
+}
+
+Result<void> VfioFile::freeze(abi::VfioPciRecord& record) {
+  MutexGuard guard(device_.lock);
+  if (!device_.irqs.can_be_carried()) return fail(Errno::Einval);
+  fill_locked(record);
+  immutability_.hold();
+  return {};
+}
+
+void VfioFile::unfreeze() {
+  MutexGuard guard(device_.lock);
+  immutability_.release();
+}
+
+void VfioFile::fill_locked(abi::VfioPciRecord& record) const {
   const pci::Function& function = device_.function;
   record.segment = function.source().segment;
   record.bdf = function.source().bdf;
-  record.ids = u32{function.device()} << 16 | function.vendor();
+  record.ids = function.ids();
   record.flags = device_.reset_works ? abi::kVfioPciResetWorks : 0;
   record.command = function.read16(pci::reg::kCommand);
   const CarriedInterrupts irqs = device_.irqs.state();
@@ -446,11 +464,6 @@ void VfioFile::fill(abi::VfioPciRecord& record) const {
   std::copy(std::begin(state.bars), std::end(state.bars), std::begin(record.virtual_bars));
   record.virtual_command = state.command;
   record.interrupt_line = state.interrupt_line;
-}
-
-bool VfioFile::interrupts_carry() const {
-  MutexGuard guard(device_.lock);
-  return device_.irqs.can_be_carried();
 }
 
 void VfioFile::finish() {

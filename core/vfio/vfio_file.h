@@ -43,10 +43,12 @@ class VfioFile final : public File {
   // token.
   Result<u64> preserve(const luo::Session& session);
   void unpreserve();
-  // Nothing of its interrupts would be lost: they are off, or go through a remapping table.
-  bool interrupts_carry() const;
   // What is to be recorded of the device now. Only reads.
   void fill(abi::VfioPciRecord& record) const;
+  // The same for the last time: until unfreeze() its interrupts and its configuration stay as they are recorded
+  // (Ebusy). Einval: interrupts are on that would be lost, since they go through no remapping table.
+  Result<void> freeze(abi::VfioPciRecord& record);
+  void unfreeze();
   // The device is this program's like any other now.
   void finish();
 
@@ -78,6 +80,7 @@ class VfioFile final : public File {
   Result<void> feature(Task& task, UserAddr arg);
   Result<void> hot_reset(Task& task, UserAddr arg);
   Result<void> reset_locked() REQUIRES(device_.lock);
+  void fill_locked(abi::VfioPciRecord& record) const REQUIRES(device_.lock);
   u32 irq_count(u32 index) const;
 
   Result<usize> read_config(Task& task, UserAddr to, usize bytes, u64 offset);
@@ -90,6 +93,7 @@ class VfioFile final : public File {
   Ref<iommufd::IommufdFile> iommufd_ GUARDED_BY(device_.lock);
   Ref<iommufd::Device> bound_ GUARDED_BY(device_.lock);
   bool incoming_ GUARDED_BY(device_.lock) = false;
+  Immutability immutability_;        // of what the record says besides: held while frozen
   const abi::VfioPciRecord record_;  // while incoming
 };
 
