@@ -1,13 +1,12 @@
 #include "machine/process/kernel_machine.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <filesystem>
 
 #include "machine/host/host_files.h"
+#include "machine/process/bell.h"
 #include "machine/process/board_protocol.h"
 #include "machine/process/kernel_image.h"
 
@@ -49,20 +48,12 @@ void KernelMachine::irq_enable() {
   deliver();
 }
 
-void KernelMachine::serve_interrupts(const std::function<void()>& service) {
-  constexpr int kServiceMs = 100;
-  // What the kernel before did not take is there already, and nobody tells of it again.
-  deliver();
-  for (;;) {
-    pollfd bell{remote_.interrupts(), POLLIN, 0};
-    const int rang = poll(&bell, 1, kServiceMs);
-    if (rang < 0 && errno != EINTR) return;
-    if (rang > 0) {
-      if (!wire::receive(remote_.interrupts())) return;
-      deliver();
-    }
-    if (rang == 0) service();
-  }
+void KernelMachine::serve_interrupts(std::function<void()> service) {
+  BellWatch{.socket = remote_.interrupts(),
+            .now_ns = [this] { return now_ns(); },
+            .deliver = [this] { deliver(); },
+            .service = std::move(service)}
+      .run();
 }
 
 }  // namespace perdure::process

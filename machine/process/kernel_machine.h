@@ -19,7 +19,7 @@ class KernelMachine final : public PortMachine {
 
   // Hands interrupt messages of the board to their sinks, and calls `service` every now and then; returns when the
   // board is gone.
-  void serve_interrupts(const std::function<void()>& service);
+  void serve_interrupts(std::function<void()> service);
 
  private:
   KernelMachine(RemotePort& port, LogSink log) : PortMachine(port, std::move(log)), remote_(port) {}
