@@ -296,6 +296,25 @@ TEST_P(AdoptTest, HwptsOfOneIoasShareItAgain) {
   unbind();
 }
 
+// Two threads that restore them at the same time must not rebuild the IOAS twice.
+TEST_P(AdoptTest, HwptsOfOneIoasAreRestoredOneAfterTheOther) {
+  set_up();
+  const u32 second = *w.hwpt(fd, device->id(), ioas);
+  ASSERT_TRUE(w.mark(fd, second, kHwpt2));
+  preserve_all();
+  jump();
+  come_back();
+  Errno meanwhile{};
+  w.task.before_copy_out = [&] { meanwhile = error_of(w.adopt(fd, kHwpt2)); };
+  adopt_it();
+  EXPECT_EQ(meanwhile, Errno::Ebusy);
+  const Result<IommufdWorld::Adopted> joined = w.adopt(fd, kHwpt2);
+  ASSERT_TRUE(joined) << w.machine().lines.back();
+  EXPECT_EQ(joined->ioas, ioas);
+  finish();
+  unbind();
+}
+
 // The rest of an IOAS may come without it, or never.
 TEST_P(AdoptTest, AnIoasDoesNotWaitForWhatCannotJoinIt) {
   set_up();

@@ -107,6 +107,11 @@ Result<void> IommufdFile::begin_restore_locked(u64 token, bool with_ioas, Restor
     if (Ioas* shared = rebuilt_ioas_locked(records[index].ioas)) {
       restore.ioas = Ref<Ioas>(shared);
     } else {
+      // Another of its HWPTs may be about to make it, and has answered with its id already.
+      for (usize i = 0; i < records.size(); ++i) {
+        const bool under_way = incoming_->reclaimed[i] == Incoming::Reclaim::UnderWay;
+        if (under_way && records[i].ioas == records[index].ioas) return fail(Errno::Ebusy);
+      }
       restore.ioas = TRY(heap_.make_ref<Ioas>(heap_));
       restore.new_ioas_id = TRY(objects_.reserve());
     }

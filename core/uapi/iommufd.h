@@ -313,7 +313,8 @@ static_assert(sizeof(IommuHwptMarkPreserve) == 16 && offsetof(IommuHwptMarkPrese
 // Without flags it is a HWPT without IOAS: nothing can be mapped or unmapped, no further device attached; it can be
 // replaced, kept, preserved again, destroyed. With kIoas it gets its IOAS back, with the areas that were mapped, and is
 // like any other HWPT; nothing is mapped anew. HWPTs that shared an IOAS share it again: until all of them were
-// restored (with the flag or without), nothing can be mapped or unmapped there (Ebusy).
+// restored (with the flag or without), nothing can be mapped or unmapped there (Ebusy). While another thread restores
+// one of them, the others are to be asked for again (Ebusy).
 struct IommuHwptRestore {
   u32 size = 0;
   u32 flags = 0;

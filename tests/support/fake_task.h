@@ -1,7 +1,9 @@
 // A program, as system calls see it: memory at made-up addresses, descriptors, shared memory that it has mapped.
 #pragma once
 #include <cstring>
+#include <functional>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "core/file/shared_memory.h"
@@ -65,6 +67,7 @@ class FakeTask : public Task {
   }
   Result<void> copy_out(UserAddr to, std::span<const std::byte> from) override {
     if (from.empty()) return {};
+    if (before_copy_out) std::exchange(before_copy_out, nullptr)();
     std::byte* at = find(to, from.size(), true);
     if (!at) return fail(Errno::Efault);
     std::memcpy(at, from.data(), from.size());
@@ -120,6 +123,7 @@ class FakeTask : public Task {
   std::map<s32, Ref<File>> files;
   std::map<s32, bool> reserved;
   usize fd_limit = 64;
+  std::function<void()> before_copy_out;  // once: what another thread does while a call writes its answer
   Creds credentials;
 
  private:
