@@ -411,6 +411,7 @@ TEST_P(VfioLiveUpdateTest, ADeviceThatLeftQuarantineDoesNotKeepItsFormerSessionO
   const s32 stranger = w.open();
   ASSERT_TRUE(w.bind_device(fd, stranger));
   EXPECT_EQ(w.reached(a0, kBase), "blocked") << "of its former tables it has nothing";
+  EXPECT_TRUE(w.iommu.hw_a.interrupts.entries.empty()) << "nor of its interrupt entries and their vectors";
   luo::FileState state = w.vfio_state(kDevice);
   const Errno refused = error_of(w.vfio_handler->retrieve(state));
   EXPECT_EQ(refused, Errno::Ebusy);

@@ -102,8 +102,8 @@ Result<void> VfioFile::bind(Task& task, UserAddr arg) {
   return {};
 }
 
-// A new user finds the device quiet: not mastering the bus, reset, decoding. Unless a former kernel's user has it at
-// work: then nothing is written to it at all.
+// A new user finds the device quiet: not mastering the bus, reset, decoding, without interrupts. Unless a former
+// kernel's user has it at work: then nothing is written to it at all.
 Result<void> VfioFile::enable_locked() {
   pci::Function& function = device_.function;
   if (incoming_) {
@@ -128,6 +128,10 @@ Result<void> VfioFile::enable_locked() {
   }
   function.set_bus_master(false);
   device_.reset_works = function.can_reset() && function.reset().has_value();
+  // What a former kernel's user had of interrupts and nobody came for, since the device was quarantined.
+  if (InterruptRemapper* remapper = device_.iommu_device.unit().interrupt_remapper()) {
+    remapper->drop_carried(device_.iommu_device.source());
+  }
   function.set_decoding(true);
   if (!function.open_path()) {
     log(module_.machine(), LogLevel::Warn,
