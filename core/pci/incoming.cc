@@ -27,7 +27,6 @@ class Reader {
     for (u32 i = 0; i < records_.functions.size(); ++i) check_function(i);
     check_functions_apart();
     check_counts();
-    pass_down();
     return {};
   }
 
@@ -180,31 +179,26 @@ class Reader {
       }
     }
   }
-  // A bridge that counted fewer than there are was not above all of them. More: a record was lost.
+  // A bridge that counted fewer than there are was not above all of them. More: a record was lost. Once up from each
+  // function, so that no set of records takes long: bridges above valid functions are sound, and at most 255 deep.
   void check_counts() {
+    for (const IncomingFunction& f : records_.functions) {
+      if (f.state != RecordState::Valid) continue;
+      for (u32 at = f.record.bridge; at != abi::kPciNoBridge; at = records_.bridges[at].record.bridge) {
+        ++records_.bridges[at].below;
+      }
+    }
     for (u32 i = 0; i < records_.bridges.size(); ++i) {
       IncomingBridge& bridge = records_.bridges[i];
-      if (bridge.state != RecordState::Valid) continue;
-      u32 below = 0;
-      for (const IncomingFunction& f : records_.functions) {
-        if (f.state == RecordState::Valid && is_above(i, f.record.bridge)) ++below;
-      }
-      if (below <= bridge.record.functions) continue;
-      refuse(bridge, i, "more functions are below it than it counted");
-      for (u32 k = 0; k < records_.functions.size(); ++k) {
-        IncomingFunction& f = records_.functions[k];
-        if (f.state == RecordState::Valid && is_above(i, f.record.bridge)) {
-          refuse(f, k, "the record of a bridge above it is no good");
-        }
-      }
+      if (bridge.below > bridge.record.functions) refuse(bridge, i, "more functions are below it than it counted");
     }
-  }
-  // Whether bridge record `upper` is `lower` or above it. Bridges below valid functions are sound: no circles.
-  bool is_above(u32 upper, u32 lower) const {
-    for (u32 at = lower; at != abi::kPciNoBridge; at = records_.bridges[at].record.bridge) {
-      if (at == upper) return true;
+    pass_down();
+    for (u32 i = 0; i < records_.functions.size(); ++i) {
+      IncomingFunction& f = records_.functions[i];
+      if (f.state != RecordState::Valid || f.record.bridge == abi::kPciNoBridge) continue;
+      if (records_.bridges[f.record.bridge].state == RecordState::Valid) continue;
+      refuse(f, i, "the record of a bridge above it is no good");
     }
-    return false;
   }
 
   Kho& kho_;

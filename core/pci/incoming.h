@@ -23,6 +23,7 @@ struct IncomingFunction {
 struct IncomingBridge {
   RecordState state = RecordState::Unused;
   abi::PciBridgeRecord record;
+  u32 below = 0;         // valid records of functions
   bool differs = false;  // the bridge that is there: whatever is below it may be anything
   SourceId source() const { return {static_cast<u16>(record.segment), static_cast<u16>(record.bdf)}; }
 };
