@@ -1,5 +1,7 @@
 #include "metal/options.h"
 
+#include "metal/saboteur.h"
+
 namespace perdure::metal {
 
 namespace {
@@ -38,13 +40,14 @@ Options::Options(const char* command_line) {
       known = number_of(value, number) && number < u64{1} << 32;
       hops = static_cast<u32>(number);
     } else if (value_of(word, "seed", value)) {
-      known = number_of(value, seed);
+      known = number_of(value, number);  // the host's, for what it feeds devices with
     } else if (value_of(word, "stretch_us", value)) {
       known = number_of(value, stretch_us);
     } else if (value_of(word, "devices", value)) {
       devices = value;
     } else if (value_of(word, "break", value)) {
       breakage = value;
+      known = Saboteur::known(value);
     } else if (value_of(word, "tables", value)) {
       known = value == "legacy" || value == "scalable";
       tables = value == "legacy" ? vtd::TableModePolicy::Legacy : vtd::TableModePolicy::Scalable;
@@ -57,6 +60,17 @@ Options::Options(const char* command_line) {
     }
     if (!known) unknown = word;
   }
+}
+
+bool Options::wants(std::string_view device) const {
+  std::string_view rest = devices;
+  while (!rest.empty()) {
+    usize length = 0;
+    while (length < rest.size() && rest[length] != ',') ++length;
+    if (std::string_view(rest.data(), length) == device) return true;
+    rest.remove_prefix(length < rest.size() ? length + 1 : length);
+  }
+  return devices.empty();
 }
 
 }  // namespace perdure::metal

@@ -15,7 +15,7 @@ boot() {
   timeout 60 "$qemu" -M q35 -accel tcg -m 256M -nodefaults -no-user-config -display none -no-reboot \
     -device isa-debug-exit,iobase=0xf4,iosize=0x04 -serial "file:$out" \
     -kernel "$images/perdure-metal-a.elf" -initrd "$images/metal-modules.bin" -append "hops=$hops" \
-    -device intel-iommu,intremap=off,aw-bits=48 -device edu -device pci-ohci "$@"
+    -device intel-iommu,intremap=off,aw-bits=48 -device edu,dma_mask=0xffffffff -device pci-ohci "$@"
   status=$?
   if [ $status -ne 33 ] || ! grep -q "\"event\":\"end\",\"ok\":true,\"hops\":$hops" "$out" ||
     grep -qE '\] (warn|error): ' "$out"; then
