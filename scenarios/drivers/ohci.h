@@ -10,6 +10,7 @@ class Ohci final : public BusMaster {
   static constexpr u32 kVendorDevice = 0x003F'106B;
   static constexpr u64 kBytes = kPageSize;  // of guest memory
   struct State {
+    u64 started_ns;   // before its first frame
     u64 frames;       // that it counted, in all
     u64 looked_ns;    // when `last` was seen, or shortly before
     u32 last;         // frame number, 16 bits
