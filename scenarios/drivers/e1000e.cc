@@ -50,16 +50,18 @@ Result<void> E1000e::start() {
   TRY(set32(kRingHigh, static_cast<u32>(area_.iova >> 32)));
   TRY(set32(kRingLength, descriptors * static_cast<u32>(sizeof(Descriptor))));
   TRY(set32(kHead, 0));
-  // One less than there are: head and tail are the same only in an empty ring.
-  state_.tail = descriptors - 1;
-  TRY(set32(kTail, state_.tail));
   // Reading them clears them.
   TRY(get32(kGoodPackets));
   TRY(get32(kMissedPackets));
   TRY(get32(kNoBuffers));
   state_.last_frame_ns = context_.sys.now_ns();
+  // Frames that came early wait for descriptors. Those that are offered to an adapter which is off are dropped, and
+  // QEMU offers them whenever the ring, or bus mastering, changes: so the adapter is turned on before these.
+  TRY(set32(kReceiveControl, kReceive));
   TRY(device_.set_bus_master(true));
-  return set32(kReceiveControl, kReceive);
+  // One less than there are: head and tail are the same only in an empty ring.
+  state_.tail = descriptors - 1;
+  return set32(kTail, state_.tail);
 }
 
 Result<void> E1000e::same_as_set_up() {
@@ -163,6 +165,7 @@ Result<void> E1000e::check(bool patient) {
         }))) {
       return wrong("no frame for ten seconds; is the host sending?");
     }
+    TRY(count());
   }
   if (context_.sys.now_ns() - state_.last_frame_ns > kPatienceNs) {
     return wrong("no frame for ten seconds; is the host sending?");

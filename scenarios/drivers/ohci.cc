@@ -69,7 +69,8 @@ Result<void> Ohci::look() {
   // start, because emulated controllers may be late at one look and make up for it until the next.
   constexpr u64 kSlack = 2;
   const u64 all = (context_.sys.now_ns() - state_.started_ns) / kFrameNs + 1;
-  if (state_.frames + frames > all + kSlack) return wrong("the frame number is not where the clock says: the controller was reset");
+  if (state_.frames + frames > all + kSlack)
+    return wrong("the frame number is not where the clock says: the controller was reset");
   if (frames == 0 && elapsed * kFrameNs > kPatienceNs) return wrong("no frame for ten seconds");
   if (frames == 0) return {};
   state_.frames += frames;
