@@ -15,13 +15,9 @@ Result<void> Ohci::start() {
   TRY(set32(kHcca, static_cast<u32>(area_.iova)));
   TRY(device_.set_bus_master(true));
   if (TRY(bus_errors()) != 0) return wrong("the controller has recorded bus errors before its first frame");
-  state_ = {
-    .started_ns = context_.sys.now_ns(),
-    .frames = 0,
-    .looked_ns = context_.sys.now_ns(),
-    .last = TRY(get32(kFrameNumber)) & 0xFFFF,
-    .before_jump = 0
-  };
+  const u32 first = TRY(number());
+  const u64 now = context_.sys.now_ns();
+  state_ = {.started_ns = now, .frames = 0, .looked_ns = now, .last = first, .before_jump = 0};
   TRY(set32(kControl, kOperational));
   TRY(wait_frames(2));
   state_.before_jump = state_.last;
@@ -53,11 +49,9 @@ Result<void> Ohci::look() {
   u32 second = 0;
   // The register is ahead by one while a frame begins.
   const bool agreed = TRY(wait_until(kPatienceNs, [&]() -> Result<bool> {
-    first = TRY(get32(kFrameNumber))
-    &0xFFFF;
+    first = TRY(number());
     written = in_memory();
-    second = TRY(get32(kFrameNumber))
-    &0xFFFF;
+    second = TRY(number());
     const u32 range = (second - first + 1) & 0xFFFF;
     return ((written - (first - 1)) & 0xFFFF) <= range;
   }));
@@ -69,8 +63,9 @@ Result<void> Ohci::look() {
   // start, because emulated controllers may be late at one look and make up for it until the next.
   constexpr u64 kSlack = 2;
   const u64 all = (context_.sys.now_ns() - state_.started_ns) / kFrameNs + 1;
-  if (state_.frames + frames > all + kSlack)
+  if (state_.frames + frames > all + kSlack) {
     return wrong("the frame number is not where the clock says: the controller was reset");
+  }
   if (frames == 0 && elapsed * kFrameNs > kPatienceNs) return wrong("no frame for ten seconds");
   if (frames == 0) return {};
   state_.frames += frames;

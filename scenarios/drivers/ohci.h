@@ -28,6 +28,10 @@ class Ohci final : public BusMaster {
 
  private:
   u32 in_memory() const { return hw::load(area_.word<u16>(kHccaFrame)); }
+  Result<u32> number() const {
+    const u32 value = TRY(get32(kFrameNumber));
+    return value & 0xFFFF;
+  }
   Result<void> alive();
   Result<void> look();
   Result<void> wait_frames(u32 frames);
