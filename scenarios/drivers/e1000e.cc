@@ -65,11 +65,14 @@ Result<void> E1000e::start() {
 }
 
 Result<void> E1000e::same_as_set_up() {
-  const bool ring = TRY(get32(kRingLow))
-  == static_cast<u32>(area_.iova) && TRY(get32(kRingHigh))
-  == area_.iova >> 32 && TRY(get32(kRingLength))
-  == state_.descriptors * sizeof(Descriptor) && TRY(get32(kTail))
-  == state_.tail;
+  const u64 base = TRY(get32(kRingLow))
+  | u64 {
+    TRY(get32(kRingHigh))
+  }
+  << 32;
+  const u32 length = TRY(get32(kRingLength));
+  const u32 tail = TRY(get32(kTail));
+  const bool ring = base == area_.iova && length == state_.descriptors * sizeof(Descriptor) && tail == state_.tail;
   if (!ring) return wrong("the adapter's ring is another: it was reset");
   if (TRY(get32(kReceiveControl)) != kReceive) return wrong("the adapter does not receive any more: it was reset");
   if ((TRY(get32(kStatus)) & kLinkUp) == 0) return wrong("the adapter's link is down");
