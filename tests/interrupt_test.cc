@@ -121,8 +121,7 @@ TEST(Interrupts, ArePartOfASavedMachine) {
   std::filesystem::remove_all(saved);
 }
 
-// --- faults
-// -----------------------------------------------------------------------------------------------------------
+// --- the units' own events ---------------------------------------------------------------------------------------
 
 usize count_of(std::string_view text, std::string_view what) {
   usize n = 0;
@@ -154,8 +153,47 @@ TEST(FaultEvent, IsMaskedForTheJumpAndArmedAgainAfterIt) {
   EXPECT_EQ(count_of(second, "fault"), 1U) << second;
 }
 
-// --- the proof failing
-// ------------------------------------------------------------------------------------------------
+// The queue's own event is nobody's: that of a former kernel which used it is masked and cleared at the jump, does not
+// arrive when its queue completes a wait in the gap, and is not left pending by the kernel after it.
+TEST(CompletionEvent, OfAFormerKernelReachesNobody) {
+  constexpr u32 kMask = 0x8000'0000, kPending = 0x4000'0000;
+  InProcessRig rig(small_machine({.seed = 2}));
+  board::IommuModel& unit = rig.board().unit(0);
+  const auto expect_silent = [&] {
+    EXPECT_EQ(unit.read(0x9C, 4), 0U);
+    EXPECT_EQ(unit.read(0xA0, 4), kMask);
+    for (const u64 at : {0xA4, 0xA8, 0xAC}) EXPECT_EQ(unit.read(at, 4), 0U) << at;
+  };
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_DONE(rig.start_program(0));
+  unit.write(0xA4, 4, 0x30);
+  unit.write(0xA8, 4, 0xFEE0'0000);
+  unit.write(0xA0, 4, 0);
+  ASSERT_DONE(rig.preserve());
+  ASSERT_DONE(rig.leave("b"));
+  expect_silent();
+
+  // A wait that asks for the event alone, behind the last one.
+  const u64 tail = unit.read(0x88, 8);
+  const u64 slot = (unit.read(0x90, 8) & ~u64{0xFFF}) + tail;
+  rig.board().memory().fill({slot, 16}, 0);
+  ASSERT_TRUE(rig.board().memory().store32(slot, 0x15));
+  const board::InterruptCounts before = rig.board().interrupts();
+  unit.write(0x88, 8, (tail + 16) % kPageSize);
+  rig.board().step_for(kGap);
+  EXPECT_EQ(unit.read(0xA0, 4), kMask | kPending);
+  EXPECT_EQ(rig.board().interrupts().latched, before.latched);
+  EXPECT_EQ(rig.board().interrupts().dropped, before.dropped);
+
+  ASSERT_DONE(rig.arrive());
+  expect_silent();
+  ASSERT_DONE(rig.start_program(1));
+  rig.run_for(kStretch);
+  ASSERT_DONE(rig.verify());
+  EXPECT_EQ(problems_of(rig), "");
+}
+
+// --- the proof failing -------------------------------------------------------------------------------------------
 
 // Interrupts of the gap alone: by the time the next kernel starts the device has fallen silent. `kept`: by the
 // processors.

@@ -332,6 +332,110 @@ TEST_P(VtdInterruptTest, AStormEndsWithTheNextService) {
   EXPECT_EQ(unit->faults().reported(), reported + 1);
 }
 
+// The event of the queue, which this driver has no use for, in the hands of a former kernel that had.
+class VtdCompletionEventTest : public VtdInterruptTest {
+ protected:
+  static constexpr u64 kStatus = 0x9c, kControl = 0xa0, kData = 0xa4, kAddress = 0xa8, kUpper = 0xac;
+  static constexpr u64 kMask = 0x8000'0000, kPending = 0x4000'0000;
+
+  // The first vector that the next kernel gives out.
+  void arm(bool masked) {
+    hw.model.write(kControl, 4, kMask);
+    hw.model.write(kData, 4, 0x30);
+    hw.model.write(kAddress, 4, 0xfee0'0000);
+    hw.model.write(kUpper, 4, 0);
+    if (!masked) hw.model.write(kControl, 4, 0);
+  }
+  // A wait with IF alone behind what is in the queue. A slow unit has it still to do.
+  void ask_for_it() {
+    const u64 bytes = record.queue_descriptor_bytes;
+    const u64 tail = hw.model.read(0x88, 8);
+    u64* slot = world.machine.virt<u64>(Phys((record.iqa & ~u64{0xfff}) + tail));
+    for (u64 i = 0; i < bytes / 8; ++i) slot[i] = i == 0 ? 0x15 : 0;
+    hw.written_back(Phys((record.iqa & ~u64{0xfff}) + tail), bytes);
+    hw.model.write(0x88, 8, (tail + bytes) % (kPageSize << record.queue_order));
+  }
+  void settle() {
+    while (hw.model.step()) {
+    }
+  }
+  void expect_silent() {
+    EXPECT_EQ(hw.model.read(kStatus, 4), 0u);
+    EXPECT_EQ(hw.model.read(kControl, 4), kMask);
+    for (const u64 at : {kData, kAddress, kUpper}) EXPECT_EQ(hw.model.read(at, 4), 0u) << std::hex << at;
+    // Nothing is kept for the day on which it is unmasked, either.
+    hw.model.write(kControl, 4, 0);
+    EXPECT_EQ(hw.messages, messages);
+    hw.model.write(kControl, 4, kMask);
+  }
+  void arrive() {
+    jump();
+    must(kStays, 0x10'0000, data);
+    ASSERT_TRUE(adopt(record)) << log();
+    expect_silent();
+    expect_clean();
+  }
+
+  u64 messages = 0;
+};
+
+// Masked and cleared at the jump: what comes in the gap goes nowhere, and is forgotten by the next kernel.
+TEST_P(VtdCompletionEventTest, IsMaskedForTheJump) {
+  prepare();
+  unit->resume();
+  arm(false);
+  ASSERT_TRUE(unit->quiesce([](SourceId) { return true; }));
+  messages = hw.messages;
+  expect_silent();
+  ask_for_it();
+  settle();
+  EXPECT_EQ(hw.model.read(kStatus, 4), 1u);
+  EXPECT_EQ(hw.model.read(kControl, 4), kMask | kPending);
+  EXPECT_EQ(hw.messages, messages);
+  arrive();
+}
+
+TEST_P(VtdCompletionEventTest, PendingFromAFormerKernelIsForgotten) {
+  prepare();
+  messages = hw.messages;
+  arm(true);
+  ask_for_it();
+  settle();
+  EXPECT_EQ(hw.model.read(kControl, 4), kMask | kPending);
+  arrive();
+}
+
+// Also in a unit that is blocked because nobody can account for it.
+TEST_P(VtdCompletionEventTest, PendingInAUnitThatIsBlockedIsForgotten) {
+  prepare();
+  messages = hw.messages;
+  arm(true);
+  ask_for_it();
+  settle();
+  jump();
+  ASSERT_TRUE(VtdUnit::block_all(world.frames(), base(), config())) << log();
+  expect_silent();
+  EXPECT_EQ(hw.te_off, 0u);
+}
+
+// Not masked by its kernel, and not there yet: the unit comes to it while the next kernel takes its queue over.
+class VtdLateCompletionEventTest : public VtdCompletionEventTest {};
+
+TEST_P(VtdLateCompletionEventTest, ReachesNobody) {
+  prepare();
+  messages = hw.messages;
+  arm(false);
+  ask_for_it();
+  ASSERT_EQ(hw.model.read(kStatus, 4), 0u) << "still to come";
+  arrive();
+}
+
+INSTANTIATE_TEST_SUITE_P(Units, VtdCompletionEventTest, testing::ValuesIn(all_variants()),
+                         [](const auto& variant) { return std::string(variant.param.name); });
+INSTANTIATE_TEST_SUITE_P(Units, VtdLateCompletionEventTest,
+                         testing::ValuesIn(variants_named({"slow", "slow_not_coherent", "second_stage_random_slow",
+                                                           "first_stage_random_slow"})),
+                         [](const auto& variant) { return std::string(variant.param.name); });
 INSTANTIATE_TEST_SUITE_P(Units, VtdInterruptTest, testing::ValuesIn(all_variants()),
                          [](const auto& variant) { return std::string(variant.param.name); });
 

@@ -140,6 +140,8 @@ Result<void> VtdUnit::take_over(Kho& kho, const abi::IommuUnitRecord& record, st
 }
 
 Result<void> VtdUnit::re_initialise_locked(Kho& kho, const QueueMemory* old_memory, const QueueMemory& memory) {
+  // Before anything else: what a former kernel left armed would come at vectors that are this one's.
+  mask_events();
   if (old_memory) {
     TRY(kho.restore(old_memory->base, old_memory->order));
     TRY(kho.restore(old_memory->status, 0));
@@ -153,6 +155,7 @@ Result<void> VtdUnit::re_initialise_locked(Kho& kho, const QueueMemory* old_memo
   // Not demanded, but it ends all doubt about flushes that the former kernel may have owed; it costs only refills.
   TRY(flush_all_locked());
   if (old_memory) InvalidationQueue::release(heap_.frames(), *old_memory);
+  // Again, now that the former queue is off: its last waits may have asked for an event.
   mask_events();
   if (!defer_fault_event_) faults_.arm();
   if (interrupts_.set_up()) return interrupts_.move(kho);

@@ -16,11 +16,22 @@ void mask_event(RegisterFile& registers, Reg32 control) {
   registers.read(control);  // posted until read back
 }
 
+// Completion of invalidations is waited for, as they are short and their callers hold locks; the event is for nobody.
+// Masked it stays, and without what the firmware or a former kernel left in it: the message would come at a vector that
+// is somebody else's by now.
+void silence_completion_event(RegisterFile& registers) {
+  mask_event(registers, reg::kCompletionControl);
+  registers.write(reg::kCompletionStatus, Ics::Iwc::value());
+  registers.write(reg::kCompletionData, 0);
+  registers.write(reg::kCompletionAddress, 0);
+  registers.write(reg::kCompletionUpperAddress, 0);
+}
+
 }  // namespace
 
 void VtdUnit::mask_events() {
   faults_.mask();
-  mask_event(registers_, reg::kCompletionControl);
+  silence_completion_event(registers_);
   if (Ecap::Prs::test(info_.ecap)) mask_event(registers_, reg::kPageRequestControl);
 }
 
@@ -105,7 +116,7 @@ Result<void> VtdUnit::block_all(FrameAllocator& frames, Phys base, const UnitCon
 
   // Messages of the former kernel must not reach this one.
   mask_event(registers, reg::kFaultControl);
-  mask_event(registers, reg::kCompletionControl);
+  silence_completion_event(registers);
   if (Ecap::Prs::test(ecap)) mask_event(registers, reg::kPageRequestControl);
 
   const bool remaps = Global::Ire::test(registers.status());

@@ -99,6 +99,11 @@ struct EventControl {
   using Pending = Bit<30, u32>;
 };
 
+// ICS.
+struct Ics {
+  using Iwc = Bit<0, u32>;  // W1C: a wait that asks for an event is done; goes with the pending bit of IECTL
+};
+
 struct Pmen {
   using Epm = Bit<31, u32>;
   using Prs = Bit<0, u32>;
@@ -151,7 +156,11 @@ inline constexpr Reg32 kProtectedMemory{0x64};
 inline constexpr Reg64 kQueueHead{0x80};
 inline constexpr Reg64 kQueueTail{0x88};
 inline constexpr Reg64 kQueueAddress{0x90};
+inline constexpr Reg32 kCompletionStatus{0x9c};
 inline constexpr Reg32 kCompletionControl{0xa0};
+inline constexpr Reg32 kCompletionData{0xa4};
+inline constexpr Reg32 kCompletionAddress{0xa8};
+inline constexpr Reg32 kCompletionUpperAddress{0xac};
 inline constexpr Reg64 kQueueError{0xb0};
 inline constexpr Reg64 kInterruptTable{0xb8};
 inline constexpr Reg32 kPageRequestControl{0xe0};
