@@ -100,9 +100,14 @@ void ElfImage::place(const Machine& machine) const {
   for (unsigned i = 0; i < head.segment_count; ++i) {
     const ElfSegment segment = segment_of(file_, head, i);
     if (segment.type != kLoad) continue;
-    std::byte* const to = machine.virt(Phys(segment.address));
-    std::memcpy(to, file_.data() + segment.offset, segment.file_bytes);
-    std::memset(to + segment.file_bytes, 0, segment.memory_bytes - segment.file_bytes);
+    // What is there from the last time is left alone: an emulator has it translated already.
+    for (u64 done = 0; done < segment.file_bytes; done += kPageSize) {
+      const u64 rest = segment.file_bytes - done;
+      std::byte* const to = machine.virt(Phys(segment.address + done));
+      const char* const from = file_.data() + segment.offset + done;
+      const u64 bytes = rest < kPageSize ? rest : kPageSize;
+      if (std::memcmp(to, from, bytes) != 0) std::memcpy(to, from, bytes);
+    }
   }
 }
 

@@ -138,6 +138,7 @@ metal_pml4:
 metal_low_pdpt:
         .quad   metal_low_pd + 3
         .fill   511, 8, 0
+        .globl  metal_low_pd
 metal_low_pd:
         .quad   0
         .set    i, 1

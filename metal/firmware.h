@@ -40,6 +40,8 @@ Result<const Facts*> facts();
 
 // Makes all RAM of the machine reachable behind kDirectMap; registers uncached. Returns the end of the window.
 u64 map_memory(const Facts& facts);
+// Where images run, low. One that does not run is not there: what still points at a former kernel faults.
+void map_slot(Phys slot, bool present);
 // Whether anything was written, since this kernel came, to the 2 MiB at `base` through the direct map.
 bool written(Phys base);
 

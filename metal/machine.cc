@@ -34,6 +34,9 @@ Result<void> MetalMachine::open(Phys boot_info) {
   facts_ = TRY(metal::facts());
   direct_map = reinterpret_cast<std::byte*>(kDirectMap);  // NOLINT(performance-no-int-to-ptr)
   window = map_memory(*facts_);
+  for (Phys slot : kSlots) {
+    if (slot.value != image_address(metal_image_begin)) map_slot(slot, false);
+  }
   if (!boot_info) return start_cold();
   if (!in_window(boot_info, sizeof boot_)) return fail(Errno::Eproto);
   std::memcpy(&boot_, virt(boot_info), sizeof boot_);
@@ -49,7 +52,7 @@ Result<void> MetalMachine::open(Phys boot_info) {
 Result<void> MetalMachine::start_cold() {
   share_.init(*this, Phys(facts_->share), facts_->share_bytes, {});
   boot_.memory_map = image_address(cold_map);
-  boot_.memory_map_count = TRY(fill_memory_map(cold_map));
+  boot_.memory_map_count = TRY(fill_memory_map(cold_map, nullptr));
   boot_.rsdp = facts_->rsdp;
   for (usize i = 0; i < std::size(kSlots); ++i) cold_scratch[i] = {kSlots[i].value, kSlotBytes};
   boot_.kho_scratch = image_address(cold_scratch);
@@ -60,7 +63,7 @@ Result<void> MetalMachine::start_cold() {
   return {};
 }
 
-Result<u32> MetalMachine::fill_memory_map(std::span<abi::MemoryMapEntry> map) const {
+Result<u32> MetalMachine::fill_memory_map(std::span<abi::MemoryMapEntry> map, const Survivors* survivors) const {
   u32 count = 0;
   Result<void> filled;
   const auto add = [&](u64 base, u64 length, abi::MemoryType type, u64 host_id, u64 offset) {
@@ -93,6 +96,7 @@ Result<u32> MetalMachine::fill_memory_map(std::span<abi::MemoryMapEntry> map) co
   for (Phys slot : kSlots) add(slot.value, kImageBytes, abi::MemoryType::Reserved, 0, 0);
   add(facts_->archive, facts_->archive_bytes, abi::MemoryType::Reserved, 0, 0);
   for (const Bank& bank : share_.banks()) {
+    if (survivors && !survivors->any(bank.base, bank.length)) continue;
     add(bank.base.value, bank.length, abi::MemoryType::Bank, bank.host_id, bank.offset);
   }
   TRY(filled);
@@ -218,16 +222,27 @@ Result<Ref<KernelImage>> MetalMachine::image_open(std::string_view name) {
 }
 
 Result<void> MetalMachine::jump(KernelImage& image, const abi::BootInfo& next, Phys at) {
+  const ElfImage& elf = static_cast<Image&>(image).elf_;
+  Survivors survivors(*this, *facts_);
+  survivors.keep_handover(Phys(next.kho_fdt));
   abi::BootInfo info = next;
-  info.memory_map_count =
-      TRY(fill_memory_map({virt<abi::MemoryMapEntry>(Phys(info.memory_map)), info.memory_map_count}));
+  const std::span<abi::MemoryMapEntry> room(virt<abi::MemoryMapEntry>(Phys(next.memory_map)), next.memory_map_count);
+  info.memory_map_count = TRY(fill_memory_map(room, &survivors));
   info.rsdp = facts_->rsdp;
   abi::seal(info);
   std::memcpy(virt(at), &info, sizeof info);
 
-  const ElfImage& elf = static_cast<Image&>(image).elf_;
   if (meddler_) meddler_->before_jump();
+  const auto map = room.first(info.memory_map_count);
+  for (const abi::MemoryMapEntry& e : map) {
+    if (e.type == static_cast<u32>(abi::MemoryType::Reserved)) survivors.keep(Phys(e.base), e.length);
+  }
+  survivors.keep(at, sizeof info);
+  survivors.keep(Phys(info.memory_map), map.size_bytes());
+  survivors.keep(Phys(info.kho_scratch), info.kho_scratch_length);
+  survivors.poison_others(map, boot_);
   elf.place(*this);
+  map_slot(elf.slot(), true);
   interrupts_off();
   metal_leave(elf.entry(), at.value);
 }

@@ -6,6 +6,7 @@
 #include "metal/cpu.h"
 #include "metal/firmware.h"
 #include "metal/host_memory.h"
+#include "metal/survivors.h"
 
 namespace perdure::metal {
 
@@ -75,7 +76,8 @@ class MetalMachine final : public Machine {
   };
 
   // Sorted, as abi::check_memory_map() wants it. Enospc.
-  Result<u32> fill_memory_map(std::span<abi::MemoryMapEntry> map) const;
+  // `survivors`: banks of which none survive are left out.
+  Result<u32> fill_memory_map(std::span<abi::MemoryMapEntry> map, const Survivors* survivors) const;
   Result<void> start_cold();
   volatile void* reg(Phys at) const { return virt(at); }
 

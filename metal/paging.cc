@@ -5,6 +5,7 @@
 extern "C" {
 extern perdure::u64 metal_direct_pdpt[];
 extern perdure::u64 metal_direct_pd[];
+extern perdure::u64 metal_low_pd[];
 }
 
 namespace perdure::metal {
@@ -17,6 +18,10 @@ alignas(kPageSize) constinit u64 extra[(kMostMemory - kFixed) / kHugePageSize] =
 
 u64& entry_of(u64 at) {
   return at < kFixed ? metal_direct_pd[at / kHugePageSize] : extra[(at - kFixed) / kHugePageSize];
+}
+
+void flush() {
+  __asm__ volatile("movq %%cr3, %%rax; movq %%rax, %%cr3" : : : "rax", "memory");
 }
 
 }  // namespace
@@ -36,8 +41,15 @@ u64 map_memory(const Facts& facts) {
     if (!ram && at >= kLowMemory) bits |= kUncached;
     entry_of(at) = at | bits | (at < kFixed ? entry_of(at) & kDirty : 0);
   }
-  __asm__ volatile("movq %%cr3, %%rax; movq %%rax, %%cr3" : : : "rax", "memory");
+  flush();
   return end;
+}
+
+void map_slot(Phys slot, bool present) {
+  for (u64 at = slot.value; at < slot.value + kSlotBytes; at += kHugePageSize) {
+    metal_low_pd[at / kHugePageSize] = present ? at | kPresent | kWritable | kHuge : 0;
+  }
+  flush();
 }
 
 bool written(Phys base) {

@@ -43,7 +43,15 @@ void* memmove(void* to, const void* from, std::size_t n) {
 int memcmp(const void* a, const void* b, std::size_t n) {
   const auto* x = static_cast<const unsigned char*>(a);
   const auto* y = static_cast<const unsigned char*>(b);
-  for (std::size_t i = 0; i < n; ++i) {
+  std::size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    std::uint64_t v = 0;
+    std::uint64_t w = 0;
+    __builtin_memcpy(&v, x + i, 8);
+    __builtin_memcpy(&w, y + i, 8);
+    if (v != w) break;
+  }
+  for (; i < n; ++i) {
     if (x[i] != y[i]) return x[i] - y[i];
   }
   return 0;
