@@ -128,6 +128,7 @@ Seen table_unreadable(Bench& b) {
   return spoiled(b, [&](const Table& t) { b.store(b.entry_at(t, Bench::kIova, 2), b.nothing() | kReadWrite); });
 }
 
+// The context entry's own pointer: its programming is at fault.
 Seen top_unreadable(Bench& b) {
   return spoiled(b, [&](const Table&) { b.store(b.context_at(0), b.nothing() | kPresent); });
 }
@@ -302,7 +303,7 @@ constexpr Behaviour kList[] = {
      table_not_present,
      {faults(reason::kNoWrite), faults(reason::kNoRead)}},
     {"legacy.table_unreadable", "§7: 7", kNothing, Software::Wrong, table_unreadable, {faults(kTableUnreadable)}},
-    {"legacy.top_unreadable", "§7: 7", kNothing, Software::Wrong, top_unreadable, {faults(kTableUnreadable)}},
+    {"legacy.top_unreadable", "§7: 3", kNothing, Software::Wrong, top_unreadable, {faults(kContextInvalid)}},
     {"legacy.snoop_without_support",
      "§7: C, §3.3 SNP",
      kCannotSnoop | kLegacyOnly,
@@ -331,10 +332,19 @@ constexpr Behaviour kList[] = {
      {faults(kTableReserved)}},
     {"legacy.into_the_interrupt_window",
      "§7: E",
-     kNothing,
+     kLegacyOnly,
      Software::Right,
      into_the_interrupt_window,
      {faults(reason::kIntoInterrupts)}},
+    {"legacy.into_the_interrupt_window_of_a_scalable_unit",
+     "§7: E",
+     kScalable,
+     Software::Right,
+     into_the_interrupt_window,
+     {faults(reason::kIntoInterrupts)},
+     {{faults(reason::kScalableIntoInterrupts)},
+      "the reason is that of what the unit could do, not of its tables",
+      true}},
     {"legacy.silenced_permission", "§7 FPD", kNothing, Software::Right, silenced_permission, {lost()}},
     {"legacy.silenced_context_not_present",
      "§7 FPD",

@@ -329,7 +329,7 @@ constexpr Behaviour kList[] = {
      Software::Right,
      address_reads_back_while_off,
      {yes()},
-     {{no()}, "IQA reads back only what the queue runs with: keep a copy"}},
+     {{no()}, "IQA reads back only what the queue runs with: keep a copy", true}},
     {"queue.address_reads_back_while_on", "§1", kQueued, Software::Right, address_reads_back_while_on, {yes(), yes()}},
     {"queue.width_reads_back",
      "§1 DW, §12.1",

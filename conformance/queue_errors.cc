@@ -164,6 +164,7 @@ constexpr Seen stop(u32 code) {
   return {yes(), number(1), number(code), no()};
 }
 constexpr Deviation kStopsWithoutCode{stop(0), kNoCode};
+constexpr Deviation kGoesOn{{no(), number(3), number(0), yes()}, "it is not looked at: the queue goes on"};
 
 constexpr Behaviour kList[] = {
     {"queue.type_unassigned", "§1 IQEI 3", kQueued, Software::Wrong, type_unassigned, stop(3), kStopsWithoutCode},
@@ -180,9 +181,10 @@ constexpr Behaviour kList[] = {
     {"queue.wait_address_unaligned", "§1 IQEI 4", kQueued, Software::Wrong, wait_address_reserved, stop(4),
      kStopsWithoutCode},
     {"queue.device_tlb_unsupported", "§1 IQEI 3", kQueued | kNoDeviceTlb, Software::Wrong, device_tlb_unsupported,
-     stop(3)},
-    {"queue.wide_reserved_word", "§5", kScalable, Software::Wrong, wide_reserved, stop(4)},
-    {"queue.pasid_flush_in_narrow_queue", "§1 DW", kScalable, Software::Wrong, pasid_cache_in_narrow_queue, stop(5)},
+     stop(3), kGoesOn},
+    {"queue.wide_reserved_word", "§5", kScalable, Software::Wrong, wide_reserved, stop(4), kGoesOn},
+    {"queue.pasid_flush_in_narrow_queue", "§1 DW", kScalable, Software::Wrong, pasid_cache_in_narrow_queue, stop(5),
+     kGoesOn},
     {"queue.tail_beyond_the_queue",
      "§1 IQEI 1",
      kQueued,
@@ -196,14 +198,13 @@ constexpr Behaviour kList[] = {
      Software::Wrong,
      tail_between_wide_descriptors,
      {yes(), number(1)},
-     {{yes(), number(0)}, kNoCode}},
+     {{no(), number(0)}, "bit 4 of IQT is cut off"}},
     {"queue.unreadable",
      "§1 IQEI 2",
-     kQueued,
+     kQueued | kWayBack,
      Software::Wrong,
      queue_unreadable,
-     {yes(), number(0), number(2)},
-     {{yes(), number(0), number(0)}, kNoCode}},
+     {yes(), number(0), number(2)}},
     {"queue.error_raises_the_fault_event",
      "§1",
      kQueued,

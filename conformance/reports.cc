@@ -27,11 +27,20 @@ Seen record_of_a_write(Bench& b) {
 }
 
 // Of a request without a PASID: neither that it had one, nor which.
-Seen record_has_no_pasid(Bench& b) {
+Seen record_has_no_pasid(Bench& b, bool at_page) {
   b.start(Mode::Legacy);
-  blocked(b, 0);
+  if (at_page) b.simple();
+  blocked(b, 0, Bench::kOther);
   const Fault f = b.record(b.fault_status() >> 8 & 0xFF);
   return {number(f.high >> 31 & 1), number(f.high >> 40 & 0xF'FFFF)};
+}
+
+Seen root_record_has_no_pasid(Bench& b) {
+  return record_has_no_pasid(b, false);
+}
+
+Seen page_record_has_no_pasid(Bench& b) {
+  return record_has_no_pasid(b, true);
 }
 
 Seen pending_follows_the_record(Bench& b) {
@@ -129,6 +138,17 @@ Seen event_waits_while_masked(Bench& b) {
   return {yes_if(pending), yes_if(early), yes_if(sent), yes_if((b.read32(kFaultControl) & kEventPending) != 0)};
 }
 
+Seen event_goes_when_fsts_is_written(Bench& b) {
+  b.start(Mode::Legacy);
+  const u8 vector = b.aim(kFaultControl, false);
+  blocked(b, 0);
+  b.take_fault();
+  b.write32(kFaultStatus, kOverflow);
+  const bool pending = (b.read32(kFaultControl) & kEventPending) != 0;
+  b.write32(kFaultControl, 0);
+  return {yes_if(pending), yes_if(b.came(vector))};
+}
+
 Seen event_goes_with_its_causes(Bench& b) {
   b.start(Mode::Legacy);
   const u8 vector = b.aim(kFaultControl, false);
@@ -162,13 +182,19 @@ constexpr Behaviour kList[] = {
      Software::Right,
      record_of_a_write,
      {yes(), yes(), yes(), no(), number(reason::kRootNotPresent), number(0)}},
-    {"record_has_no_pasid",
+    {"root_record_has_no_pasid",
      "§1 FRCD",
      kNothing,
      Software::Right,
-     record_has_no_pasid,
+     root_record_has_no_pasid,
+     {number(0), number(0)}},
+    {"page_record_has_no_pasid",
+     "§1 FRCD",
+     kNothing,
+     Software::Right,
+     page_record_has_no_pasid,
      {number(0), number(0)},
-     {{number(0), number(0xFFFF)}, "PV is 0xFFFF when there was no PASID: look at PP first", true}},
+     {{number(0), number(0xFFFF)}, "PV of a fault of page tables is 0xFFFF when there was no PASID: look at PP", true}},
     {"pending_follows_the_record",
      "§1 FSTS",
      kNothing,
@@ -215,6 +241,13 @@ constexpr Behaviour kList[] = {
      kNothing,
      Software::Right,
      event_goes_with_its_causes,
+     {no(), no()},
+     {{yes(), yes()}, "IP drops with the next write of FSTS only: write it after records were cleared"}},
+    {"event_goes_when_fsts_is_written",
+     "§1 fault event",
+     kNothing,
+     Software::Right,
+     event_goes_when_fsts_is_written,
      {no(), no()}},
     {"event_is_sent_once", "§1 fault event", kNothing, Software::Right, event_is_sent_once, {yes(), no(), yes()}},
 };

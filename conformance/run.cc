@@ -38,6 +38,7 @@ constexpr NeedName kNeedNames[] = {
     {kNarrowTables, "no table translates less than the unit"},
     {kThreeRequesters, "no third requester"},
     {kNoDeviceTlb, "device TLBs"},
+    {kWayBack, "no way back: the queue can be neither disabled nor moved"},
 };
 
 std::string_view what_name(What what) {
@@ -105,7 +106,8 @@ Outcome run(Bench& bench, const Behaviour& behaviour, Implementation implementat
   Outcome out;
   const Deviation* known = deviation(behaviour, implementation);
   out.expected = known != nullptr ? known->seen : behaviour.expected;
-  out.problem = lacks(behaviour, bench.offers());
+  const bool qemu = implementation == Implementation::Qemu72 || implementation == Implementation::OtherQemu;
+  out.problem = lacks(behaviour, bench.offers() | (qemu ? 0u : u32{kWayBack}));
   if (!out.problem.empty()) {
     out.verdict = Verdict::Skipped;
     return out;

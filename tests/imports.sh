@@ -11,8 +11,11 @@ report() {
 if grep -rnE '#include "core/(abi|mem|kho|luo|file|pt|acpi|pci|iommu|vtd|uapi|iommufd|vfio|kernel)/' machine/board; then
   report 'imports: the board includes code that it checks (only core/base is shared)'
 fi
+if grep -rnE '#include "(core/[a-z]+|machine|metal|client|scenarios)/' conformance | grep -vE 'core/base/|conformance/image/'; then
+  report 'imports: the list of behaviours includes code that it checks (only core/base is shared)'
+fi
 if grep -rnE '#include <(string>|vector|map|set>|memory|functional|iostream|mutex|thread|cstdio|unistd\.h|sys/)' \
-  --include='*.h' --include='*.cc' core client scenarios | grep -v '_test\.cc' | grep -v '/testing/' | grep -v 'fakes\.h' |
+  --include='*.h' --include='*.cc' core client scenarios conformance | grep -v '_test\.cc' | grep -v '/testing/' | grep -v 'fakes\.h' |
   grep -vE 'core/base/function_ref\.h:[0-9]+:#include <memory>'; then
   report 'imports: the freestanding core includes a hosted header'
 fi

@@ -29,12 +29,17 @@ struct IommuQuirks {
   bool qi_disable_needs_wait = false;  // QIE = 0 is refused unless the last descriptor ever processed was a wait
   bool iqe_needs_tail_write = false;   // after an error the queue goes on with the next write to IQT, not before
   bool wait_pd_reserved = false;       // bits 31:7 of a wait descriptor are reserved
-  bool pv_ones_without_pasid = false;  // FRCD.PV is 0xFFFF.. for requests without a PASID
+  bool pv_ones_without_pasid = false;  // FRCD.PV of a page table's fault is 0xFFFF for requests without a PASID
   bool collapse_same_source = false;   // a fault of a requester that already has a record pending is dropped
-  bool scalable_legacy_codes = false;  // second-stage faults carry legacy codes in scalable mode, too
+  bool scalable_legacy_codes = false;  // root, context and second-stage faults carry legacy codes in scalable mode
   bool iqa_base_latched = false;       // IQA reads back the base of the queue in use, or last in use
+  // PASID directory and table: reserved bits, FPD without P and the nested type are not looked at, and whatever is
+  // wrong is reason 0x58.
+  bool pasid_unchecked = false;
 
-  static constexpr IommuQuirks qemu_7_2() { return {true, true, true, true, true, true, true, true, true, true, true}; }
+  static constexpr IommuQuirks qemu_7_2() {
+    return {true, true, true, true, true, true, true, true, true, true, true, true};
+  }
 
   bool operator==(const IommuQuirks&) const = default;
 };

@@ -2,9 +2,21 @@
 
 #include <algorithm>
 
+#include "machine/board/iommu/tables.h"
+
 namespace perdure::board {
 
 using namespace reg;
+
+namespace {
+
+// In legacy numbers.
+bool of_page_table(u8 reason) {
+  return (reason >= fault::kAddressBeyond && reason <= fault::kPageTableUnreadable) ||
+         reason == fault::kPageTableReserved;
+}
+
+}  // namespace
 
 bool FaultLog::any_record() const {
   return std::any_of(records_.begin(), records_.end(), [](const Record& r) { return frcd::F::test(r.high); });
@@ -29,7 +41,7 @@ bool FaultLog::record(u16 source, u64 iova, Access access, u8 reason) {
   slot.low = Field<63, 12>::in_place(iova);
   slot.high = frcd::Sid::make(source) | frcd::Reason::make(reason) | frcd::F::value();
   if (access == Access::Read) slot.high |= frcd::T1::value();
-  if (config_.quirks.pv_ones_without_pasid) slot.high |= frcd::Pv::make(0xFFFF);
+  if (config_.quirks.pv_ones_without_pasid && of_page_table(reason)) slot.high |= frcd::Pv::make(0xFFFF);
   next_ = (next_ + 1) % static_cast<u32>(records_.size());
   report(quiet_before);
   return true;

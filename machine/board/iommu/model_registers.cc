@@ -355,7 +355,9 @@ void IommuModel::Impl::start_iotlb_flush() {
 bool IommuModel::Impl::finish_iotlb_flush() {
   u64 granularity = iotlb::Iirg::get(iotlb_);
   const auto order = static_cast<unsigned>(iva::Am::get(iva_));
-  if (granularity == 3 && (!config_.psi || order > config_.mamv)) granularity = 2;  // done coarser, which IAIG tells
+  if (granularity == 3 && !config_.psi) granularity = 2;  // done coarser, which IAIG tells
+  // An order that CAP.MAMV excludes: ignored, which IAIG tells, too.
+  if (granularity == 3 && order > config_.mamv) granularity = 0;
   if (!iotlb_flushed_) {
     const auto did = static_cast<u16>(iotlb::Did::get(iotlb_));
     const bool reads = iotlb::Dr::test(iotlb_);

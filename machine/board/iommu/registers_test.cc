@@ -275,6 +275,28 @@ TEST_F(Registers, ReservedGranularity) {
   EXPECT_EQ(model->read(0x28, 8) >> 63, 0u);
 }
 
+// Ignored: the granularity that was done is 0.
+TEST_F(Registers, OrderBeyondTheLargest) {
+  IommuModelConfig c;
+  c.mamv = 9;
+  start_translating(c);
+  const u64 top = page();
+  set_context(kDevice, top, 5);
+  map(top, 0x1000, 0xA000);
+  EXPECT_EQ(read(kDevice, 0x1000).phys, 0xA000u);
+  map(top, 0x1000, 0xB000);
+  model->write(config.iro, 8, 10);
+  model->write(config.iro + 8, 8, u64{0xB} << 60 | u64{5} << 32);
+  EXPECT_EQ(model->read(config.iro + 8, 8) >> 63, 0u);
+  EXPECT_EQ(model->read(config.iro + 8, 8) >> 57 & 3, 0u);
+  EXPECT_EQ(violations(ViolationKind::BadRegisterInvalidation), 1u);
+  EXPECT_EQ(read(kDevice, 0x1000).phys, 0xA000u);
+  model->write(config.iro, 8, 9);
+  model->write(config.iro + 8, 8, u64{0xB} << 60 | u64{5} << 32);
+  EXPECT_EQ(model->read(config.iro + 8, 8) >> 57 & 3, 3u);
+  EXPECT_EQ(read(kDevice, 0x1000).phys, 0xB000u);
+}
+
 TEST_F(Registers, OneRegisterInvalidationAtATime) {
   IommuModelConfig c;
   c.delay = {3, 3};

@@ -119,6 +119,33 @@ TEST_F(Scalable, QemuUsesLegacyCodes) {
   EXPECT_EQ(write(kDevice, 0x2000).fault, 0x5);
 }
 
+TEST_F(Scalable, QemuReportsRootsAndContextsInLegacyCodes) {
+  IommuModelConfig c;
+  c.quirks.scalable_legacy_codes = true;
+  begin(c);
+  EXPECT_EQ(read(kDevice, 0x1000).fault, 0x1);
+  const Tables t = attach(kDevice, 5);
+  put(t.context, 0);
+  EXPECT_EQ(read(kDevice, 0x1000).fault, 0x2);
+}
+
+TEST_F(Scalable, QemuDoesNotCheckPasidEntries) {
+  IommuModelConfig c;
+  c.quirks.pasid_unchecked = true;
+  begin(c);
+  const Tables t = attach(kDevice, 5);
+  put(t.directory, memory.word(t.directory) | 0x10);
+  put(t.pasid + 56, 1);
+  put(t.pasid, memory.word(t.pasid) | 3 << 6 | u64{1} << 10);
+  EXPECT_TRUE(read(kDevice, 0x1000).ok());
+  EXPECT_EQ(violations(ViolationKind::ReservedBits), 3u) << "it is wrong all the same";
+  model->drop_caches();
+  put(t.pasid, 2);  // FPD without P
+  const Translation gone = read(kDevice, 0x1000);
+  EXPECT_EQ(gone.fault, 0x58);
+  EXPECT_TRUE(gone.recorded);
+}
+
 // --- caches ------------------------------------------------------------------------------------------------------
 
 TEST_F(Scalable, PasidCacheHasItsOwnFlushes) {

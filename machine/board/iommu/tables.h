@@ -76,6 +76,7 @@ using FirstPointer = Field<63, 12>;
 inline constexpr u64 kBytes = 64;
 inline constexpr u64 kPgttFirstStage = 1;
 inline constexpr u64 kPgttSecondStage = 2;
+inline constexpr u64 kPgttNested = 3;
 inline constexpr u64 kPgttPassThrough = 4;
 }  // namespace pasid
 

@@ -178,7 +178,7 @@ const std::vector<FaultCase>& fault_cases() {
          const u64 at = f.top + ((f.iova >> 39) & 0x1FF) * 8;
          f.put(at, f.memory.word(at) & ~u64{2});
        }},
-      {"page table outside RAM", 0x7, Access::Read, [](Faults& f) { f.set_context(kDevice, 0x4000'0000, 7); }, true},
+      {"page table outside RAM", 0x3, Access::Read, [](Faults& f) { f.set_context(kDevice, 0x4000'0000, 7); }, true},
       {"lower page table outside RAM", 0x7, Access::Read,
        [](Faults& f) { f.set_entry(f.top, 4, f.iova, 2, 0x4000'0000 | 3); }, true},
       {"root table outside RAM", 0x8, Access::Read, [](Faults& f) { f.set_root(0x4000'0000); }, true, false},
@@ -360,7 +360,19 @@ TEST_F(Records, QemuCollapsesOneSource) {
   EXPECT_FALSE(read(kDevice, 0x2000).recorded);
   EXPECT_TRUE(read(kSibling, 0x2000).recorded);
   EXPECT_EQ(fsts() & 1, 0u);
+}
+
+TEST_F(Records, QemuHasAPasidInFaultsOfPageTables) {
+  IommuModelConfig c;
+  c.quirks.pv_ones_without_pasid = true;
+  start_translating(c);
+  read(kDevice, 0x1000);  // no context
+  EXPECT_EQ((fault_high() >> 40) & 0xFFFFF, 0u);
+  clear_fault();
+  set_context(kDevice, page(), 5);
+  read(kDevice, 0x1000);
   EXPECT_EQ((fault_high() >> 40) & 0xFFFFF, 0xFFFFu);
+  EXPECT_EQ(fault_high() >> 31 & 1, 0u) << "PP";
 }
 
 }  // namespace

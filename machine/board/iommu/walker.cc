@@ -23,7 +23,7 @@ Answer Walker::resolve(const RootPointer& root, const Request& request) {
   if (root.ttm != reg::rtaddr::kLegacy && !(scalable && config_.scalable)) return blocked(fault::kBadTtm);
 
   const Lookup found = scalable ? find_scalable_binding(root, request) : find_binding(root, request);
-  if (found.fault != 0) return blocked(found.fault, found.fpd);
+  if (found.fault != 0) return blocked(as_reported(found.fault), found.fpd);
   const Binding& binding = found.binding;
 
   if (request.type != RequestType::Untranslated) {
@@ -39,6 +39,22 @@ Answer Walker::resolve(const RootPointer& root, const Request& request) {
     return as_is(request);
   }
   return page_table(binding, request, scalable && !config_.quirks.scalable_legacy_codes);
+}
+
+u8 Walker::as_reported(u8 code) const {
+  if (config_.quirks.scalable_legacy_codes) {
+    switch (code) {
+      case fault::kScalableRootUnreadable: return fault::kRootUnreadable;
+      case fault::kScalableRootNotPresent: return fault::kRootNotPresent;
+      case fault::kScalableRootReserved: return fault::kRootReserved;
+      case fault::kScalableContextUnreadable: return fault::kContextUnreadable;
+      case fault::kScalableContextNotPresent: return fault::kContextNotPresent;
+      case fault::kScalableContextReserved: return fault::kContextReserved;
+      default: break;
+    }
+  }
+  const bool pasid = code >= fault::kRidPasid && code <= fault::kPasidInvalid;
+  return config_.quirks.pasid_unchecked && pasid ? fault::kPasidUnreadable : code;
 }
 
 u8 Walker::beyond(const Binding& binding, u64 iova, bool scalable) const {
@@ -119,8 +135,10 @@ Answer Walker::walk_second_stage(const Binding& binding, const Request& request,
     const u64 at = pointer + ((request.iova >> shift) & 0x1FF) * 8;
     u64 entry = 0;
     if (!load(at, TableUse::PageTable, request, binding.snoop, entry)) {
-      if (!scalable) return blocked(fault::kPageTableUnreadable);
-      return blocked(level == binding.table.levels ? fault::kSecondStagePointer : fault::kSecondStageUnreadable);
+      // The topmost table is what the context entry points at: in legacy mode a mistake of that entry.
+      const bool top = level == binding.table.levels;
+      if (!scalable) return blocked(top ? fault::kContextInvalid : fault::kPageTableUnreadable);
+      return blocked(top ? fault::kSecondStagePointer : fault::kSecondStageUnreadable);
     }
     if (!second_stage::present(entry)) {
       if (!request.silent && keeps_not_present()) {
@@ -184,7 +202,9 @@ Answer Walker::finish(const Request& request, bool scalable, u64 page_phys, unsi
   const u64 phys = page_phys + offset;
   u64 length = std::min(request.length, page_bytes - offset);
   if (phys - table::kInterruptWindow < table::kInterruptWindowBytes) {
-    return blocked(scalable ? fault::kScalableInterruptWindow : fault::kInterruptWindow);
+    // QEMU goes by what the unit could do, not by its tables.
+    const bool could = config_.quirks.scalable_legacy_codes && config_.scalable;
+    return blocked(scalable || could ? fault::kScalableInterruptWindow : fault::kInterruptWindow);
   }
   if (phys < table::kInterruptWindow) length = std::min(length, table::kInterruptWindow - phys);
   return {Verdict::Translated, 0, false, phys, length};

@@ -86,6 +86,8 @@ class Walker {
   u64 reserved_first_stage_bits(u64 entry, unsigned level, bool leaf) const;
   u8 permission_fault(const Binding& binding, Access access, bool scalable) const;
 
+  // The reason as this unit gives it.
+  u8 as_reported(u8 code) const;
   static Answer blocked(u8 fault, bool quiet = false) { return {Verdict::Blocked, fault, quiet, 0, 0}; }
   // Of setting accessed and dirty bits in one entry: software that changes it each time in between is answered with a
   // fault, not with waiting for ever.

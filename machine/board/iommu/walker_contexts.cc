@@ -202,14 +202,16 @@ PasidEntry Walker::read_pasid(const ContextEntry& context, const Request& reques
     out.fault = fault::kDirectoryUnreadable;
     return out;
   }
-  out.fpd = pasid_directory::Fpd::test(word);
+  const bool checked = !config_.quirks.pasid_unchecked;
+  out.fpd = checked && pasid_directory::Fpd::test(word);
   if (!pasid_directory::Present::test(word)) {
     cacheable = keeps_not_present();
     out.fault = fault::kDirectoryNotPresent;
     return out;
   }
-  if (pasid_directory::Reserved::get(word) != 0 || beyond_width(word, config_.haw) != 0) {
-    note(request, ViolationKind::ReservedBits, directory_at, word);
+  const bool spoiled = pasid_directory::Reserved::get(word) != 0 || beyond_width(word, config_.haw) != 0;
+  if (spoiled) note(request, ViolationKind::ReservedBits, directory_at, word);
+  if (checked && spoiled) {
     cacheable = config_.caching_mode;
     out.fault = fault::kDirectoryReserved;
     return out;
@@ -222,7 +224,7 @@ PasidEntry Walker::read_pasid(const ContextEntry& context, const Request& reques
       return out;
     }
   }
-  out.fpd = out.fpd || pasid::Fpd::test(q[0]);
+  out.fpd = out.fpd || (pasid::Fpd::test(q[0]) && (checked || pasid::Present::test(q[0])));
   if (!pasid::Present::test(q[0])) {
     cacheable = keeps_not_present();
     out.fault = fault::kPasidNotPresent;
@@ -234,19 +236,26 @@ PasidEntry Walker::read_pasid(const ContextEntry& context, const Request& reques
   binding.snoop = config_.scalable_coherent && pasid::Pwsnp::test(q[1]);
   binding.access_dirty = pasid::Ssade::test(q[0]);
   const bool dirty_supported = config_.second_stage && config_.second_stage_dirty;
-  if (pasid::Reserved0::get(q[0]) != 0 || beyond_width(q[0], config_.haw) != 0 || pasid::Reserved1::get(q[1]) != 0 ||
-      binding.did >= config_.did_limit() || (binding.access_dirty && !dirty_supported) ||
-      (pasid::Pwsnp::test(q[1]) && !config_.scalable_coherent) ||
-      (pasid::Pgsnp::test(q[1]) && !config_.snoop_control) || pasid::Ere::test(q[2]) || pasid::Eafe::test(q[2]) ||
-      pasid::Reserved2::get(q[2]) != 0 || beyond_width(q[2], config_.haw) != 0 ||
-      (q[3] | q[4] | q[5] | q[6] | q[7]) != 0) {
-    note(request, ViolationKind::ReservedBits, at, q[0]);
+  const bool reserved = pasid::Reserved0::get(q[0]) != 0 || beyond_width(q[0], config_.haw) != 0 ||
+                        pasid::Reserved1::get(q[1]) != 0 || binding.did >= config_.did_limit() ||
+                        (binding.access_dirty && !dirty_supported) ||
+                        (pasid::Pwsnp::test(q[1]) && !config_.scalable_coherent) ||
+                        (pasid::Pgsnp::test(q[1]) && !config_.snoop_control) || pasid::Ere::test(q[2]) ||
+                        pasid::Eafe::test(q[2]) || pasid::Reserved2::get(q[2]) != 0 ||
+                        beyond_width(q[2], config_.haw) != 0 || (q[3] | q[4] | q[5] | q[6] | q[7]) != 0;
+  if (reserved) note(request, ViolationKind::ReservedBits, at, q[0]);
+  if (checked && reserved) {
     cacheable = config_.caching_mode;
     out.fault = fault::kPasidReserved;
     return out;
   }
   bool supported = false;
-  switch (pasid::Pgtt::get(q[0])) {
+  u64 type = pasid::Pgtt::get(q[0]);
+  if (!checked && type == pasid::kPgttNested) {
+    note(request, ViolationKind::ReservedBits, at, q[0]);
+    type = pasid::kPgttSecondStage;
+  }
+  switch (type) {
     case pasid::kPgttPassThrough: supported = config_.pass_through; break;
     case pasid::kPgttSecondStage:
       binding.stage = Stage::Second;
