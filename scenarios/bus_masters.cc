@@ -110,9 +110,7 @@ Result<void> BusMasters::begin(u32 hop) {
     evidence_[m] = {};
     evidence_[m].device = kNames[m];
   }
-  TRY(hop == 0 ? set_up() : come_back(hop));
-  report_all();
-  return {};
+  return hop == 0 ? set_up() : come_back(hop);
 }
 
 // What a device is can be read only once it is bound; those that are not wanted are given back.
@@ -183,11 +181,9 @@ Result<void> BusMasters::set_up() {
       if (piece(name).domain == kDomainOf[m]) TRY(declare(m, piece(name)));
     }
     TRY(told(context_, "attach device", device_[m].attach(hwpt_[kDomainOf[m]])));
-    const Result<void> started = drivers_[m]->start();
-    if (!started) return wrong(m, drivers_[m]->what());
   }
   state_->hop = 0;
-  return {};
+  return each_at_work([](BusMaster& driver) { return driver.start(); });
 }
 
 // A new address space with what the domain's devices need in it, and its page table.
@@ -227,13 +223,7 @@ Result<void> BusMasters::preserve() {
     if (!at_work(m)) continue;
     TRY(told(context_, "preserve device", session_.preserve(device_[m].number(), kDeviceToken + m)));
   }
-  for (u32 m = 0; m < kMasters; ++m) {
-    if (!at_work(m)) continue;
-    const Result<void> left = drivers_[m]->leave();
-    if (!left) return wrong(m, drivers_[m]->what());
-  }
-  report_all();
-  return {};
+  return each_at_work([](BusMaster& driver) { return driver.leave(); });
 }
 
 void BusMasters::unpreserve() {
@@ -257,17 +247,14 @@ Result<void> BusMasters::come_back(u32 hop) {
     if ((state_->at_work >> m & 1) != 0) TRY(retrieve_device(session, m));
   }
   make_drivers();
+  // First of all: what the jump itself has done to them.
+  TRY(each_at_work([](BusMaster& driver) { return driver.resume(); }));
   for (u32 d = 0; d < kDomains; ++d) {
     if (first_of(d) != kMasters) TRY(take_over(d));
   }
   TRY(told(context_, "finish session", session.finish()));
   for (u32 d = 0; d < kDomains; ++d) {
     if (first_of(d) != kMasters) TRY(mark(d));
-  }
-  for (u32 m = 0; m < kMasters; ++m) {
-    if (!at_work(m)) continue;
-    const Result<void> resumed = drivers_[m]->resume();
-    if (!resumed) return wrong(m, drivers_[m]->what());
   }
   state_->hop = hop;
   return {};
@@ -336,10 +323,6 @@ void BusMasters::report(u32 master) {
   e.add("table_changes", table_changes_);
 }
 
-void BusMasters::report_all() {
-  for (u32 m = 0; m < kMasters; ++m) report(m);
-}
-
 Result<void> BusMasters::verify() {
   return look(false);
 }
@@ -354,17 +337,21 @@ Result<void> BusMasters::settle() {
 }
 
 Result<void> BusMasters::look(bool patient) {
-  std::string_view whats[kMasters];
-  bool right[kMasters];
+  Result<void> all = each_at_work([&](BusMaster& driver) { return driver.check(patient); });
   for (u32 m = 0; m < kMasters; ++m) {
-    right[m] = !at_work(m) || drivers_[m]->check(patient).has_value();
-    if (at_work(m)) whats[m] = drivers_[m]->what();
+    if (!lost(m)) continue;
+    if (const Result<void> one = watch_lost(m); !one) all = one;
   }
-  report_all();
+  return all;
+}
+
+// One that is not well does not keep the others from being asked.
+Result<void> BusMasters::each_at_work(FunctionRef<Result<void>(BusMaster&)> ask) {
   Result<void> all;
   for (u32 m = 0; m < kMasters; ++m) {
-    const Result<void> one = lost(m) ? watch_lost(m) : right[m] ? Result<void>() : wrong(m, whats[m]);
-    if (!one) all = one;
+    const Result<void> one = at_work(m) ? ask(*drivers_[m]) : Result<void>();
+    report(m);
+    if (!one) all = wrong(m, drivers_[m]->what());
   }
   return all;
 }
@@ -404,6 +391,7 @@ Result<void> BusMasters::expect_spare(u64 word, u64 iova, u64 page, u64 other, s
   const auto at = [&](u64 p) { return hw::load(reinterpret_cast<u64*>(memory_map_.at(spare_offset(p)))); };
   const u64 there = at(other);
   const Result<u64> value = edu_->store(word, iova);
+  report(kEdu);
   if (!value) return wrong(kEdu, edu_->what());
   if (at(page) != *value || at(other) != there) return wrong(kEdu, what);
   return {};

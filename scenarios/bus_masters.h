@@ -8,6 +8,7 @@
 #include "client/live_update.h"
 #include "client/memfd.h"
 #include "client/vfio_device.h"
+#include "core/base/function_ref.h"
 #include "scenarios/context.h"
 #include "scenarios/drivers/e1000e.h"
 #include "scenarios/drivers/edu.h"
@@ -106,6 +107,7 @@ class BusMasters {
   u32 first_of(u32 domain) const;
   Result<void> retrieve_device(const client::Session& session, u32 master);
   Result<void> look(bool patient);
+  Result<void> each_at_work(FunctionRef<Result<void>(BusMaster&)> ask);
   bool lost(u32 master) const { return (state_->lost >> master & 1) != 0; }
   u64 sum_written(u32 master) const;
   Result<void> watch_lost(u32 master);
@@ -115,7 +117,6 @@ class BusMasters {
   Result<void> expect_spare(u64 word, u64 iova, u64 page, u64 other, std::string_view what);
   Result<void> wrong(u32 master, std::string_view what);
   void report(u32 master);
-  void report_all();
 
   Context context_;
   BusMastersPlan plan_;
