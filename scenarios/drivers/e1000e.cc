@@ -6,6 +6,8 @@ namespace perdure::scenarios {
 
 namespace {
 constexpr u64 kPoison = 0xDEAD'BEEF'DEAD'BEEF;
+// That a descriptor may be passed before it is written back.
+constexpr u64 kWriteBackNs = 1'000'000'000;
 // In words of 8 of a frame. The first two share theirs with the addresses.
 constexpr u64 kTypeAt = 1, kSequenceAt = 2, kSeedAt = 3, kPayloadAt = 4;
 constexpr u64 kTypeAndLengthShift = 32;  // within its word: type, most significant byte first, then the length
@@ -83,7 +85,7 @@ Result<void> E1000e::resume() {
   TRY(find_registers());
   frames_before_ = state_.frames;
   state_.last_frame_ns = context_.sys.now_ns();
-  return same_as_set_up();
+  return check(false);
 }
 
 Result<void> E1000e::count() {
@@ -132,7 +134,7 @@ Result<void> E1000e::collect() {
     const u32 i = state_.next;
     u64 status = 0;
     // It may pass a descriptor a little before it is written back.
-    const bool done = TRY(wait_until(kPatienceNs, [&]() -> Result<bool> {
+    const bool done = TRY(wait_until(kWriteBackNs, [&]() -> Result<bool> {
       status = hw::load(&descriptor(i)->status);
       return (status >> 32 & kDone) != 0;
     }));

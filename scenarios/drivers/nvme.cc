@@ -91,7 +91,7 @@ Result<void> Nvme::resume() {
   TRY(find_registers());
   stride_ = u64{4} << (TRY(get64(kCapabilities)) >> 32 & 15);
   completed_before_ = state_.completed;
-  return same_as_set_up();
+  return check(false);
 }
 
 Result<void> Nvme::same_as_set_up() {
