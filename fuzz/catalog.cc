@@ -127,9 +127,9 @@ class Collector {
         return;
       }
       case abi::kIommufdBlockMagic: {
-        const auto& b = *at<abi::IommufdBlock>(phys);
+        const auto& b = *at<abi::RecordBlock>(phys);
         records(phys, abi::kIommufdBlockSchema,
-                abi::iommufd_schema(static_cast<abi::IommufdRecordKind>(b.kind), b.version), b.count);
+                abi::iommufd_schema(static_cast<abi::IommufdRecordKind>(b.kind), b.version), b.slots);
         return;
       }
       case abi::kPciMagic: add(abi::kPciHeaderSchema, phys); return;

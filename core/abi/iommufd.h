@@ -10,7 +10,7 @@
 #pragma once
 #include <cstddef>
 
-#include "core/abi/schema.h"
+#include "core/abi/record_block.h"
 
 namespace perdure::abi {
 
@@ -20,7 +20,6 @@ inline constexpr u32 kIommufdReadMax = 2;
 
 inline constexpr u64 kIommufdMagic = 0x4455'464d'4f49'4450;       // "PDIOMFUD"
 inline constexpr u64 kIommufdBlockMagic = 0x4b4c'4255'464d'4f49;  // "IOMFUBLK"
-inline constexpr u64 kIommufdBlockBytes = 4096;
 inline constexpr u32 kIommufdMaxHwpts = 4096;
 inline constexpr u32 kIommufdMaxAreas = 65536;  // of all its IOASes; bounds what a reader follows
 
@@ -56,18 +55,7 @@ inline constexpr Schema kIommufdHeaderSchema{"iommufd.header", 1, sizeof(Iommufd
 static_assert(gapless(kIommufdHeaderSchema));
 
 // At the start of each block of a chain; records follow.
-struct IommufdBlock {
-  u64 magic = 0;
-  u32 version = 0;
-  u32 checksum = 0;
-  u64 generation = 0;
-  u64 next = 0;
-  u32 kind = 0;
-  u32 first_index = 0;
-  u32 count = 0;
-  u32 record_bytes = 0;
-};
-static_assert(sizeof(IommufdBlock) == 48);
+using IommufdBlock = RecordBlock;
 
 inline constexpr FieldDef kIommufdBlockFields[] = {
     PERDURE_FIELD(IommufdBlock, magic, Number, kIommufdBlockMagic, kIommufdBlockMagic, "\"IOMFUBLK\""),
@@ -77,9 +65,9 @@ inline constexpr FieldDef kIommufdBlockFields[] = {
     PERDURE_FIELD(IommufdBlock, next, Physical, 0, ~u64{0}, "next block of the chain, 0: the last"),
     PERDURE_FIELD(IommufdBlock, kind, Number, 1, 2, "1 HWPT, 2 area"),
     PERDURE_FIELD(IommufdBlock, first_index, Count, 0, kIommufdMaxAreas, "index of the first record here"),
-    PERDURE_FIELD(IommufdBlock, count, Count, 1, kIommufdBlockBytes / 8,
+    PERDURE_FIELD(IommufdBlock, slots, Count, 1, kRecordBlockBytes / 8,
                   "records here; all but the last block are full"),
-    PERDURE_FIELD(IommufdBlock, record_bytes, Number, 8, kIommufdBlockBytes, "size of one record of this version"),
+    PERDURE_FIELD(IommufdBlock, record_bytes, Number, 8, kRecordBlockBytes, "size of one record of this version"),
 };
 inline constexpr Schema kIommufdBlockSchema{"iommufd.block", 1, sizeof(IommufdBlock), kIommufdBlockFields};
 static_assert(gapless(kIommufdBlockSchema));
@@ -148,9 +136,13 @@ constexpr const Schema& iommufd_schema(IommufdRecordKind kind, u32 version) {
   if (kind == IommufdRecordKind::Hwpt) return kIommufdHwptSchema;
   return version >= 2 ? kIommufdAreaSchemaV2 : kIommufdAreaSchemaV1;
 }
-// Records that fit in one block.
-constexpr u32 iommufd_block_capacity(IommufdRecordKind kind, u32 version) {
-  return static_cast<u32>((kIommufdBlockBytes - sizeof(IommufdBlock)) / iommufd_schema(kind, version).size);
+constexpr ChainFormat iommufd_chain(IommufdRecordKind kind, u32 version) {
+  return {.block_magic = kIommufdBlockMagic,
+          .kind = static_cast<u32>(kind),
+          .version = version,
+          .block = &kIommufdBlockSchema,
+          .record = &iommufd_schema(kind, version),
+          .most = kind == IommufdRecordKind::Hwpt ? kIommufdMaxHwpts : kIommufdMaxAreas};
 }
 
 }  // namespace perdure::abi

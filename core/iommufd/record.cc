@@ -1,17 +1,13 @@
 #include "core/iommufd/record.h"
 
-#include <algorithm>
 #include <cstring>
 
 #include "core/base/log.h"
 
 namespace perdure::iommufd {
 
-using abi::IommufdBlock;
 using abi::IommufdHeader;
 using abi::IommufdRecordKind;
-
-static_assert(abi::kIommufdBlockBytes == kPageSize);
 
 namespace {
 
@@ -24,7 +20,7 @@ std::unexpected<Errno> unreadable(Machine& machine, Phys at, std::string_view wh
   Line line;
   line << "iommufd record at " << at << ": " << what;
   if (!field.empty()) line << " '" << field << "'";
-  log(machine, LogLevel::Error, line << "; its devices stay held");
+  log(machine, LogLevel::Error, line);
   return fail(Errno::Eproto);
 }
 
@@ -32,82 +28,33 @@ std::unexpected<Errno> unreadable(Machine& machine, Phys at, std::string_view wh
 
 // --- writing ----------------------------------------------------------------------------------------------------
 
-RecordWriter::~RecordWriter() {
-  give_back_chain(kho_, hwpts_.first);
-  give_back_chain(kho_, areas_.first);
-}
-
-void RecordWriter::give_back_chain(Kho& kho, Phys first) {
-  while (first) {
-    const Phys next(kho.machine().virt<IommufdBlock>(first)->next);
-    kho.unpreserve_free(first, kPageSize);
-    first = next;
-  }
-}
-
-void RecordWriter::seal_block(Phys block) {
-  abi::seal(abi::kIommufdBlockSchema, bytes_of(*kho_.machine().virt<IommufdBlock>(block)));
-}
-
-Result<void> RecordWriter::add(Chain& chain, std::span<const std::byte> record) {
-  if (chain.count == chain.max_records) return fail(Errno::E2big);
-  const abi::Schema& schema = abi::iommufd_schema(chain.kind, version_);
-  const u32 capacity = abi::iommufd_block_capacity(chain.kind, version_);
-  const u32 place = chain.count % capacity;
-  if (place == 0) {
-    const Phys fresh = TRY(kho_.alloc_preserved(kPageSize));
-    *kho_.machine().virt<IommufdBlock>(fresh) = {.magic = abi::kIommufdBlockMagic,
-                                                 .version = version_,
-                                                 .checksum = 0,
-                                                 .generation = generation_,
-                                                 .next = 0,
-                                                 .kind = static_cast<u32>(chain.kind),
-                                                 .first_index = chain.count,
-                                                 .count = 0,
-                                                 .record_bytes = schema.size};
-    if (chain.last) {
-      kho_.machine().virt<IommufdBlock>(chain.last)->next = fresh.value;
-      seal_block(chain.last);
-    } else {
-      chain.first = fresh;
-    }
-    chain.last = fresh;
-    ++chain.blocks;
-  }
-  std::byte* const at = kho_.machine().virt(chain.last + sizeof(IommufdBlock) + static_cast<u64>(place) * schema.size);
-  const std::span<std::byte> stored(at, schema.size);
-  std::memcpy(stored.data(), record.data(), stored.size());
-  abi::seal(schema, stored);
-  ++kho_.machine().virt<IommufdBlock>(chain.last)->count;
-  ++chain.count;
+Result<void> RecordWriter::add_hwpt(const abi::IommufdHwptRecord& record) {
+  hwpts_.write(TRY(hwpts_.reserve()), record);
   return {};
 }
 
-Result<void> RecordWriter::add_hwpt(const abi::IommufdHwptRecord& record) {
-  return add(hwpts_, std::as_bytes(std::span(&record, 1)));
-}
-
 Result<void> RecordWriter::add_area(const abi::IommufdAreaRecord& record) {
-  return add(areas_, std::as_bytes(std::span(&record, 1)));
+  areas_.write(TRY(areas_.reserve()), record);
+  return {};
 }
 
 Result<Phys> RecordWriter::release() {
   const Phys header = TRY(kho_.alloc_preserved(kPageSize));
-  for (const Chain* chain : {&hwpts_, &areas_}) {
-    if (chain->last) seal_block(chain->last);
-  }
+  hwpts_.seal(generation_);
+  areas_.seal(generation_);
   *kho_.machine().virt<IommufdHeader>(header) = {.magic = abi::kIommufdMagic,
                                                  .version = version_,
                                                  .checksum = 0,
                                                  .generation = generation_,
-                                                 .hwpt_chain = hwpts_.first.value,
-                                                 .area_chain = areas_.first.value,
-                                                 .hwpt_bytes = hwpts_.blocks * kPageSize,
-                                                 .area_bytes = areas_.blocks * kPageSize,
-                                                 .hwpt_count = hwpts_.count,
-                                                 .area_count = areas_.count};
+                                                 .hwpt_chain = hwpts_.first().value,
+                                                 .area_chain = areas_.first().value,
+                                                 .hwpt_bytes = hwpts_.bytes(),
+                                                 .area_bytes = areas_.bytes(),
+                                                 .hwpt_count = hwpts_.slots(),
+                                                 .area_count = areas_.slots()};
   unseal(kho_.machine(), header);
-  hwpts_.first = areas_.first = Phys();
+  hwpts_.disown();
+  areas_.disown();
   return header;
 }
 
@@ -124,55 +71,29 @@ void RecordWriter::unseal(Machine& machine, Phys header) {
 
 void RecordWriter::give_back(Kho& kho, Phys header) {
   const IommufdHeader* const h = kho.machine().virt<IommufdHeader>(header);
-  give_back_chain(kho, Phys(h->hwpt_chain));
-  give_back_chain(kho, Phys(h->area_chain));
+  kho::RecordChain::give_back(kho, Phys(h->hwpt_chain));
+  kho::RecordChain::give_back(kho, Phys(h->area_chain));
   kho.unpreserve_free(header, kPageSize);
 }
 
 // --- reading ----------------------------------------------------------------------------------------------------
 
 template <class Record>
-Result<void> IncomingRecord::read_chain(Kho& kho, const IommufdHeader& header, IommufdRecordKind kind, u64 first,
-                                        u32 count, u64 bytes, Vec<Record>& out) {
+Result<void> IncomingRecord::read_chain(Kho& kho, const IommufdHeader& header, IommufdRecordKind kind,
+                                        const kho::ChainPlace& place, Vec<Record>& out) {
   Machine& machine = kho.machine();
-  const abi::Schema& schema = abi::iommufd_schema(kind, header.version);
-  const u32 capacity = abi::iommufd_block_capacity(kind, header.version);
-  if (bytes != u64{count / capacity + (count % capacity != 0)} * kPageSize) {
-    return unreadable(machine, Phys(first), "length of a chain does not fit its count", {});
-  }
-  TRY(out.reserve(count));
-  Phys at(first);
-  for (u32 done = 0; done < count;) {
-    // Bounded by `count`, and no block can be met twice: it would have the wrong first_index.
-    if (!at || !at.aligned(kPageSize) || !kho.restorable_ram(at, 0)) {
-      return unreadable(machine, at, "block is not preserved memory", {});
-    }
-    // Copied before it is judged, so that what was judged is what is used.
-    IommufdBlock block;
-    std::memcpy(&block, machine.virt(at), sizeof(block));
-    const abi::FieldDef* bad = nullptr;
-    if (!abi::validate(abi::kIommufdBlockSchema, bytes_of(block), &bad)) {
-      return unreadable(machine, at, "bad block field", bad ? bad->name : "");
-    }
-    const u32 expected = std::min(capacity, count - done);
-    if (block.version != header.version || block.generation != header.generation ||
-        block.kind != static_cast<u32>(kind) || block.first_index != done || block.count != expected ||
-        block.record_bytes != schema.size || (block.next == 0) != (done + expected == count)) {
-      return unreadable(machine, at, "block does not belong to this chain", {});
-    }
-    for (u32 i = 0; i < expected; ++i) {
-      Record record{};
-      std::memcpy(&record, machine.virt(at + sizeof(IommufdBlock) + u64{i} * schema.size), schema.size);
-      if (!abi::validate(schema, bytes_of(record).first(schema.size), &bad)) {
-        return unreadable(machine, at, "bad record field", bad ? bad->name : "");
-      }
-      TRY(out.push_back(record));
-    }
-    TRY(blocks_.push_back(at));
-    done += expected;
-    at = Phys(block.next);
-  }
-  if (count == 0 && first != 0) return unreadable(machine, at, "chain without records", {});
+  const abi::ChainFormat format = abi::iommufd_chain(kind, header.version);
+  const std::string_view broken = TRY(kho::read_chain(
+      kho, format, place, header.generation, blocks_, [&](u32, std::span<const std::byte> stored) -> Result<void> {
+        const abi::FieldDef* bad = nullptr;
+        if (!abi::validate(*format.record, stored, &bad)) {
+          return unreadable(machine, blocks_.back(), "bad record field", bad ? bad->name : "");
+        }
+        Record record;
+        std::memcpy(&record, stored.data(), stored.size());
+        return out.push_back(record);
+      }));
+  if (!broken.empty()) return unreadable(machine, Phys(place.first), broken, format.record->name);
   return {};
 }
 
@@ -210,9 +131,7 @@ Result<void> IncomingRecord::check_references(Kho& kho) const {
 
 Result<IncomingRecord> IncomingRecord::read(Kho& kho, Phys at, u64 generation) {
   Machine& machine = kho.machine();
-  if (!at || !at.aligned(kPageSize) || !kho.restorable_ram(at, 0)) {
-    return unreadable(machine, at, "header is not preserved memory", {});
-  }
+  if (!kho::readable_page(kho, at.value)) return unreadable(machine, at, "header is not preserved memory", {});
   IommufdHeader header;
   std::memcpy(&header, machine.virt(at), sizeof(header));
   const abi::FieldDef* bad = nullptr;
@@ -224,18 +143,16 @@ Result<IncomingRecord> IncomingRecord::read(Kho& kho, Phys at, u64 generation) {
   IncomingRecord record(kho.heap());
   record.version_ = header.version;
   TRY(record.blocks_.push_back(at));
-  TRY(record.read_chain(kho, header, IommufdRecordKind::Hwpt, header.hwpt_chain, header.hwpt_count, header.hwpt_bytes,
+  TRY(record.read_chain(kho, header, IommufdRecordKind::Hwpt, {header.hwpt_chain, header.hwpt_bytes, header.hwpt_count},
                         record.hwpts_));
-  TRY(record.read_chain(kho, header, IommufdRecordKind::Area, header.area_chain, header.area_count, header.area_bytes,
+  TRY(record.read_chain(kho, header, IommufdRecordKind::Area, {header.area_chain, header.area_bytes, header.area_count},
                         record.areas_));
   TRY(record.check_references(kho));
   return record;
 }
 
 void IncomingRecord::discard(Kho& kho) {
-  for (Phys block : blocks_) {
-    if (kho.restore(block, 0)) kho.frames().free(block, 0);
-  }
+  kho::discard_pages(kho, blocks_.span());
   blocks_.clear();
 }
 

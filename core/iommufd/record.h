@@ -1,23 +1,25 @@
 // The record of one preserved iommufd, abi/iommufd.h: written by the old kernel, read by the next.
 #pragma once
 #include "core/abi/iommufd.h"
-#include "core/kho/kho.h"
-#include "core/mem/vec.h"
+#include "core/kho/record_chain.h"
 
 namespace perdure::iommufd {
 
 // Writes a record into handover memory of its own. Until seal(), its header does not pass validation.
 class RecordWriter {
  public:
-  RecordWriter(Kho& kho, u32 version, u64 generation) : kho_(kho), version_(version), generation_(generation) {}
-  ~RecordWriter();  // gives everything back unless released
-  RecordWriter(const RecordWriter&) = delete;
-  RecordWriter& operator=(const RecordWriter&) = delete;
+  // Gives everything back at its end unless released.
+  RecordWriter(Kho& kho, u32 version, u64 generation)
+      : kho_(kho),
+        version_(version),
+        generation_(generation),
+        hwpts_(kho, abi::iommufd_chain(abi::IommufdRecordKind::Hwpt, version)),
+        areas_(kho, abi::iommufd_chain(abi::IommufdRecordKind::Area, version)) {}
 
   // E2big: more than the format's bounds; Enomem.
   Result<void> add_hwpt(const abi::IommufdHwptRecord& record);
   Result<void> add_area(const abi::IommufdAreaRecord& record);
-  u32 area_count() const { return areas_.count; }
+  u32 area_count() const { return areas_.slots(); }
   // The header page, complete but for its checksum; the memory is the caller's now, to be ended with give_back().
   Result<Phys> release();
 
@@ -28,23 +30,11 @@ class RecordWriter {
   static void give_back(Kho& kho, Phys header);
 
  private:
-  struct Chain {
-    abi::IommufdRecordKind kind;
-    u32 max_records;
-    Phys first;
-    Phys last;
-    u64 blocks = 0;
-    u32 count = 0;
-  };
-  Result<void> add(Chain& chain, std::span<const std::byte> record);
-  void seal_block(Phys block);
-  static void give_back_chain(Kho& kho, Phys first);
-
   Kho& kho_;
   const u32 version_;
   const u64 generation_;
-  Chain hwpts_{abi::IommufdRecordKind::Hwpt, abi::kIommufdMaxHwpts, {}, {}};
-  Chain areas_{abi::IommufdRecordKind::Area, abi::kIommufdMaxAreas, {}, {}};
+  kho::RecordChain hwpts_;
+  kho::RecordChain areas_;
 };
 
 // A record, checked: every block is preserved memory of the former kernel that nobody else took, every field is in its
@@ -67,8 +57,8 @@ class IncomingRecord {
  private:
   explicit IncomingRecord(Heap& heap) : hwpts_(heap), areas_(heap), blocks_(heap) {}
   template <class Record>
-  Result<void> read_chain(Kho& kho, const abi::IommufdHeader& header, abi::IommufdRecordKind kind, u64 first, u32 count,
-                          u64 bytes, Vec<Record>& out);
+  Result<void> read_chain(Kho& kho, const abi::IommufdHeader& header, abi::IommufdRecordKind kind,
+                          const kho::ChainPlace& place, Vec<Record>& out);
   Result<void> check_references(Kho& kho) const;
 
   u32 version_ = 0;

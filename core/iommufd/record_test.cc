@@ -72,7 +72,7 @@ INSTANTIATE_TEST_SUITE_P(Versions, RecordTest, ::testing::Values(1u, 2u));
 
 TEST_P(RecordTest, CrossesTheJump) {
   // Around the borders of a block, and none at all.
-  const u32 capacity = abi::iommufd_block_capacity(abi::IommufdRecordKind::Area, version());
+  const u32 capacity = abi::iommufd_chain(abi::IommufdRecordKind::Area, version()).capacity();
   for (const auto& [hwpts, areas] : {std::pair<u32, u32>{0, 0}, {1, 0}, {3, 5}, {1, capacity}, {1, capacity + 1}}) {
     const Phys header = write(hwpts, areas);
     ASSERT_TRUE(handover.jump());
@@ -187,7 +187,7 @@ TEST_P(RecordTest, RefusesAnotherUpdatesRecord) {
 }
 
 TEST_P(RecordTest, RefusesBlocksInAnotherOrder) {
-  const u32 capacity = abi::iommufd_block_capacity(abi::IommufdRecordKind::Area, version());
+  const u32 capacity = abi::iommufd_chain(abi::IommufdRecordKind::Area, version()).capacity();
   const Phys header = write(1, 2 * capacity + 1);
   const u64 first = header_at(header).area_chain;
   const auto block = [&](u64 at) -> abi::IommufdBlock& { return *handover.machine.virt<abi::IommufdBlock>(Phys(at)); };
@@ -199,116 +199,70 @@ TEST_P(RecordTest, RefusesBlocksInAnotherOrder) {
   reseal_block(second);
   ASSERT_TRUE(handover.jump());
   EXPECT_EQ(error_of(read(header)), Errno::Eproto);
-  EXPECT_NE(handover.machine.lines.back().find("does not belong to this chain"), std::string::npos);
+  EXPECT_NE(handover.machine.lines.back().find("does not belong there"), std::string::npos);
 }
 
 // Validly sealed, but lying.
 TEST_P(RecordTest, RefusesWhatContradictsItself) {
-  using Kind = abi::IommufdRecordKind;
   struct Case {
     const char* what;
     std::string_view why;  // in the log: refused for this, not for something else
     std::function<void(Phys header)> change;
   };
+  const auto in_header = [&](std::function<void(abi::IommufdHeader&)> change) {
+    return [this, change = std::move(change)](Phys h) {
+      change(header_at(h));
+      reseal(h);
+    };
+  };
+  const auto in_hwpt = [&](std::function<void(abi::IommufdHwptRecord&)> change) {
+    return [this, change = std::move(change)](Phys h) {
+      const u64 block = header_at(h).hwpt_chain;
+      change(first_record<abi::IommufdHwptRecord>(block));
+      reseal_record(block, abi::IommufdRecordKind::Hwpt);
+    };
+  };
+  const auto in_area = [&](std::function<void(abi::IommufdAreaRecord&)> change) {
+    return [this, change = std::move(change)](Phys h) {
+      const u64 block = header_at(h).area_chain;
+      change(first_record<abi::IommufdAreaRecord>(block));
+      reseal_record(block, abi::IommufdRecordKind::Area);
+    };
+  };
   const Case cases[] = {
-      {"unknown version", "bad header field 'version'",
-       [&](Phys h) {
-         header_at(h).version = 3;
-         reseal(h);
-       }},
-      {"the other version", "does not belong to this chain",
-       [&](Phys h) {
-         header_at(h).version = 3 - version();
-         reseal(h);
-       }},
-      {"more areas than there are", "does not belong to this chain",
-       [&](Phys h) {
-         ++header_at(h).area_count;
-         reseal(h);
-       }},
-      {"fewer areas than there are", "does not belong to this chain",
-       [&](Phys h) {
-         --header_at(h).area_count;
-         reseal(h);
-       }},
-      {"chain too long", "length of a chain",
-       [&](Phys h) {
-         header_at(h).area_bytes += kPageSize;
-         reseal(h);
-       }},
-      {"chain to nowhere", "block is not preserved memory",
-       [&](Phys h) {
-         header_at(h).area_chain = 0;
-         reseal(h);
-       }},
-      {"HWPTs where areas should be", "does not belong to this chain",
-       [&](Phys h) {
-         header_at(h).area_chain = header_at(h).hwpt_chain;
-         reseal(h);
-       }},
-      {"a chain that goes on", "does not belong to this chain",
+      {"unknown version", "bad header field 'version'", in_header([](auto& h) { h.version = 3; })},
+      {"the other version", "does not belong there", in_header([&](auto& h) { h.version = 3 - version(); })},
+      {"more areas than there are", "does not belong there", in_header([](auto& h) { ++h.area_count; })},
+      {"fewer areas than there are", "does not belong there", in_header([](auto& h) { --h.area_count; })},
+      {"chain too long", "counts disagree", in_header([](auto& h) { h.area_bytes += kPageSize; })},
+      {"chain to nowhere", "counts disagree", in_header([](auto& h) { h.area_chain = 0; })},
+      {"HWPTs where areas should be", "a block is there twice",
+       in_header([](auto& h) { h.area_chain = h.hwpt_chain; })},
+      {"a chain that goes on", "does not belong there",
        [&](Phys h) {
          auto& block = *handover.machine.virt<abi::IommufdBlock>(Phys(header_at(h).area_chain));
          block.next = header_at(h).area_chain;
          reseal_block(header_at(h).area_chain);
        }},
-      {"areas beyond the last", "areas that are not there",
-       [&](Phys h) {
-         const u64 block = header_at(h).hwpt_chain;
-         first_record<abi::IommufdHwptRecord>(block).first_area = 3;
-         first_record<abi::IommufdHwptRecord>(block).area_count = 2;
-         reseal_record(block, Kind::Hwpt);
-       }},
-      {"areas that wrap", "areas that are not there",
-       [&](Phys h) {
-         const u64 block = header_at(h).hwpt_chain;
-         first_record<abi::IommufdHwptRecord>(block).first_area = 2;
-         first_record<abi::IommufdHwptRecord>(block).area_count = 65535;
-         reseal_record(block, Kind::Hwpt);
-       }},
-      {"two HWPTs, one token", "one token or one domain",
-       [&](Phys h) {
-         const u64 block = header_at(h).hwpt_chain;
-         first_record<abi::IommufdHwptRecord>(block).token = u64{1} << 40;
-         reseal_record(block, Kind::Hwpt);
-       }},
-      {"two HWPTs, one domain", "one token or one domain",
-       [&](Phys h) {
-         const u64 block = header_at(h).hwpt_chain;
-         first_record<abi::IommufdHwptRecord>(block).domain = 2;
-         reseal_record(block, Kind::Hwpt);
-       }},
+      {"areas beyond the last", "areas that are not there", in_hwpt([](auto& r) {
+         r.first_area = 3;
+         r.area_count = 2;
+       })},
+      {"areas that wrap", "areas that are not there", in_hwpt([](auto& r) {
+         r.first_area = 2;
+         r.area_count = 65535;
+       })},
+      {"two HWPTs, one token", "one token or one domain", in_hwpt([](auto& r) { r.token = u64{1} << 40; })},
+      {"two HWPTs, one domain", "one token or one domain", in_hwpt([](auto& r) { r.domain = 2; })},
       {"two HWPTs of one address space", "one address space with different areas",
-       [&](Phys h) {
-         const u64 block = header_at(h).hwpt_chain;
-         first_record<abi::IommufdHwptRecord>(block).ioas = 1;
-         reseal_record(block, Kind::Hwpt);
-       }},
-      {"overlapping areas", "overlap or are out of order",
-       [&](Phys h) {
-         const u64 block = header_at(h).area_chain;
-         first_record<abi::IommufdAreaRecord>(block).length = 0x11000;
-         reseal_record(block, Kind::Area);
-       }},
-      {"an area that wraps", "area out of range",
-       [&](Phys h) {
-         const u64 block = header_at(h).area_chain;
-         first_record<abi::IommufdAreaRecord>(block).length = ~u64{0xfff};
-         first_record<abi::IommufdAreaRecord>(block).iova = 0x2000;
-         reseal_record(block, Kind::Area);
-       }},
-      {"an unaligned area", "area out of range",
-       [&](Phys h) {
-         const u64 block = header_at(h).area_chain;
-         first_record<abi::IommufdAreaRecord>(block).offset = 0x800;
-         reseal_record(block, Kind::Area);
-       }},
-      {"no access at all", "bad record field 'access'",
-       [&](Phys h) {
-         const u64 block = header_at(h).area_chain;
-         first_record<abi::IommufdAreaRecord>(block).access = 0;
-         reseal_record(block, Kind::Area);
-       }},
+       in_hwpt([](auto& r) { r.ioas = 1; })},
+      {"overlapping areas", "overlap or are out of order", in_area([](auto& r) { r.length = 0x11000; })},
+      {"an area that wraps", "area out of range", in_area([](auto& r) {
+         r.length = ~u64{0xfff};
+         r.iova = 0x2000;
+       })},
+      {"an unaligned area", "area out of range", in_area([](auto& r) { r.offset = 0x800; })},
+      {"no access at all", "bad record field 'access'", in_area([](auto& r) { r.access = 0; })},
   };
   for (const Case& c : cases) {
     const Phys header = write(2, 2);

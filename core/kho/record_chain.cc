@@ -58,6 +58,14 @@ void RecordChain::write_bytes(u32 index, std::span<const std::byte> record) {
   abi::seal(*format_.record, at);
 }
 
+void RecordChain::give_back(Kho& kho, Phys first) {
+  while (first) {
+    const Phys next(kho.machine().virt<RecordBlock>(first)->next);
+    kho.unpreserve_free(first, abi::kRecordBlockBytes);
+    first = next;
+  }
+}
+
 void RecordChain::seal(u64 generation) {
   for (u32 i = 0; i < blocks_.size(); ++i) {
     RecordBlock header;

@@ -24,6 +24,9 @@ class RecordChain {
   void write(u32 index, const Record& record) {
     write_bytes(index, std::as_bytes(std::span(&record, 1)));
   }
+  // The blocks are the caller's from now on, to be ended with give_back().
+  void disown() { blocks_.clear(); }
+  static void give_back(Kho& kho, Phys first);
   // Block headers, for `generation`. Allocates nothing, so that freezing cannot fail for want of memory.
   void seal(u64 generation);
 
