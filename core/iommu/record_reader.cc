@@ -1,7 +1,6 @@
 #include "core/iommu/record_reader.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/base/log.h"
 #include "core/kho/record_chain.h"
@@ -60,15 +59,12 @@ class Reader {
   }
 
   Result<void> read_header(u64 data) {
-    const auto bad = [&](std::string_view why) {
+    const std::string_view why =
+        kho::read_header(kho_, data, abi::kIommuHeaderSchema, std::as_writable_bytes(std::span(&header_, 1)));
+    if (!why.empty()) {
       log(kho_.machine(), LogLevel::Error, Line() << "iommu.header at " << Hex{data} << ": " << why);
       return fail(Errno::Eproto);
-    };
-    if (!readable(data)) return bad("not in memory that the former kernel preserved");
-    const std::span<const std::byte> bytes(kho_.machine().virt(Phys(data)), sizeof header_);
-    const abi::FieldDef* field = nullptr;
-    if (!abi::validate(abi::kIommuHeaderSchema, bytes, &field)) return bad(field ? field->name : "unreadable");
-    std::memcpy(&header_, bytes.data(), sizeof header_);
+    }
     model_.data = data;
     model_.generation = header_.generation;
     model_.version = header_.version;

@@ -131,13 +131,9 @@ Result<void> IncomingRecord::check_references(Kho& kho) const {
 
 Result<IncomingRecord> IncomingRecord::read(Kho& kho, Phys at, u64 generation) {
   Machine& machine = kho.machine();
-  if (!kho::readable_page(kho, at.value)) return unreadable(machine, at, "header is not preserved memory", {});
   IommufdHeader header;
-  std::memcpy(&header, machine.virt(at), sizeof(header));
-  const abi::FieldDef* bad = nullptr;
-  if (!abi::validate(abi::kIommufdHeaderSchema, bytes_of(header), &bad)) {
-    return unreadable(machine, at, "bad header field", bad ? bad->name : "");
-  }
+  const std::string_view why = kho::read_header(kho, at.value, abi::kIommufdHeaderSchema, bytes_of(header));
+  if (!why.empty()) return unreadable(machine, at, "bad header", why);
   if (header.generation != generation) return unreadable(machine, at, "is of another update", {});
 
   IncomingRecord record(kho.heap());

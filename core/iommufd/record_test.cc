@@ -230,7 +230,7 @@ TEST_P(RecordTest, RefusesWhatContradictsItself) {
     };
   };
   const Case cases[] = {
-      {"unknown version", "bad header field 'version'", in_header([](auto& h) { h.version = 3; })},
+      {"unknown version", "bad header 'version'", in_header([](auto& h) { h.version = 3; })},
       {"the other version", "does not belong there", in_header([&](auto& h) { h.version = 3 - version(); })},
       {"more areas than there are", "does not belong there", in_header([](auto& h) { ++h.area_count; })},
       {"fewer areas than there are", "does not belong there", in_header([](auto& h) { --h.area_count; })},

@@ -90,6 +90,15 @@ bool readable_page(Kho& kho, u64 at) {
          kho.restorable_ram(Phys(at), 0);
 }
 
+std::string_view read_header(Kho& kho, u64 at, const abi::Schema& schema, std::span<std::byte> out) {
+  if (!readable_page(kho, at)) return "not in memory that the former kernel preserved";
+  // Copied before it is judged, so that what was judged is what is used.
+  std::memcpy(out.data(), kho.machine().virt(Phys(at)), out.size());
+  const abi::FieldDef* field = nullptr;
+  if (!abi::validate(schema, out, &field)) return field ? field->name : std::string_view("unreadable");
+  return {};
+}
+
 Result<std::string_view> read_chain(Kho& kho, const abi::ChainFormat& format, const ChainPlace& place, u64 generation,
                                     Vec<Phys>& blocks,
                                     FunctionRef<Result<void>(u32 index, std::span<const std::byte> bytes)> visit) {
@@ -105,9 +114,9 @@ Result<std::string_view> read_chain(Kho& kho, const abi::ChainFormat& format, co
     if (!readable_page(kho, at)) return "a block is not in memory that the former kernel preserved"sv;
     if (std::find(blocks.begin(), blocks.end(), Phys(at)) != blocks.end()) return "a block is there twice"sv;
     const std::byte* page = kho.machine().virt(Phys(at));
-    if (!abi::validate(*format.block, {page, sizeof(RecordBlock)})) return "a block header is damaged"sv;
     RecordBlock block;
     std::memcpy(&block, page, sizeof block);
+    if (!abi::validate(*format.block, std::as_bytes(std::span(&block, 1)))) return "a block header is damaged"sv;
     const u32 first = n * capacity;
     if (block.kind != format.kind || block.version != format.version || block.generation != generation ||
         block.first_index != first || block.slots != std::min(capacity, place.slots - first) ||

@@ -73,6 +73,10 @@ struct ChainPlace {
 // and never in a bank, where programs write.
 bool readable_page(Kho& kho, u64 at);
 
+// Copies the header at `at` to `out`, which has its size, validated by itself. Empty, or why it is refused: where it
+// lies, or the name of a field.
+std::string_view read_header(Kho& kho, u64 at, const abi::Schema& schema, std::span<std::byte> out);
+
 // Visits the bytes of every slot, as far as the chain can be followed: what a header claims beyond that costs no
 // memory. Empty, or what is wrong with it. `blocks`: pages of the image met so far, of which none may be met again;
 // grows. Enomem, and what the visitor answers.

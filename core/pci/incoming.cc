@@ -1,8 +1,5 @@
 #include "core/pci/incoming.h"
 
-#include <algorithm>
-#include <cstring>
-
 #include "core/base/log.h"
 
 namespace perdure::pci {
@@ -47,16 +44,13 @@ class Reader {
   }
 
   Result<void> read_header(u64 data) {
-    const auto bad = [&](std::string_view why) {
+    const std::string_view why =
+        kho::read_header(kho_, data, abi::kPciHeaderSchema, std::as_writable_bytes(std::span(&header_, 1)));
+    if (!why.empty()) {
       log(kho_.machine(), LogLevel::Error,
           Line() << "pci.header at " << Hex{data} << ": " << why << "; functions that were preserved are stopped");
       return fail(Errno::Eproto);
-    };
-    if (!kho::readable_page(kho_, data)) return bad("not in memory that the former kernel preserved");
-    const std::span<const std::byte> bytes(kho_.machine().virt(Phys(data)), sizeof header_);
-    const abi::FieldDef* field = nullptr;
-    if (!abi::validate(abi::kPciHeaderSchema, bytes, &field)) return bad(field ? field->name : "unreadable");
-    std::memcpy(&header_, bytes.data(), sizeof header_);
+    }
     records_.data = data;
     records_.version = header_.version;
     records_.generation = header_.generation;
