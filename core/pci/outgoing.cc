@@ -84,19 +84,26 @@ Result<void> OutgoingFunctions::differs(const Function& function, std::string_vi
   return fail(Errno::Eio);
 }
 
+// What both kinds of record say.
+template <class Record>
+Record OutgoingFunctions::begin_record(const Function& function) const {
+  Record r;
+  r.in_use = 1;
+  r.generation = generation;
+  r.segment = function.source().segment;
+  r.bdf = function.source().bdf;
+  r.ids = function.ids();
+  r.class_revision = function.class_revision();
+  r.bridge = function.parent() ? slot_of(bridges_, *function.parent()) : abi::kPciNoBridge;
+  r.command = function.read16(reg::kCommand);
+  return r;
+}
+
 Result<void> OutgoingFunctions::write_function(u32 index) {
   const Function& f = *functions_[index].function;
   if (!f.same_as_found()) return differs(f, "is not the function that was preserved");
-  abi::PciFunctionRecord r;
-  r.in_use = 1;
-  r.generation = generation;
-  r.segment = f.source().segment;
-  r.bdf = f.source().bdf;
-  r.ids = f.ids();
-  r.class_revision = f.class_revision();
-  r.bridge = f.parent() ? slot_of(bridges_, *f.parent()) : abi::kPciNoBridge;
+  abi::PciFunctionRecord r = begin_record<abi::PciFunctionRecord>(f);
   r.flags = f.ari() ? abi::kPciFunctionAri : 0;
-  r.command = f.read16(reg::kCommand);
   for (unsigned i = 0; i < Function::kBars; ++i) {
     const Bar& bar = f.bars()[i];
     if (bar.size == 0) continue;
@@ -112,16 +119,8 @@ Result<void> OutgoingFunctions::write_function(u32 index) {
 Result<void> OutgoingFunctions::write_bridge(u32 index) {
   const Function& b = *bridges_[index].function;
   if (!b.same_as_found()) return differs(b, "is not the bridge above a preserved function");
-  abi::PciBridgeRecord r;
-  r.in_use = 1;
-  r.generation = generation;
-  r.segment = b.source().segment;
-  r.bdf = b.source().bdf;
-  r.ids = b.ids();
-  r.class_revision = b.class_revision();
-  r.bridge = b.parent() ? slot_of(bridges_, *b.parent()) : abi::kPciNoBridge;
+  abi::PciBridgeRecord r = begin_record<abi::PciBridgeRecord>(b);
   r.functions = bridges_[index].below;
-  r.command = b.read16(reg::kCommand);
   r.bridge_control = b.read16(reg::kBridgeControl);
   r.primary = b.read8(reg::kPrimaryBus);
   r.secondary = b.read8(reg::kSecondaryBus);

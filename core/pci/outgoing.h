@@ -29,6 +29,8 @@ class OutgoingFunctions : public HeapObject {
   static u32 slot_of(const Vec<Slot>& slots, const Function& function);  // kPciNoBridge: none
   Result<void> add_bridge(Function& bridge);
   void drop_bridge(Function& bridge);
+  template <class Record>
+  Record begin_record(const Function& function) const;
   Result<void> write_function(u32 index);
   Result<void> write_bridge(u32 index);
   Result<void> differs(const Function& function, std::string_view what) const;

@@ -58,7 +58,7 @@ class InterruptRemap {
     u64 high = 0;
   };
   InterruptOutcome look_up(u16 source, u64 address, u32 data);
-  // Null: the table cannot be read.
+  // False: the table cannot be read.
   bool fetch(u16 source, u16 index, Entry& entry);
   u32 entries() const;
   bool reserved_bits(const Entry& entry) const;

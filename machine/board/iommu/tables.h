@@ -116,6 +116,7 @@ constexpr bool canonical(u64 iova, unsigned levels) {
   return upper == 0 || upper == ~u64{0} >> (second_stage::level_shift(levels + 1u) - 1);
 }
 }  // namespace first_stage
+
 // Entry of the interrupt remapping table.
 namespace interrupt {
 using Present = Bit<0>;

@@ -112,27 +112,34 @@ void Walker::judge_stale(const Binding& binding, const Request& request, bool sc
   }
 }
 
-Answer Walker::walk_second_stage(const Binding& binding, const Request& request, bool scalable, bool& stale) {
-  using namespace table;
-  unsigned level = binding.table.levels;
-  u64 pointer = binding.table.top;
-  bool read = true;
-  bool write = true;
+StructureEntry Walker::begin_walk(const Binding& binding, const Request& request, unsigned& level, bool& stale) {
   if (!request.silent) {
-    unsigned cached_level = 0;
-    if (const StructureEntry* s = caches_.structure(binding.tag(), request.iova, binding.table.levels, cached_level)) {
-      level = cached_level;
-      pointer = s->pointer;
-      read = s->read;
-      write = s->write;
+    if (const StructureEntry* s = caches_.structure(binding.tag(), request.iova, binding.table.levels, level)) {
       stale = s->table != binding.table;
+      return *s;
     }
   }
+  level = binding.table.levels;
+  return {binding.table.top, true, true, binding.table};
+}
+
+TableReader::Updated Walker::set_bits(const Binding& binding, u64 at, u64 wanted, u64& entry, unsigned& attempts) {
+  if ((entry & wanted) == wanted) return TableReader::Updated::Yes;
+  const TableReader::Updated updated = reader_.set_bits(at, entry, wanted, binding.snoop);
+  if (++attempts > kUpdateAttempts) return TableReader::Updated::NotRam;
+  if (updated == TableReader::Updated::Yes) entry |= wanted;
+  return updated;
+}
+
+Answer Walker::walk_second_stage(const Binding& binding, const Request& request, bool scalable, bool& stale) {
+  using namespace table;
+  unsigned level = 0;
+  StructureEntry in = begin_walk(binding, request, level, stale);
   const bool wants_write = request.access == Access::Write;
   unsigned attempts = 0;
   for (;;) {
     const unsigned shift = second_stage::level_shift(level);
-    const u64 at = pointer + ((request.iova >> shift) & 0x1FF) * 8;
+    const u64 at = in.pointer + ((request.iova >> shift) & 0x1FF) * 8;
     u64 entry = 0;
     if (!load(at, TableUse::PageTable, request, binding.snoop, entry)) {
       // The topmost table is what the context entry points at: in legacy mode a mistake of that entry.
@@ -154,30 +161,21 @@ Answer Walker::walk_second_stage(const Binding& binding, const Request& request,
       note(request, ViolationKind::ReservedBits, at, entry);
       return blocked(scalable ? fault::kSecondStageReserved : fault::kPageTableReserved);
     }
-    const bool entry_read = read && second_stage::Read::test(entry);
-    const bool entry_write = write && second_stage::Write::test(entry);
+    const bool entry_read = in.read && second_stage::Read::test(entry);
+    const bool entry_write = in.write && second_stage::Write::test(entry);
     const bool allowed = wants_write ? entry_write : entry_read;
 
     if (binding.access_dirty && allowed && !request.silent) {
       const u64 wanted = second_stage::Accessed::value() | (leaf && wants_write ? second_stage::Dirty::value() : 0);
-      if ((entry & wanted) != wanted) {
-        const auto updated = reader_.set_bits(at, entry, wanted, binding.snoop);
-        if (updated == TableReader::Updated::NotRam || ++attempts > kUpdateAttempts) {
-          return blocked(fault::kDirtyImpossible);
-        }
-        if (updated == TableReader::Updated::Changed) continue;  // look at what it says now
-        entry |= wanted;
-      }
+      const TableReader::Updated updated = set_bits(binding, at, wanted, entry, attempts);
+      if (updated == TableReader::Updated::NotRam) return blocked(fault::kDirtyImpossible);
+      if (updated == TableReader::Updated::Changed) continue;
     }
     if (!leaf) {
       if (!allowed) return blocked(permission_fault(binding, request.access, scalable));
-      read = entry_read;
-      write = entry_write;
-      pointer = second_stage::Pointer::in_place(entry);
+      in = {second_stage::Pointer::in_place(entry), entry_read, entry_write, binding.table};
       --level;
-      if (!request.silent) {
-        caches_.keep_structure(binding.tag(), request.iova, level, {pointer, read, write, binding.table});
-      }
+      if (!request.silent) caches_.keep_structure(binding.tag(), request.iova, level, in);
       continue;
     }
     const u64 page_phys = second_stage::Pointer::in_place(entry) & ~((u64{1} << shift) - 1);

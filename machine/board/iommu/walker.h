@@ -62,12 +62,17 @@ class Walker {
   ContextEntry read_scalable_context(const RootPointer& root, const Request& request, bool& cacheable);
   PasidEntry read_pasid(const ContextEntry& context, const Request& request, bool& cacheable);
   Answer page_table(const Binding& binding, const Request& request, bool scalable);
-  // Empty or a fault: addresses that the table cannot have an entry for.
+  // A fault for addresses that the table cannot have an entry for, 0 for others.
   u8 beyond(const Binding& binding, u64 iova, bool scalable) const;
   Answer walk(const Binding& binding, const Request& request, bool scalable, bool& stale) {
     return binding.stage == Stage::First ? walk_first_stage(binding, request, stale)
                                          : walk_second_stage(binding, request, scalable, stale);
   }
+  // The table that a walk begins in: the deepest that is cached (of another page table: `stale`), else the top.
+  StructureEntry begin_walk(const Binding& binding, const Request& request, unsigned& level, bool& stale);
+  // Sets what is missing of `wanted` in the entry at `at`. Changed: it is to be looked at again; NotRam: also when that
+  // happened too often.
+  TableReader::Updated set_bits(const Binding& binding, u64 at, u64 wanted, u64& entry, unsigned& attempts);
   Answer walk_second_stage(const Binding& binding, const Request& request, bool scalable, bool& stale);
   Answer walk_first_stage(const Binding& binding, const Request& request, bool& stale);
   Answer finish(const Request& request, bool scalable, u64 page_phys, unsigned level) const;

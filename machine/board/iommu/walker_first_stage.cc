@@ -7,23 +7,13 @@ namespace perdure::board {
 
 Answer Walker::walk_first_stage(const Binding& binding, const Request& request, bool& stale) {
   using namespace table;
-  unsigned level = binding.table.levels;
-  u64 pointer = binding.table.top;
-  bool write = true;
-  if (!request.silent) {
-    unsigned cached_level = 0;
-    if (const StructureEntry* s = caches_.structure(binding.tag(), request.iova, binding.table.levels, cached_level)) {
-      level = cached_level;
-      pointer = s->pointer;
-      write = s->write;
-      stale = s->table != binding.table;
-    }
-  }
+  unsigned level = 0;
+  StructureEntry in = begin_walk(binding, request, level, stale);
   const bool wants_write = request.access == Access::Write;
   unsigned attempts = 0;
   for (;;) {
     const unsigned shift = second_stage::level_shift(level);
-    const u64 at = pointer + ((request.iova >> shift) & 0x1FF) * 8;
+    const u64 at = in.pointer + ((request.iova >> shift) & 0x1FF) * 8;
     u64 entry = 0;
     if (!load(at, TableUse::PageTable, request, binding.snoop, entry)) {
       return blocked(level == binding.table.levels ? fault::kFirstStagePointer : fault::kFirstStageUnreadable);
@@ -36,27 +26,19 @@ Answer Walker::walk_first_stage(const Binding& binding, const Request& request, 
     }
     // Requests without a PASID, and without RID_PRIV, have user privilege.
     if (!first_stage::User::test(entry)) return blocked(fault::kNotForUsers);
-    const bool entry_write = write && first_stage::Write::test(entry);
+    const bool entry_write = in.write && first_stage::Write::test(entry);
     const bool allowed = !wants_write || entry_write || !leaf;
 
     if (allowed && !request.silent) {
       const u64 wanted = first_stage::Accessed::value() | (leaf && wants_write ? first_stage::Dirty::value() : 0);
-      if ((entry & wanted) != wanted) {
-        const auto updated = reader_.set_bits(at, entry, wanted, binding.snoop);
-        if (updated == TableReader::Updated::NotRam || ++attempts > kUpdateAttempts) {
-          return blocked(fault::kFirstStageUpdate);
-        }
-        if (updated == TableReader::Updated::Changed) continue;  // look at what it says now
-        entry |= wanted;
-      }
+      const TableReader::Updated updated = set_bits(binding, at, wanted, entry, attempts);
+      if (updated == TableReader::Updated::NotRam) return blocked(fault::kFirstStageUpdate);
+      if (updated == TableReader::Updated::Changed) continue;
     }
     if (!leaf) {
-      write = entry_write;
-      pointer = first_stage::Pointer::in_place(entry);
+      in = {first_stage::Pointer::in_place(entry), true, entry_write, binding.table};
       --level;
-      if (!request.silent) {
-        caches_.keep_structure(binding.tag(), request.iova, level, {pointer, true, write, binding.table});
-      }
+      if (!request.silent) caches_.keep_structure(binding.tag(), request.iova, level, in);
       continue;
     }
     const u64 page_phys = first_stage::Pointer::in_place(entry) & ~((u64{1} << shift) - 1);
