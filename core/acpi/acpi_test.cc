@@ -266,10 +266,7 @@ TEST_F(AcpiTest, SurvivesEveryFailingAllocation) {
                  rmrr(0x7000'0000, 0x7000'ffff, scope(1, 0, {{2, 0}}))})},
           true);
   for (u64 n = 1;; ++n) {
-    machine.counting.allocations = 0;
-    machine.counting.fail_at = n;
-    auto read = read_dmar(heap, Phys(kRsdp));
-    machine.counting.fail_at = 0;
+    auto read = machine.counting.failing(n, [&] { return read_dmar(heap, Phys(kRsdp)); });
     if (read) {
       EXPECT_GT(n, 3u);
       break;

@@ -542,10 +542,7 @@ TEST(RestoreSweep, LoadThatRunsOutOfMemoryCanBeRepeated) {
   auto& steps = w.handover.machine.counting;
   for (u64 nth = 1;; ++nth) {
     const u64 heap = w.heap().bytes_in_use();
-    steps.allocations = 0;
-    steps.fail_at = nth;
-    const auto model = read_iommu_records(w.kho(), w.data);
-    steps.fail_at = 0;
+    const auto model = steps.failing(nth, [&] { return read_iommu_records(w.kho(), w.data); });
     if (model) {
       EXPECT_GT(nth, 3u);
       EXPECT_EQ((*model)->devices.size(), 2u);

@@ -368,10 +368,7 @@ TEST_P(AdoptTest, EveryFailureLeavesItToBeReclaimed) {
   const u64 heap = w.heap().bytes_in_use();
   u64 failed = 0;
   for (u64 n = 1;; ++n) {
-    w.machine().counting.allocations = 0;
-    w.machine().counting.fail_at = n;
-    const Result<IommufdWorld::Adopted> adopted = w.adopt(fd, kHwpt);
-    w.machine().counting.fail_at = 0;
+    const Result<IommufdWorld::Adopted> adopted = w.machine().counting.failing(n, [&] { return w.adopt(fd, kHwpt); });
     if (adopted) {
       hwpt = adopted->hwpt;
       ioas = adopted->ioas;

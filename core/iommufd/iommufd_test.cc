@@ -754,10 +754,7 @@ TEST_F(IommufdTest, EveryFailingAllocationIsUndone) {
     if (std::string_view(step.what).starts_with("replace")) made = w.ioas(fd);
     const std::string reached = w.reached(a0, 0x80000000);
     for (u64 n = 1;; ++n) {
-      w.machine().counting.allocations = 0;
-      w.machine().counting.fail_at = n;
-      const bool done = step.run();
-      w.machine().counting.fail_at = 0;
+      const bool done = w.machine().counting.failing(n, [&] { return step.run(); });
       if (done) {
         EXPECT_GT(n, 3u) << step.what << ": nothing was tried";
         break;

@@ -143,10 +143,7 @@ TEST_P(IommufdLiveUpdateTest, EveryFailingAllocationOfPreserveIsUndone) {
   w.unpreserve(fd, kContext);
   const u64 before = (w.heap().trim(), w.heap().bytes_in_use());
   for (u64 n = 1;; ++n) {
-    w.machine().counting.allocations = 0;
-    w.machine().counting.fail_at = n;
-    const Result<void> preserved = w.preserve(fd, kContext);
-    w.machine().counting.fail_at = 0;
+    const Result<void> preserved = w.machine().counting.failing(n, [&] { return w.preserve(fd, kContext); });
     if (preserved) {
       EXPECT_GT(n, 10u);
       break;
@@ -531,10 +528,8 @@ TEST_P(IommufdLiveUpdateTest, AFailedBindLeavesTheDeviceHeld) {
   jump();
   fd = *w.retrieve(kContext);
   for (u64 n = 1;; ++n) {
-    w.machine().counting.allocations = 0;
-    w.machine().counting.fail_at = n;
-    Result<Ref<iommufd::Device>> bound = w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext);
-    w.machine().counting.fail_at = 0;
+    Result<Ref<iommufd::Device>> bound = w.machine().counting.failing(
+        n, [&] { return w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext); });
     if (bound) {
       device = *bound;
       break;
@@ -615,10 +610,7 @@ TEST_P(IommufdLiveUpdateTest, WhatWasNeverRetrievedIsHandedOn) {
   w.iommu.begin();
   luo::FileState state = w.state(kContext);
   for (u64 n = 1;; ++n) {
-    w.machine().counting.allocations = 0;
-    w.machine().counting.fail_at = n;
-    const Result<u64> outgoing = w.handler->forward(state);
-    w.machine().counting.fail_at = 0;
+    const Result<u64> outgoing = w.machine().counting.failing(n, [&] { return w.handler->forward(state); });
     if (outgoing) {
       w.handler->unforward(state, *outgoing);
       break;

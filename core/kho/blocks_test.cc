@@ -106,10 +106,7 @@ TEST_F(Blocks, GrowingFailsWithNothingChanged) {
   world.heap().trim();
   const u64 before = world.frames().totals().free;
   for (u64 nth = 1;; ++nth) {
-    steps.allocations = 0;
-    steps.fail_at = nth;
-    const auto r = set.grow(6 * kPer);
-    steps.fail_at = 0;
+    const auto r = steps.failing(nth, [&] { return set.grow(6 * kPer); });
     if (r) break;
     EXPECT_EQ(r.error(), Errno::Enomem);
     EXPECT_EQ(set.room(), kPer);

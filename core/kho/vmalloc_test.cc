@@ -63,10 +63,7 @@ TEST_F(Arrays, CreationFailsWithNothingLeft) {
   world.heap().trim();
   const u64 before = world.frames().totals().free;
   for (u64 nth = 1;; ++nth) {
-    world.machine.counting.allocations = 0;
-    world.machine.counting.fail_at = nth;
-    auto r = PreservedArray::create(world.kho(), 12 * kPageSize);
-    world.machine.counting.fail_at = 0;
+    auto r = world.machine.counting.failing(nth, [&] { return PreservedArray::create(world.kho(), 12 * kPageSize); });
     if (r) break;
     EXPECT_EQ(r.error(), Errno::Enomem);
     world.heap().trim();

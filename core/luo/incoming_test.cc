@@ -174,10 +174,7 @@ TEST_F(Incoming, FailingEveryAllocationOfARetrieve) {
   auto s = *w.retrieve("s");
   EXPECT_TRUE(w.retrieve(*s, 1));
   for (u64 nth = 1; nth < 4; ++nth) {
-    w.steps().allocations = 0;
-    w.steps().fail_at = nth;
-    const auto r = w.retrieve("u");
-    w.steps().fail_at = 0;
+    const auto r = w.steps().failing(nth, [&] { return w.retrieve("u"); });
     if (r) break;
     EXPECT_EQ(r.error(), Errno::Enomem);
   }

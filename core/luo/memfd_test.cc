@@ -264,10 +264,7 @@ TEST_F(Memfd, EveryFailureOfPreserveIsUndone) {
   for (u64 nth = 1; !done; ++nth) {
     {
       auto s = w.create("s");
-      w.steps().allocations = 0;
-      w.steps().fail_at = nth;
-      const auto r = w.preserve(*s, fd, 1);
-      w.steps().fail_at = 0;
+      const auto r = w.steps().failing(nth, [&] { return w.preserve(*s, fd, 1); });
       done = r.has_value();
       if (!done) {
         EXPECT_EQ(r.error(), Errno::Enomem);
@@ -326,10 +323,7 @@ TEST_F(Memfd, EveryFailureOfForwardingIsUndone) {
   const auto frames = w.machines.frames().totals();
   const u64 bytes = w.heap().bytes_in_use();
   for (u64 nth = 1;; ++nth) {
-    w.steps().allocations = 0;
-    w.steps().fail_at = nth;
-    const auto r = w.luo().serialize();
-    w.steps().fail_at = 0;
+    const auto r = w.steps().failing(nth, [&] { return w.luo().serialize(); });
     if (r) break;
     EXPECT_EQ(r.error(), Errno::Enomem);
     w.heap().trim();
@@ -506,10 +500,7 @@ TEST_F(Memfd, EveryFailureOfRetrieve) {
     auto host = t.add(3 * kPageSize, 1, *s);
     t.update(std::move(s));
     auto in = *t.w.retrieve("s");
-    t.w.steps().allocations = 0;
-    t.w.steps().fail_at = nth;
-    const auto r = t.w.retrieve(*in, 1);
-    t.w.steps().fail_at = 0;
+    const auto r = t.w.steps().failing(nth, [&] { return t.w.retrieve(*in, 1); });
     if (r) break;
     EXPECT_EQ(r.error(), Errno::Enomem);
     EXPECT_EQ(t.w.retrieve(*in, 1).error(), Errno::Enomem);  // remembered

@@ -147,10 +147,7 @@ TEST_F(Serialize, EveryFailureOfAllocationIsUndone) {
   bool done = false;
   for (u64 nth = 1; !done; ++nth) {
     w.take_events();
-    w.steps().allocations = 0;
-    w.steps().fail_at = nth;
-    const auto r = w.luo().serialize();
-    w.steps().fail_at = 0;
+    const auto r = w.steps().failing(nth, [&] { return w.luo().serialize(); });
     if (r) {
       done = true;
       EXPECT_GT(nth, 2u);

@@ -472,10 +472,7 @@ TEST_F(HandedOver, NothingRestoredIsFreedWhenAdoptionFailsLate) {
 TEST_F(HandedOver, EveryAllocationOfAdoptionMayFail) {
   u64 fails = 0;
   for (u64 nth = 1;; ++nth) {
-    machine.counting.allocations = 0;
-    machine.counting.fail_at = nth;
-    const auto result = try_adopt();
-    machine.counting.fail_at = 0;
+    const auto result = machine.counting.failing(nth, [&] { return try_adopt(); });
     if (result) break;
     ++fails;
     EXPECT_EQ(result.error(), Errno::Enomem);

@@ -278,10 +278,7 @@ TEST_P(PciLiveUpdateTest, BridgesCountedBeforeAFailureAreGivenBack) {
   u64 n = 1;
   for (;; ++n) {
     ASSERT_LT(n, 100u);
-    handover.machine.counting.allocations = 0;
-    handover.machine.counting.fail_at = n;
-    const Result<void> added = live->preserve(at(0x0600));
-    handover.machine.counting.fail_at = 0;
+    const Result<void> added = handover.machine.counting.failing(n, [&] { return live->preserve(at(0x0600)); });
     if (added) break;
     EXPECT_FALSE(live->keeps(at(0x0600)) || live->keeps(at(0x0500)) || live->keeps(at(0x0030))) << n;
   }

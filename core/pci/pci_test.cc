@@ -451,10 +451,7 @@ TEST_F(PciTest, SurvivesEveryFailingAllocation) {
     Vec<acpi::EcamWindow> windows(heap);
     ASSERT_TRUE(windows.push_back({Phys(test::Fabric::kEcam), 0, 0, 255}));
     Bus bus(heap, std::move(windows));
-    machine.counting.allocations = 0;
-    machine.counting.fail_at = n;
-    const auto done = bus.enumerate(nullptr);
-    machine.counting.fail_at = 0;
+    const auto done = machine.counting.failing(n, [&] { return bus.enumerate(nullptr); });
     if (done) {
       EXPECT_GT(n, 2u);
       break;

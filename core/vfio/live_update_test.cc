@@ -46,10 +46,7 @@ TEST_P(VfioLiveUpdateTest, EveryFailingAllocationOfPreserveIsUndone) {
   ASSERT_TRUE(w.preserve_device(fd, kDevice));
   w.unpreserve_device(fd, kDevice);
   for (u64 n = 1;; ++n) {
-    w.machine().counting.allocations = 0;
-    w.machine().counting.fail_at = n;
-    const Result<void> preserved = w.preserve_device(fd, kDevice);
-    w.machine().counting.fail_at = 0;
+    const Result<void> preserved = w.machine().counting.failing(n, [&] { return w.preserve_device(fd, kDevice); });
     if (preserved) break;
     ASSERT_EQ(preserved.error(), Errno::Enomem);
     ASSERT_FALSE(w.iommu.device(a0).preserved()) << n;
@@ -462,10 +459,7 @@ TEST_P(VfioLiveUpdateTest, WhatWasNeverRetrievedIsHandedOn) {
   luo::FileState state = w.vfio_state(kDevice);
   const u64 outgoing_context = *w.handler->forward(context);
   for (u64 n = 1;; ++n) {
-    w.machine().counting.allocations = 0;
-    w.machine().counting.fail_at = n;
-    const Result<u64> outgoing = w.vfio_handler->forward(state);
-    w.machine().counting.fail_at = 0;
+    const Result<u64> outgoing = w.machine().counting.failing(n, [&] { return w.vfio_handler->forward(state); });
     if (outgoing) {
       w.vfio_handler->unforward(state, *outgoing);
       break;

@@ -149,10 +149,7 @@ TEST_P(OwnershipTest, AFailedBindReturnsToHeldEveryTime) {
   fd = *w.retrieve_device(kDevice);
   ASSERT_TRUE(w.restore(iommufd, kHwpt)) << "reclaimed before its device is bound";
   for (u64 n = 1;; ++n) {
-    w.machine().counting.allocations = 0;
-    w.machine().counting.fail_at = n;
-    const Result<u32> bound = w.bind_device(fd, iommufd);
-    w.machine().counting.fail_at = 0;
+    const Result<u32> bound = w.machine().counting.failing(n, [&] { return w.bind_device(fd, iommufd); });
     if (bound) break;
     ASSERT_EQ(group().ownership(), Ownership::HeldForSession) << n;
     ASSERT_FALSE(w.can_finish_device(fd, kDevice, 1)) << n;

@@ -117,10 +117,7 @@ TEST_F(VfioTest, ABindThatCannotBeAnsweredIsUndone) {
 
 TEST_F(VfioTest, EveryFailingAllocationOfBindIsUndone) {
   for (u64 n = 1;; ++n) {
-    w.machine().counting.allocations = 0;
-    w.machine().counting.fail_at = n;
-    const Result<u32> bound = w.bind_device(fd, iommufd);
-    w.machine().counting.fail_at = 0;
+    const Result<u32> bound = w.machine().counting.failing(n, [&] { return w.bind_device(fd, iommufd); });
     if (bound) break;
     ASSERT_EQ(w.iommu.group(IommufdWorld::a0).ownership(), Ownership::Unowned) << n;
     ASSERT_LT(n, 50u);
@@ -605,10 +602,8 @@ TEST_F(VfioTest, EveryFailingAllocationOfInterruptsIsUndone) {
   const auto a = w.event();
   for (const u32 index : {u32{kMsi}, u32{kMsix}}) {
     for (u64 n = 1;; ++n) {
-      w.machine().counting.allocations = 0;
-      w.machine().counting.fail_at = n;
-      const Result<void> done = w.set_irqs(fd, kDataEventfd | kActionTrigger, index, 0, 4, {a.fd, a.fd, a.fd, a.fd});
-      w.machine().counting.fail_at = 0;
+      const Result<void> done = w.machine().counting.failing(
+          n, [&] { return w.set_irqs(fd, kDataEventfd | kActionTrigger, index, 0, 4, {a.fd, a.fd, a.fd, a.fd}); });
       if (done) break;
       ASSERT_TRUE(w.irqs.empty()) << n;
       ASSERT_EQ(hw().get<u16>(0x72) & 0x8000, 0) << n;

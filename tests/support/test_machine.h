@@ -18,6 +18,15 @@ class CountingSteps final : public StepHook {
  public:
   void stored(Phys) override { ++stores; }
   bool may_allocate() override { return ++allocations != fail_at; }
+  // What `call` answers when its nth allocation fails.
+  template <class Call>
+  auto failing(u64 nth, Call call) {
+    allocations = 0;
+    fail_at = nth;
+    auto answer = call();
+    fail_at = 0;
+    return answer;
+  }
   u64 stores = 0;
   u64 allocations = 0;
   u64 fail_at = 0;
