@@ -1,7 +1,7 @@
 // The failure policy, row by row, with real images: what a kernel does that finds its inheritance damaged. The image is
 // changed in memory between the last instruction of the old kernel and the first of the new one.
 #include "core/abi/iommu.h"
-#include "tests/small_machine.h"
+#include "tests/tenant.h"
 
 namespace perdure::tool {
 namespace {
@@ -12,7 +12,7 @@ constexpr u64 kStretch = 1'000'000;
 
 class Failure : public testing::TestWithParam<Tables> {
  protected:
-  Failure() : rig(machine()) {}
+  Failure() : rig(machine()), traffic(rig) {}
   static RigConfig machine() {
     RigConfig config = small_machine({.devices = 4});
     set_tables(config, GetParam());
@@ -45,25 +45,6 @@ class Failure : public testing::TestWithParam<Tables> {
     return find_page(std::as_bytes(std::span(&begin, 1)));
   }
   bool translating() { return (rig.board().unit(0).read(0x1C, 4) >> 31 & 1) != 0; }  // GSTS.TES
-  // Transfers of device i in this phase so far, done and refused.
-  std::pair<u64, u64> transfers(usize i) {
-    const board::AuditReport report = rig.board().audit();
-    const board::PhaseResult& p = report.devices[i].in(Phase::During);
-    return {p.done, p.refused()};
-  }
-  // From now on: does nothing of device i get through, or everything?
-  void expect_stopped(usize i) {
-    const u64 before = transfers(i).first;
-    rig.run_for(kStretch);
-    EXPECT_EQ(transfers(i).first, before) << "device " << i << " still reaches memory";
-  }
-  void expect_running(usize i) {
-    const auto before = transfers(i);
-    rig.run_for(kStretch);
-    const auto after = transfers(i);
-    EXPECT_GT(after.first, before.first) << "device " << i;
-    EXPECT_EQ(after.second, before.second) << "device " << i;
-  }
   void expect_no_gap() {
     for (const board::DmaGap& gap : rig.board().unit(0).gaps()) ADD_FAILURE() << "translation off at " << gap.begin_ns;
     EXPECT_TRUE(translating());
@@ -75,6 +56,7 @@ class Failure : public testing::TestWithParam<Tables> {
   }
 
   InProcessRig rig;
+  Traffic traffic;
 };
 INSTANTIATE_TEST_SUITE_P(Modes, Failure, testing::Values(Tables::Legacy, Tables::SecondStage, Tables::FirstStage));
 
@@ -86,7 +68,7 @@ TEST_P(Failure, UnreadableHandoverBlocksEverythingAndTouchesNoMemory) {
   }
   EXPECT_FALSE(rig.arrive().has_value());
   EXPECT_TRUE(said("unreadable"));
-  for (usize i = 0; i < 4; ++i) expect_stopped(i);
+  for (usize i = 0; i < 4; ++i) traffic.expect_stopped(i);
   expect_no_gap();
 }
 
@@ -105,7 +87,7 @@ TEST_P(Failure, TranslationOnAndNoImageAtAllIsBlocked) {
   cold.next.kho_scratch_length = 0;
   ASSERT_DONE(rig.arrive(cold));
   EXPECT_TRUE(said("no record says what"));
-  for (usize i = 0; i < 4; ++i) expect_stopped(i);
+  for (usize i = 0; i < 4; ++i) traffic.expect_stopped(i);
   expect_no_gap();
 }
 
@@ -116,7 +98,7 @@ TEST_P(Failure, UnknownSessionsQuarantineAllDevicesAndKeepMemory) {
   *at(luo + 5) = std::byte{'9'};
   ASSERT_DONE(rig.arrive());
   EXPECT_EQ(rig.new_program().open("/dev/liveupdate").error(), Errno::Eio);
-  for (usize i = 0; i < 4; ++i) expect_stopped(i);
+  for (usize i = 0; i < 4; ++i) traffic.expect_stopped(i);
   expect_no_gap();
   EXPECT_GT(rig.kernel().frames().totals().kept, 0U) << "what was preserved stays reserved";
 }
@@ -126,7 +108,7 @@ TEST_P(Failure, UnknownVersionOfIommuRecordsQuarantinesTheirDevices) {
   ASSERT_NE(header, 0U);
   reinterpret_cast<abi::IommuHeader*>(at(header))->version = 99;
   ASSERT_DONE(rig.arrive());
-  for (usize i = 0; i < 4; ++i) expect_stopped(i);
+  for (usize i = 0; i < 4; ++i) traffic.expect_stopped(i);
   expect_no_gap();
 }
 
@@ -144,8 +126,8 @@ TEST_P(Failure, DamagedRecordOfOneDeviceQuarantinesThatDeviceAlone) {
   ASSERT_NE(damaged, nullptr);
   damaged->did ^= 1;
   ASSERT_DONE(rig.arrive());
-  expect_stopped(3);
-  for (usize i = 0; i < 3; ++i) expect_running(i);
+  traffic.expect_stopped(3);
+  for (usize i = 0; i < 3; ++i) traffic.expect_running(i);
   expect_no_gap();
 }
 
@@ -158,8 +140,8 @@ TEST_P(Failure, DamagedRecordOfASharedDomainQuarantinesItsDevicesAlone) {
   ASSERT_EQ(record->in_use, 1U);
   record->levels ^= 1;
   ASSERT_DONE(rig.arrive());
-  for (usize i : {0U, 1U}) expect_stopped(i);
-  for (usize i : {2U, 3U}) expect_running(i);
+  for (usize i : {0U, 1U}) traffic.expect_stopped(i);
+  for (usize i : {2U, 3U}) traffic.expect_running(i);
   expect_no_gap();
 }
 

@@ -50,6 +50,14 @@ class ForwardSweep : public testing::Test {
     second_plan.domain_of[1] = 1;
     second_plan.memory[0] = second_plan.memory[1] = config.plan.memory[1];
   }
+  // A program in kernel A, with everything preserved.
+  static Result<void> preserve_in_the_first(InProcessRig& rig) {
+    TRY(rig.power_on("a"));
+    TRY(rig.start_program(0));
+    rig.run_for(kStretch);
+    rig.board().enter_phase(Phase::During);
+    return rig.preserve();
+  }
   void expect_running(InProcessRig& rig, int line = __builtin_LINE()) {
     SCOPED_TRACE("line " + std::to_string(line));
     rig.run_for(kStretch);
@@ -75,11 +83,7 @@ INSTANTIATE_TEST_SUITE_P(Takes, Forward, testing::Values(Take::Replace, Take::Ke
 // Versions alternate, so that both kernels hand on what the other one wrote.
 TEST_P(Forward, NobodyComesBackForThreeKernels) {
   InProcessRig rig(config);
-  ASSERT_DONE(rig.power_on("a"));
-  ASSERT_DONE(rig.start_program(0));
-  rig.run_for(kStretch);
-  rig.board().enter_phase(Phase::During);
-  ASSERT_DONE(rig.preserve());
+  ASSERT_DONE(preserve_in_the_first(rig));
   for (const char* kernel : {"b", "a", "b", "a"}) {
     SCOPED_TRACE(kernel);
     ASSERT_DONE(rig.kexec(kernel));
@@ -155,11 +159,7 @@ TEST_P(Forward, OneProgramComesBackAndAnotherDoesNot) {
 // The jump does not happen after all: what was handed on is taken back, and the program finds its session here.
 TEST_P(Forward, IsTakenBackWhenTheJumpFails) {
   InProcessRig rig(config);
-  ASSERT_DONE(rig.power_on("a"));
-  ASSERT_DONE(rig.start_program(0));
-  rig.run_for(kStretch);
-  rig.board().enter_phase(Phase::During);
-  ASSERT_DONE(rig.preserve());
+  ASSERT_DONE(preserve_in_the_first(rig));
   ASSERT_DONE(rig.kexec("b"));
   for (int round = 0; round < 2; ++round) {
     ASSERT_DONE(rig.kernel().kexec_load("a"));
@@ -180,11 +180,7 @@ TEST_P(Forward, IsTakenBackWhenTheJumpFails) {
 // Every allocation while a session is handed on fails once: the update is refused, nothing leaks, devices go on.
 TEST_F(ForwardSweep, EveryFailingAllocationIsUndone) {
   InProcessRig rig(config);
-  ASSERT_DONE(rig.power_on("a"));
-  ASSERT_DONE(rig.start_program(0));
-  rig.run_for(kStretch);
-  rig.board().enter_phase(Phase::During);
-  ASSERT_DONE(rig.preserve());
+  ASSERT_DONE(preserve_in_the_first(rig));
   ASSERT_DONE(rig.kexec("b"));
   const auto try_it = [&] {
     rig.machine().fail_jump(Errno::Enoexec);

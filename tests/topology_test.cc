@@ -324,6 +324,15 @@ class TopologyProgram : public testing::Test {
     hwpt = *made;
     ASSERT_TRUE(iommufd.mark_preserve(hwpt, 7));
   }
+  // Opens them, and attaches all to one HWPT.
+  void attach(std::initializer_list<const char*> names) {
+    for (const char* name : names) {
+      const auto id = open(name).bind(iommufd);
+      ASSERT_TRUE(id) << name;
+      if (hwpt == 0) make_hwpt(*id);
+      ASSERT_TRUE(devices[name].attach(hwpt)) << name;
+    }
+  }
   void preserve_memory() {
     session = *(*LiveUpdate::open(*sys)).create_session("one");
     ASSERT_TRUE(session.preserve(memory.number(), 1));
@@ -396,20 +405,14 @@ TEST_F(TopologyProgram, FunctionsWithoutAcsAreOneGroup) {
 
 TEST_F(TopologyProgram, DevicesBelowASwitchWithoutAcsAreNotPreserved) {
   start("multifunction-no-acs");
-  const auto id = open("switched0").bind(iommufd);
-  ASSERT_TRUE(id);
-  make_hwpt(*id);
-  ASSERT_TRUE(devices["switched0"].attach(hwpt));
+  attach({"switched0"});
   preserve_memory();
   EXPECT_EQ(preserve_errno("switched0", 3), kUnsupported);
 }
 
 TEST_F(TopologyProgram, DevicesOnOneConventionalBusAreNotPreserved) {
   start("bridge-aliases");
-  const auto id = open("left").bind(iommufd);
-  ASSERT_TRUE(id);
-  make_hwpt(*id);
-  ASSERT_TRUE(devices["left"].attach(hwpt));
+  attach({"left"});
   for (u16 requester : {0x0608, 0x0600, 0x0718, 0x0610}) {
     EXPECT_TRUE(hardware_entry(rig->board(), 0, requester).present) << requester;
   }
@@ -420,12 +423,7 @@ TEST_F(TopologyProgram, DevicesOnOneConventionalBusAreNotPreserved) {
 // R48
 TEST_F(TopologyProgram, DevicesWithTranslationsOfTheirOwnAreNotPreserved) {
   start("ats-device");
-  for (const char* name : {"integrated", "card"}) {
-    const auto id = open(name).bind(iommufd);
-    ASSERT_TRUE(id);
-    if (hwpt == 0) make_hwpt(*id);
-    ASSERT_TRUE(devices[name].attach(hwpt));
-  }
+  attach({"integrated", "card"});
   preserve_memory();
   EXPECT_EQ(preserve_errno("integrated", 3), kUnsupported);
   EXPECT_EQ(preserve_errno("card", 4), kUnsupported);
@@ -449,12 +447,7 @@ TEST_F(TopologyProgram, DevicesBehindAVmdAreNotPreserved) {
 // R57: what is not preserved is cleared before the jump, under every id that its DMA may carry; what is stays.
 TEST_F(TopologyProgram, EveryRequesterIdOfWhatIsNotPreservedIsCleared) {
   start("bridge-aliases");
-  for (const char* name : {"plain", "alone", "pci-x", "integrated", "left"}) {
-    const auto id = open(name).bind(iommufd);
-    ASSERT_TRUE(id);
-    if (hwpt == 0) make_hwpt(*id);
-    ASSERT_TRUE(devices[name].attach(hwpt)) << name;
-  }
+  attach({"plain", "alone", "pci-x", "integrated", "left"});
   preserve_memory();
   ASSERT_EQ(preserve_errno("pci-x", 3), 0);
   const u16 kept[] = {0x0410, 0x0400};
@@ -473,10 +466,7 @@ TEST_F(TopologyProgram, EveryRequesterIdOfWhatIsNotPreservedIsCleared) {
 // R03: a DID is one unit's; another unit may have the same for something else, and give it to anybody.
 TEST_F(TopologyProgram, DidsAreEachUnitsOwn) {
   start("two-units");
-  const auto id = open("named").bind(iommufd);
-  ASSERT_TRUE(id);
-  make_hwpt(*id);
-  ASSERT_TRUE(devices["named"].attach(hwpt));
+  attach({"named"});
   Iommufd other = *Iommufd::open(*sys);
   ASSERT_TRUE(open("rest").bind(other));
   ASSERT_TRUE(devices["rest"].attach(*other.ioas_alloc()));
@@ -500,12 +490,7 @@ TEST_F(TopologyProgram, DidsAreEachUnitsOwn) {
 // R12: the same BDF in two segments; a record is for one of them.
 TEST_F(TopologyProgram, ARecordIsForAFunctionOfItsSegment) {
   start("two-segments");
-  for (const char* name : {"first", "second"}) {
-    const auto id = open(name).bind(iommufd);
-    ASSERT_TRUE(id);
-    if (hwpt == 0) make_hwpt(*id);
-    ASSERT_TRUE(devices[name].attach(hwpt));
-  }
+  attach({"first", "second"});
   preserve_memory();
   ASSERT_EQ(preserve_errno("second", 3), 0);
   ASSERT_TRUE(leave());
