@@ -3,13 +3,11 @@
 // Processor time, of the operation alone.
 #include <benchmark/benchmark.h>
 #include <gtest/gtest.h>
-#include <time.h>
 
-#include <algorithm>
 #include <memory>
-#include <stdexcept>
 #include <vector>
 
+#include "bench/measure.h"
 #include "core/iommu/live_update.h"
 #include "core/iommu/testing/fake_unit.h"
 #include "core/kho/fdt.h"
@@ -18,27 +16,9 @@
 namespace perdure {
 namespace {
 
-double now() {
-  timespec t;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-template <class Work>
-double seconds(Work&& work) {
-  const double start = now();
-  work();
-  return now() - start;
-}
-
-void need(bool ok, const char* what) {
-  if (!ok) throw std::runtime_error(what);
-}
-
-double median(std::vector<double> of) {
-  if (of.empty()) return 0;
-  std::sort(of.begin(), of.end());
-  return of[of.size() / 2];
-}
+using bench::median;
+using bench::need;
+using bench::seconds;
 
 class Owner final : public DmaOwner {};
 

@@ -2,7 +2,6 @@
 // Times are of the operations alone; what an iteration prepares and cleans up is not in them.
 #include <benchmark/benchmark.h>
 #include <immintrin.h>
-#include <time.h>
 
 #include <algorithm>
 #include <numeric>
@@ -10,11 +9,14 @@
 #include <stdexcept>
 #include <vector>
 
+#include "bench/measure.h"
 #include "core/pt/io_page_table.h"
 #include "tests/support/test_machine.h"
 
 namespace perdure {
 namespace {
+
+using bench::seconds;
 
 constexpr u64 k4 = kPageSize;
 constexpr u64 k2M = kHugePageSize;
@@ -65,19 +67,6 @@ struct Table {
   World world;
   Owned<pt::IoPageTable> table;
 };
-
-// Processor time, so that a busy machine does not count.
-double now() {
-  timespec t;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-template <class Work>
-double seconds(Work&& work) {
-  const double start = now();
-  work();
-  return now() - start;
-}
 
 // Seconds for one `what`, of which an iteration does `count`.
 void report(benchmark::State& state, double count, const char* what) {

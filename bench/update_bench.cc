@@ -1,34 +1,19 @@
 // A whole live update in one process: programs' calls, LUO, iommufd, vfio, VT-d on the board's register model, PCI;
 // everything but time for the devices. Processor time, so that a busy machine does not count.
 #include <benchmark/benchmark.h>
-#include <time.h>
 
-#include <algorithm>
-#include <stdexcept>
 #include <utility>
 #include <vector>
 
+#include "bench/measure.h"
 #include "machine/process/boot_data.h"
 #include "tool/in_process_rig.h"
 
 namespace perdure {
 namespace {
 
-void need(bool ok, const char* what) {
-  if (!ok) throw std::runtime_error(what);
-}
-
-double median(std::vector<double> of) {
-  if (of.empty()) return 0;
-  std::sort(of.begin(), of.end());
-  return of[of.size() / 2];
-}
-
-double now() {
-  timespec t;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
+using bench::median;
+using bench::need;
 
 // Range: MiB in 4 KiB leaves.
 void update(benchmark::State& state) {
@@ -46,6 +31,7 @@ void update(benchmark::State& state) {
   std::vector<double> parts[4];
   u32 hop = 0;
   for (auto _ : state) {
+    const auto now = [] { return bench::now(CLOCK_PROCESS_CPUTIME_ID); };
     double at = now();
     double spent[4];
     const auto lap = [&] {
