@@ -1,7 +1,6 @@
 // The smallest machine that can do a live update, in process and stepped: one unit, two streamers and a third behind a
-// bridge, 16 MiB of RAM. Its
-// state at one moment can be kept and gone back to as often as wanted, which is what makes thousands of runs a minute
-// possible.
+// bridge, 16 MiB of RAM. Its state at one moment can be kept and gone back to as often as wanted, which is what makes
+// thousands of runs a minute possible.
 #pragma once
 #include <memory>
 #include <optional>

@@ -1,8 +1,8 @@
 // Every field of a board's configuration, once, for reading and for writing: `describe(visitor, object)` calls the
 // visitor for each with its key and what is allowed. A visitor has
-//   flag(key, bool&) · number(key, integer&, lowest, highest) · size(key, u64&) · address(key, u64&) · text(key,
-//   string&) name(key, enum&, names) · names(key, {name, bool&}…) · numbers(key, names, u8& bits) · range(key, u32&,
-//   u32&) place(key, Bdf&) · places(key, vector<Bdf>&)
+//   flag(key, bool&) · number(key, integer&, lowest, highest) · size(key, u64&) · address(key, u64&)
+//   text(key, string&) · name(key, enum&, names) · names(key, {name, bool&}…)
+//   numbers(key, names, u8& bits) · range(key, u32&, u32&) · place(key, Bdf&) · places(key, vector<Bdf>&)
 #pragma once
 #include <array>
 #include <span>
@@ -65,8 +65,7 @@ consteval usize members() {
 }
 
 // A field that is not described here would be lost in every file: after a change of a structure describe the field,
-// then correct
-// the number.
+// then correct the number.
 static_assert(members<IommuModelConfig>() == 40);
 static_assert(members<IommuQuirks>() == 12);
 static_assert(sizeof(UnitConfig) == 144);

@@ -9,11 +9,11 @@ inline constexpr int kBoardSocket = 3;
 
 // Kernel → board; each is answered by one message with the same op, `result` 0 or an Errno.
 enum class BoardOp : u32 {
-  Hello =
-      1,    // → a: boot information, b: log2 of the window, c: board clock minus CLOCK_MONOTONIC, payload:
-            //   paths (below); then one Ram, Mailbox, InterruptPage and Interrupts message, a Bank message each, an End
-  Ram,      // → payload: RamPiece[], descriptor
-  Mailbox,  // → descriptor
+  // → a: boot information, b: log2 of the window, c: board clock minus CLOCK_MONOTONIC, payload: paths (below); then
+  // one Ram, Mailbox, InterruptPage and Interrupts message, a Bank message each, an End
+  Hello = 1,
+  Ram,         // → payload: RamPiece[], descriptor
+  Mailbox,     // → descriptor
   Interrupts,  // → descriptor: a socket on which Interrupt says that there is something in the interrupt page
   Bank,        // → payload: Bank, descriptor
   End,
