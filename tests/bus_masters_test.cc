@@ -57,12 +57,17 @@ class BusMastersOnTheBoard : public testing::Test, protected scenarios::Witness 
   }
   const Evidence& evidence(u32 master) { return program->evidence(master); }
 
+  // The first stretch that was declared for a device.
+  const scenarios::Intended& intended_for(u32 master) { return intended.at(master); }
+
   std::vector<std::string> told;
+  std::map<u32, scenarios::Intended> intended;  // by device
   InProcessRig rig;
   std::optional<BusMasters> program;
 
  private:
   void intend(const scenarios::Intended& i) override {
+    intended.emplace(i.device, i);
     EXPECT_TRUE(
         rig.board().declare(rig.board().config().devices[i.device].bdf, {.iova = i.iova,
                                                                          .length = i.length,
@@ -162,6 +167,31 @@ TEST_F(BusMastersOnTheBoard, ADeviceThatWasResetIsSeen) {
   EXPECT_FALSE(evidence(kOhci).ok);
 }
 
+// Somebody else than the device writes next to what it wrote.
+TEST_F(BusMastersOnTheBoard, DataBesideItsPlaceIsSeen) {
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_NO_FATAL_FAILURE(start(0));
+  // First the block goes to the device, then it comes back; that transfer is under way now.
+  rig.run_for(110'000'000);
+  ASSERT_DONE(program->verify());
+  const scenarios::Intended where = intended_for(kEdu);
+  const u64 phys = *rig.board().memory().phys_of(where.memory_id, where.offset + kPageSize);
+  hw::store(reinterpret_cast<u64*>(rig.board().direct_map() + phys), u64{0});
+  rig.run_for(110'000'000);
+  EXPECT_FALSE(program->verify().has_value());
+  EXPECT_EQ(evidence(kEdu).what, "data landed beside its place");
+}
+
+// More than a minute between two looks: the number alone would not tell.
+TEST_F(BusMastersOnTheBoard, CountsFramesBeyond16Bits) {
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_NO_FATAL_FAILURE(start(0));
+  rig.run_for(70'000'000'000);
+  ASSERT_DONE(program->verify());
+  EXPECT_GE(evidence(kOhci).number("frames"), 70'000U);
+  EXPECT_LE(evidence(kOhci).number("frames"), 70'100U);
+}
+
 // The kernel refuses to hand out a device whose record is damaged, and has stopped it: no register can be asked any
 // more, but its memory stays as it is. The other one notices nothing.
 class BusMastersLose : public BusMastersOnTheBoard, public testing::WithParamInterface<u32> {
@@ -216,6 +246,27 @@ TEST_P(BusMastersLose, OneAndTheOtherGoesOn) {
   EXPECT_EQ(evidence(victim).number("stopped"), 1U);
   EXPECT_TRUE(evidence(other).ok);
   EXPECT_TRUE(told.empty()) << told.front();
+}
+
+// Were it not stopped, it would show.
+TEST_P(BusMastersLose, ThatOneStillWritesIsSeen) {
+  const u32 victim = GetParam();
+  BusMastersPlan plan;
+  plan.may_lose = true;
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_NO_FATAL_FAILURE(start(0, plan));
+  ASSERT_DONE(program->preserve());
+  ASSERT_NO_FATAL_FAILURE(leave(1));
+  ASSERT_NO_FATAL_FAILURE(damage_record(victim));
+  ASSERT_DONE(rig.arrive());
+  ASSERT_NO_FATAL_FAILURE(start(1, plan));
+  const scenarios::Intended where = intended_for(victim);
+  const u64 phys = *rig.board().memory().phys_of(where.memory_id, where.offset);
+  auto* const word = reinterpret_cast<u64*>(rig.board().direct_map() + phys + 0x80);
+  hw::store(word, ~hw::load(word));
+  EXPECT_FALSE(program->verify().has_value());
+  EXPECT_FALSE(evidence(victim).ok);
+  EXPECT_EQ(evidence(victim).number("stopped"), 0U);
 }
 
 TEST_P(BusMastersLose, IsAFailureUnlessThePlanSaysSo) {
