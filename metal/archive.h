@@ -2,6 +2,7 @@
 #pragma once
 #include <string_view>
 
+#include "core/abi/elf_program.h"
 #include "core/base/machine.h"
 
 namespace perdure::metal {
@@ -13,22 +14,9 @@ struct Member {
 // Enoent.
 Result<Member> find_member(std::string_view archive, std::string_view name);
 
-// A kernel in the archive, which nobody writes to: what was checked is what runs.
-class ElfImage {
- public:
-  // Enoexec: no program for this machine, or one that does not lie in the image part of a slot.
-  static Result<ElfImage> open(std::string_view file);
-  std::string_view note() const { return note_; }
-  Phys slot() const { return slot_; }
-  u64 entry() const { return entry_; }
-  // Copies the segments to where they belong. Nothing of the slot is used any more.
-  void place(const Machine& machine) const;
-
- private:
-  std::string_view file_;
-  std::string_view note_;
-  Phys slot_;
-  u64 entry_ = 0;
-};
+// The slot whose image part all of it lies in. Enoexec.
+Result<Phys> slot_of(const abi::ElfProgram& program);
+// Copies the segments to where they belong. Nothing of the slot is used any more.
+void place(const abi::ElfProgram& program, const Machine& machine);
 
 }  // namespace perdure::metal

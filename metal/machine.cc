@@ -145,7 +145,7 @@ void MetalMachine::relax() {
 }
 
 void MetalMachine::log(LogLevel level, std::string_view line) {
-  metal::log(level, line);
+  if (level >= least_logged_) metal::log(level, line);
 }
 
 // --- interrupts ----------------------------------------------------------------------------------------------------
@@ -204,8 +204,9 @@ void MetalMachine::deliver_interrupts() {
 Result<Ref<KernelImage>> MetalMachine::image_open(std::string_view name) {
   const std::string_view archive(virt<const char>(Phys(facts_->archive)), facts_->archive_bytes);
   const Member member = TRY(find_member(archive, name));
-  const ElfImage elf = TRY(ElfImage::open(member.contents));
-  if (elf.slot().value == image_address(metal_image_begin)) {
+  const abi::ElfProgram program = TRY(abi::ElfProgram::open(member.contents));
+  const Phys slot = TRY(slot_of(program));
+  if (slot.value == image_address(metal_image_begin)) {
     perdure::log(*this, LogLevel::Error,
                  Line() << name << " goes where the running kernel is; load one that was linked for the other slot");
     return fail(Errno::Enoexec);
@@ -213,7 +214,8 @@ Result<Ref<KernelImage>> MetalMachine::image_open(std::string_view name) {
   for (Image& place : images_) {
     if (place.used_) continue;
     auto* const image = new (&place) Image;
-    image->elf_ = elf;
+    image->program_ = program;
+    image->slot_ = slot;
     image->name_ = member.name;
     image->used_ = true;
     return Ref<KernelImage>(Ref<Image>::adopt(image));
@@ -222,7 +224,7 @@ Result<Ref<KernelImage>> MetalMachine::image_open(std::string_view name) {
 }
 
 Result<void> MetalMachine::jump(KernelImage& image, const abi::BootInfo& next, Phys at) {
-  const ElfImage& elf = static_cast<Image&>(image).elf_;
+  const Image& loaded = static_cast<Image&>(image);
   Survivors survivors(*this, *facts_);
   survivors.keep_handover(Phys(next.kho_fdt));
   abi::BootInfo info = next;
@@ -241,10 +243,10 @@ Result<void> MetalMachine::jump(KernelImage& image, const abi::BootInfo& next, P
   survivors.keep(Phys(info.memory_map), map.size_bytes());
   survivors.keep(Phys(info.kho_scratch), info.kho_scratch_length);
   survivors.poison_others(map, boot_);
-  elf.place(*this);
-  map_slot(elf.slot(), true);
+  place(*loaded.program_, *this);
+  map_slot(loaded.slot_, true);
   interrupts_off();
-  metal_leave(elf.entry(), at.value);
+  metal_leave(loaded.program_->entry(), at.value);
 }
 
 }  // namespace perdure::metal

@@ -1,5 +1,7 @@
 // The core's Machine on a PC: one processor, identity-mapped images, everything else behind the direct map.
 #pragma once
+#include <optional>
+
 #include "core/abi/boot_info.h"
 #include "core/base/machine.h"
 #include "metal/archive.h"
@@ -31,6 +33,8 @@ class MetalMachine final : public Machine {
   const Facts& facts() const { return *facts_; }
   HostShare& share() { return share_; }
   void meddle(Meddler* meddler) { meddler_ = meddler; }
+  // Warnings and errors only.
+  void be_quiet() { least_logged_ = LogLevel::Warn; }
 
   const abi::BootInfo& boot() override { return boot_; }
   u64 mmio_read(Phys at, Width width) override;
@@ -65,12 +69,13 @@ class MetalMachine final : public Machine {
   class Image final : public KernelImage {
    public:
     std::string_view name() const override { return name_; }
-    std::string_view note() const override { return elf_.note(); }
+    std::string_view note() const override { return program_->note(); }
 
    private:
     friend class MetalMachine;
     void dispose() override { used_ = false; }
-    ElfImage elf_;
+    std::optional<abi::ElfProgram> program_;
+    Phys slot_;
     std::string_view name_;
     bool used_ = false;
   };
@@ -85,6 +90,7 @@ class MetalMachine final : public Machine {
   const Facts* facts_ = nullptr;
   HostShare share_;
   Meddler* meddler_ = nullptr;
+  LogLevel least_logged_ = LogLevel::Info;
   IrqSink* sinks_[kVectors] = {};
   u32 last_vector_ = kLastVector;
   u64 spurious_ = 0;

@@ -28,6 +28,7 @@ void run(MetalMachine& machine) {
     Event("problem").field("what", "unknown word on the command line").field("word", options->unknown);
     end_run(Verdict::Failed);
   }
+  if (options->quiet) machine.be_quiet();
   Config config = kBuild;
   config.table_mode = options->tables;
   auto* const kernel = new (kernel_place.bytes) Kernel(machine, config);

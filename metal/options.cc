@@ -1,6 +1,6 @@
 #include "metal/options.h"
 
-#include "metal/saboteur.h"
+#include "sabotage/saboteur.h"
 
 namespace perdure::metal {
 
@@ -47,7 +47,7 @@ Options::Options(const char* command_line) {
       devices = value;
     } else if (value_of(word, "break", value)) {
       breakage = value;
-      known = Saboteur::known(value);
+      known = sabotage::Saboteur::known(value);
     } else if (value_of(word, "tables", value)) {
       known = value == "legacy" || value == "scalable";
       tables = value == "legacy" ? vtd::TableModePolicy::Legacy : vtd::TableModePolicy::Scalable;

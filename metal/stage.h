@@ -4,7 +4,7 @@
 #include "core/kernel/kernel.h"
 #include "metal/options.h"
 #include "metal/program.h"
-#include "metal/saboteur.h"
+#include "sabotage/saboteur.h"
 #include "scenarios/bus_masters.h"
 
 namespace perdure::metal {
@@ -39,7 +39,7 @@ class Stage final : private scenarios::Witness, private Meddler {
   const u32 hop_;
   Program program_;
   scenarios::BusMasters masters_;
-  Saboteur saboteur_;
+  sabotage::Saboteur saboteur_;
 };
 
 }  // namespace perdure::metal

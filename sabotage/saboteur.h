@@ -2,9 +2,9 @@
 // "Negative controls"). Knows registers and tables as hardware does, and nothing of the core's driver but the format of
 // one record.
 #pragma once
-#include "metal/machine.h"
+#include "core/base/machine.h"
 
-namespace perdure::metal {
+namespace perdure::sabotage {
 
 class Saboteur {
  public:
@@ -29,4 +29,4 @@ class Saboteur {
   Phys unit_;
 };
 
-}  // namespace perdure::metal
+}  // namespace perdure::sabotage

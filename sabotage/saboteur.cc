@@ -1,13 +1,14 @@
-#include "metal/saboteur.h"
+#include "sabotage/saboteur.h"
 
 #include <cstring>
 
+#include "core/abi/boot_info.h"
 #include "core/abi/iommu.h"
 #include "core/acpi/tables.h"
 #include "core/base/hw.h"
 #include "core/base/log.h"
 
-namespace perdure::metal {
+namespace perdure::sabotage {
 
 namespace {
 
@@ -138,4 +139,4 @@ void Saboteur::damage_record() {
   perdure::log(machine_, LogLevel::Info, Line() << "saboteur: the record of " << Hex{victim} << " is damaged");
 }
 
-}  // namespace perdure::metal
+}  // namespace perdure::sabotage
