@@ -42,6 +42,12 @@ TEST_F(WhoDies, ProgramsThatEndedBeforeTheJumpAreMissedByNobody) {
   expect_nothing_lost();
 }
 
+// A name is any bytes but NUL (kho-luo §2): who lists sessions copes with those that are no text.
+TEST_F(WhoDies, ASessionOfAnyNameIsListed) {
+  const Session odd = *(*LiveUpdate::open(rig.sys())).create_session("\xff\xc0 odd \"\n");
+  EXPECT_NE(status().find(" odd "), std::string::npos) << status();
+}
+
 // A session that nobody comes for stays held, is listed, and goes on to the next kernel with everything it holds.
 TEST_F(WhoDies, NeverRetrievedIsHeldListedAndHandedOn) {
   preserve_all();

@@ -70,7 +70,8 @@ std::string status_json(Kernel& kernel) {
     status["timeline"].push_back(
         {{"phase", std::string(phase_name(p.phase))}, {"begin_ns", p.begin_ns}, {"end_ns", p.end_ns}});
   }
-  return status.dump();
+  // Names are whatever bytes a program chose, or a former kernel's image says: none may end this kernel.
+  return status.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 }  // namespace perdure::process
