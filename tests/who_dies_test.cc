@@ -1,6 +1,10 @@
 // Who dies when (design §7): what becomes of programs, files and sessions around a jump, with devices at work all the
 // time. Nothing here may cost a transfer unless the test says so.
+#include <thread>
+
 #include "machine/process/status.h"
+#include "machine/process/syscall_server.h"
+#include "machine/wire/program.h"
 #include "tests/tenant.h"
 
 namespace perdure::tool {
@@ -46,6 +50,26 @@ TEST_F(WhoDies, ProgramsThatEndedBeforeTheJumpAreMissedByNobody) {
 TEST_F(WhoDies, ASessionOfAnyNameIsListed) {
   const Session odd = *(*LiveUpdate::open(rig.sys())).create_session("\xff\xc0 odd \"\n");
   EXPECT_NE(status().find(" odd "), std::string::npos) << status();
+}
+
+// More than one message of the wire holds.
+TEST_F(WhoDies, HoweverManySessionsAllAreListed) {
+  constexpr u32 kSessions = 1000;
+  const LiveUpdate lu = *LiveUpdate::open(rig.sys());
+  std::vector<Session> sessions;
+  sessions.reserve(kSessions);
+  for (u32 i = 0; i < kSessions; ++i) sessions.push_back(*lu.create_session("session-" + std::to_string(i)));
+  auto sockets = wire::socket_pair();
+  ASSERT_TRUE(sockets);
+  std::jthread server([&] {
+    process::SyscallServer::serve_program(rig.kernel(), rig.machine().host_objects(), sockets->first.get(), 0);
+  });
+  wire::ProgramSyscalls program(std::move(sockets->second));
+  const Result<std::string> listed = program.status();
+  ASSERT_TRUE(listed) << errno_name(listed.error());
+  EXPECT_GT(listed->size(), wire::kMaxPayload);
+  EXPECT_EQ(*listed, status());
+  EXPECT_NE(listed->find(R"("session-999")"), std::string::npos);
 }
 
 // A session that nobody comes for stays held, is listed, and goes on to the next kernel with everything it holds.

@@ -110,10 +110,13 @@ class Connection {
       case Call::KexecLoad: TRY(kernel_.kexec_load(text(call))); return u64{0};
       case Call::Kexec: TRY(kernel_.kexec()); return u64{0};
       case Call::Status: {
-        const std::string status = status_json(kernel_);
-        const auto bytes = std::as_bytes(std::span(status));
-        data.assign(bytes.begin(), bytes.end());
-        return u64{0};
+        // As long as there are sessions, in pieces that a message can hold.
+        if (call.head.a == 0) status_ = status_json(kernel_);
+        const usize from = std::min<u64>(call.head.a, status_.size());
+        const auto piece =
+            std::as_bytes(std::span(status_)).subspan(from).first(std::min(status_.size() - from, wire::kMaxPayload));
+        data.assign(piece.begin(), piece.end());
+        return u64{status_.size()};
       }
     }
     return fail(Errno::Enosys);
@@ -145,6 +148,7 @@ class Connection {
   Kernel& kernel_;
   int socket_;
   WireTask task_;
+  std::string status_;  // that is being asked for
 };
 
 }  // namespace
@@ -153,7 +157,11 @@ void SyscallServer::serve(host::Descriptor socket) {
   ucred peer = {};
   socklen_t length = sizeof peer;
   if (getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || peer.uid != geteuid()) return;
-  Connection(kernel_, host_objects_, socket.get(), peer.uid).run();
+  serve_program(kernel_, host_objects_, socket.get(), peer.uid);
+}
+
+void SyscallServer::serve_program(Kernel& kernel, host::HostObjects& host_objects, int socket, u32 uid) {
+  Connection(kernel, host_objects, socket, uid).run();
 }
 
 }  // namespace perdure::process

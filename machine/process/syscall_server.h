@@ -19,6 +19,8 @@ class SyscallServer {
   Result<void> listen(const std::string& path);
   // Accepts and serves; returns when the listening socket breaks.
   void run();
+  // One program at the other end of this socket, until it goes.
+  static void serve_program(Kernel& kernel, host::HostObjects& host_objects, int socket, u32 uid);
 
  private:
   void serve(host::Descriptor socket);

@@ -148,8 +148,12 @@ Result<void> ProgramSyscalls::kexec() {
 }
 
 Result<std::string> ProgramSyscalls::status() {
-  const Message m = TRY(call(Call::Status, 0, 0, 0));
-  return std::string(reinterpret_cast<const char*>(m.payload.data()), m.payload.size());
+  std::string text;
+  for (;;) {
+    const Message m = TRY(call(Call::Status, text.size(), 0, 0));
+    text.append(reinterpret_cast<const char*>(m.payload.data()), m.payload.size());
+    if (text.size() >= m.head.a || m.payload.empty()) return text;
+  }
 }
 
 void ProgramSyscalls::wait_killed() {

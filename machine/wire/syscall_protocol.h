@@ -13,7 +13,7 @@ enum class Call : u32 {
   Write,      // a: fd, c: position, payload → a: bytes
   KexecLoad,  // payload: kernel name
   Kexec,      // the kernel goes; a result comes only when that failed
-  Status,     // payload of the result: JSON text of the kernel's state
+  Status,     // a: offset → a: bytes in all, payload: JSON text of the kernel's state, as it was at offset 0
 };
 
 enum class Question : u32 {
