@@ -139,6 +139,26 @@ Seen everything_replaced(Bench& b) {
   return arrives(b, on);
 }
 
+// All requesters at once, and a chain of updates: the tables of each are the ones before, copied.
+Seen root_replaced_again_and_again(Bench& b) {
+  const Table table = left_behind<Mode::Legacy>(b);
+  b.attach(1, table);
+  b.flush_context(Grain::Fine, 0, b.source(1));
+  b.start_write(1, Bench::kIova + 0x40);
+  u64 old = b.root();
+  u64 next = b.pages();
+  bool on = true;
+  for (int hop = 0; hop < 20; ++hop) {
+    b.copy_page(next, old);
+    on = b.set_root(next) && translating(b) && b.flush_all() && on;
+    b.poison(old);
+    const u64 free = old;
+    old = next;
+    next = free;
+  }
+  return {b.finish_write(1), b.finish_write(0), b.write(0, Bench::kIova), yes_if(on)};
+}
+
 // A unit without a queue, or one that is off: registers flush.
 Seen root_replaced_without_a_queue(Bench& b) {
   b.start(Mode::Legacy);
@@ -253,6 +273,12 @@ constexpr Behaviour kList[] = {
     {"adopt.queue_changes_width", "§9.4: 2, §1 DW", kScalable, Software::Right, queue_changes_width, kArrives},
     {"adopt.legacy.root_replaced", "§9.4: 5", kLegacyQueue, Software::Right, root_replaced<Mode::Legacy>, kArrives},
     {"adopt.scalable.root_replaced", "§9.4: 5", kScalable, Software::Right, root_replaced<Mode::Scalable>, kArrives},
+    {"adopt.root_replaced_again_and_again",
+     "§9.4: 5",
+     kLegacyQueue,
+     Software::Right,
+     root_replaced_again_and_again,
+     {lands(0), lands(0), lands(0), yes()}},
     {"adopt.root_replaced_without_a_queue", "§9.4: 2, 5", kNothing, Software::Right, root_replaced_without_a_queue,
      kArrives},
     {"adopt.legacy.contexts_replaced", "§9.4: 5", kLegacyQueue, Software::Right, contexts_replaced<Mode::Legacy>,

@@ -40,7 +40,10 @@ enum Need : u32 {
   kNarrowTables = 1 << 25,   // 3-level tables translate less than the unit's width
   kThreeRequesters = 1 << 26,
   kNoDeviceTlb = 1 << 27,
-  kWayBack = 1 << 28,  // from a queue that cannot be read: QEMU 7.2 neither leaves it nor lets it be moved
+  kNoHugePages = 1 << 29,
+  kCannotRemap = 1 << 30,
+  kSurvives = u32{1} << 31,  // accesses at which QEMU ends itself
+  kWayBack = 1 << 28,        // from a queue that cannot be read: QEMU 7.2 neither leaves it nor lets it be moved
 };
 
 // Whether software in this behaviour breaks a rule: the board's model must then say so, and must not otherwise.

@@ -27,7 +27,7 @@ u32 offers(u64 cap, u64 ecap, unsigned requesters) {
   add((sagaw & 8) != 0, kLevels5);
   add((sagaw & 0xE) != 0xE, kNotAllLevels);
   add((sagaw & 2) != 0 && mgaw(cap) > 39, kNarrowTables);
-  add((cap & bit(34)) != 0, kHugePages);
+  add((cap & bit(34)) != 0, kHugePages, kNoHugePages);
   add((cap & bit(35)) != 0, kGiantPages);
   add((cap & bit(7)) != 0, kCachingMode, kNoCachingMode);
   add((cap & bit(39)) != 0, kPageFlush);
@@ -37,7 +37,7 @@ u32 offers(u64 cap, u64 ecap, unsigned requesters) {
   add((ecap & bit(0)) != 0, 0, kNotCoherent);
   add((ecap & bit(1)) != 0, kQueued);
   add((ecap & bit(2)) != 0, 0, kNoDeviceTlb);
-  add((ecap & bit(3)) != 0, kRemaps);
+  add((ecap & bit(3)) != 0, kRemaps, kCannotRemap);
   add((ecap & bit(6)) != 0, kPassesThrough);
   add((ecap & bit(7)) != 0, kSnoops, kCannotSnoop);
   const bool scalable = (ecap & bit(43)) != 0;
@@ -309,8 +309,8 @@ bool Bench::submit(std::initializer_list<Descriptor> descriptors) {
   return completed();
 }
 
-bool Bench::completed() {
-  return wait([&] { return (load(status_word_) & kLow32) == cookie_; }, 5'000'000);
+bool Bench::completed(u64 limit_ns) {
+  return wait([&] { return (load(status_word_) & kLow32) == cookie_; }, limit_ns);
 }
 
 bool Bench::stop_queue() {

@@ -143,7 +143,7 @@ class Bench {
   // Pushes, rings, and waits for the status of a wait descriptor behind.
   bool submit(std::initializer_list<vtd::Descriptor> descriptors);
   // Only the wait for the last status.
-  bool completed();
+  bool completed(u64 limit_ns = 5'000'000);
   u64 slot_bytes() const { return wide_ ? 32 : 16; }
   u64 tail() const { return tail_; }
   void set_tail(u64 bytes) { tail_ = bytes; }

@@ -161,6 +161,15 @@ Seen event_pending_cannot_be_written(Bench& b) {
   return {yes_if((b.read32(kFaultControl) & kEventPending) != 0)};
 }
 
+Seen wide_access_to_a_narrow_register(Bench& b) {
+  b.start(Mode::Legacy);
+  b.start_write(0, Bench::kIova);
+  b.finish(0);
+  b.write64(kFaultStatus, ~u64{0});
+  b.write64(kFaultControl, 0);
+  return {yes_if((b.fault_status() & kPending) != 0), yes_if((b.read32(kFaultControl) & kMasked) != 0)};
+}
+
 constexpr Behaviour kList[] = {
     {"capabilities_are_consistent",
      "§2",
@@ -230,6 +239,12 @@ constexpr Behaviour kList[] = {
      Software::Right,
      fault_event_reads_back,
      {yes(), number(0x41), yes(), yes()}},
+    {"wide_access_to_a_narrow_register",
+     "§1, §12.1",
+     kSurvives,
+     Software::Wrong,
+     wide_access_to_a_narrow_register,
+     {yes(), yes()}},
     {"event_pending_cannot_be_written",
      "§1 fault event",
      kNothing,

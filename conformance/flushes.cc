@@ -215,6 +215,17 @@ Seen new_requester_needs_no_flush(Bench& b) {
   return {yes_if(blocked != lands(0)), b.write(0, Bench::kIova)};
 }
 
+// RWBF: a new entry is seen once the write buffer is flushed.
+Seen new_page_needs_a_write_buffer_flush(Bench& b) {
+  start(b, Mode::Legacy, Path::Registers);
+  const Table table = b.simple();
+  b.require(b.write(0, Bench::kOther) != lands(2), "a page that is not there");
+  b.map(table, Bench::kOther, b.target(2));
+  const bool stale = b.write(0, Bench::kOther) != lands(2);
+  b.command(kWriteBuffer, true);
+  return {yes_if(stale), b.write(0, Bench::kOther)};
+}
+
 // hardware.md §6: what was not present is remembered under domain 0; root entries only a global flush reaches.
 Seen new_context_needs_a_flush(Bench& b) {
   start(b, Mode::Legacy, Path::Registers);
@@ -706,6 +717,12 @@ constexpr Behaviour kContexts[] = {
 };
 
 constexpr Behaviour kList[] = {
+    {"new_page_needs_a_write_buffer_flush",
+     "§2 RWBF",
+     kWriteBuffers,
+     Software::Right,
+     new_page_needs_a_write_buffer_flush,
+     {yes(), lands(2)}},
     {"new_context_needs_a_flush",
      "§6 CM = 1",
      kCachingMode,

@@ -137,6 +137,46 @@ Seen source_qualifier_ignores_functions(Bench& b) {
   return {yes_if(b.came(vector))};
 }
 
+// SVT 2: buses from the high byte to the low one.
+Seen source_is_in_a_range_of_buses(Bench& b) {
+  const u64 table = start(b);
+  const u8 vector = b.fresh_vector();
+  constexpr u64 kByBus = 2 << 18;
+  const u64 bus = b.source(0) >> 8;
+  set_entry(b, table, 5, entry_for(b, vector), kByBus | (bus + 1) << 8 | (bus + 2));
+  raise(b, 5);
+  const bool outside = b.came(vector);
+  while (b.take_fault().found) {
+  }
+  set_entry(b, table, 5, entry_for(b, vector), kByBus | bus << 8 | bus);
+  b.submit({interrupt_flush(5)});
+  raise(b, 5);
+  return {yes_if(outside), yes_if(b.came(vector))};
+}
+
+// 2^3 entries, aligned.
+Seen flush_of_a_range_of_entries(Bench& b) {
+  const u64 table = start(b);
+  const u8 vector = b.fresh_vector();
+  set_entry(b, table, 13, entry_for(b, vector));
+  raise(b, 13);
+  const bool before = b.came(vector);
+  const u8 second = b.fresh_vector();
+  set_entry(b, table, 13, entry_for(b, second));
+  b.submit({interrupt_flush(8, 3)});
+  raise(b, 13);
+  return {yes_if(before), yes_if(b.came(second))};
+}
+
+Seen works_while_translation_is_off(Bench& b) {
+  const u64 table = start(b);
+  const u8 vector = b.fresh_vector();
+  set_entry(b, table, 5, entry_for(b, vector));
+  b.command(kTranslation, false);
+  raise(b, 5);
+  return {yes_if(b.came(vector))};
+}
+
 Seen compatible_message(Bench& b, bool allowed) {
   start(b);
   if (allowed) b.command(kCompatible, true);
@@ -265,6 +305,24 @@ constexpr Behaviour kList[] = {
      kRemaps,
      Software::Right,
      source_qualifier_ignores_functions,
+     {yes()}},
+    {"interrupts.source_is_in_a_range_of_buses",
+     "§3.5 SVT",
+     kRemaps,
+     Software::Right,
+     source_is_in_a_range_of_buses,
+     {no(), yes()}},
+    {"interrupts.flush_of_a_range_of_entries",
+     "§5 IM",
+     kRemaps,
+     Software::Right,
+     flush_of_a_range_of_entries,
+     {yes(), yes()}},
+    {"interrupts.works_while_translation_is_off",
+     "§1",
+     kRemaps,
+     Software::Right,
+     works_while_translation_is_off,
      {yes()}},
     {"interrupts.compatible_message_is_blocked",
      "§7: 25",

@@ -176,6 +176,32 @@ Seen stores_show_once_written_back(Bench& b) {
   return {before, b.write(0, Bench::kIova)};
 }
 
+// What came before the page that faults has moved.
+Seen transfer_stops_at_a_fault(Bench& b) {
+  b.start(Mode::Legacy);
+  const Table table = b.table();
+  b.map(table, Bench::kIova, b.target(2));
+  b.attach(0, table);
+  b.start_write(0, Bench::kIova + perdure::kPageSize - 8, 16);
+  b.finish(0);
+  return {yes_if(b.load(b.target(2) + perdure::kPageSize - 8) == b.stamp(0)),
+          b.fault_of(0, Bench::kIova + perdure::kPageSize, false)};
+}
+
+// In between the unit need not look at tables, so nothing but a flush of contexts brings it back.
+Seen pass_through_and_back(Bench& b) {
+  b.start(Mode::Legacy);
+  b.attach(0, {0, b.widest()}, Bench::kDid, kPresent | kPassThrough);
+  const Observation through = b.write(0, b.target(1));
+  const Table table = b.table();
+  b.map(table, Bench::kIova, b.target(0));
+  b.store(b.context_at(0), 0);
+  b.attach(0, table, Bench::kOtherDid);
+  b.flush_context(Grain::Fine, Bench::kDid, b.source(0));
+  b.flush_iotlb(Grain::Domain, Bench::kDid);
+  return {through, b.write(0, Bench::kIova), b.write(0, b.target(1))};
+}
+
 constexpr Seen kThroughLevels{lands(0), lands(1), lands(0)};
 
 constexpr Behaviour kList[] = {
@@ -192,6 +218,18 @@ constexpr Behaviour kList[] = {
     {"legacy.page_of_1g", "§3.3", kGiantPages, Software::Right, large_page<3>, {lands(2), lands(3)}},
     {"legacy.transfer_across_pages", "§3.3", kNothing, Software::Right, transfer_across_pages, {yes(), yes()}},
     {"legacy.pass_through", "§3.1 TT", kPassesThrough, Software::Right, pass_through, {lands(1), lands(2)}},
+    {"legacy.transfer_stops_at_a_fault",
+     "§3.3, §7",
+     kNothing,
+     Software::Right,
+     transfer_stops_at_a_fault,
+     {yes(), faults(reason::kNoWrite)}},
+    {"legacy.pass_through_and_back",
+     "§6",
+     kPassesThrough,
+     Software::Right,
+     pass_through_and_back,
+     {lands(1), lands(0), faults(reason::kNoWrite)}},
     {"legacy.requesters_have_tables_of_their_own",
      "§3.1, §4",
      kNothing,

@@ -168,6 +168,16 @@ Seen page_size_in_level_4(Bench& b) {
   return {b.write(0, Bench::kIova)};
 }
 
+Seen page_size_in_level_1(Bench& b) {
+  return spoiled(b, [&](const Table& t) { b.map(t, Bench::kIova, b.target(0), kReadWrite | kPageSize); });
+}
+
+Seen large_page_unsupported(Bench& b) {
+  return spoiled(b, [&](const Table& t) {
+    b.store(b.entry_at(t, Bench::kIova, 2), (b.target(0) & ~u64{0x1F'FFFF}) | kReadWrite | kPageSize);
+  });
+}
+
 Seen into_the_interrupt_window(Bench& b) {
   return spoiled(b, [&](const Table& t) { b.map(t, Bench::kIova, 0xFEE0'0000); });
 }
@@ -329,6 +339,19 @@ constexpr Behaviour kList[] = {
      kLevels4,
      Software::Wrong,
      page_size_in_level_4,
+     {faults(kTableReserved)}},
+    {"legacy.page_size_in_level_1",
+     "§3.3 PS",
+     kNothing,
+     Software::Wrong,
+     page_size_in_level_1,
+     {faults(kTableReserved)},
+     {{lands(0)}, "bit 7 of a 4 KiB leaf is ignored"}},
+    {"legacy.large_page_unsupported",
+     "§2 SSLPS",
+     kNoHugePages,
+     Software::Wrong,
+     large_page_unsupported,
      {faults(kTableReserved)}},
     {"legacy.into_the_interrupt_window",
      "§7: E",

@@ -89,6 +89,20 @@ Seen wraps_around(Bench& b) {
   return {yes_if(done == slots + 5), number(b.read64(kQueueHead) / b.slot_bytes())};
 }
 
+// 2^7 pages: descriptors far from the first page are read where they are.
+Seen largest(Bench& b) {
+  b.start(Mode::Legacy);
+  b.start_queue(7);
+  b.submit({});
+  const u64 slots = (perdure::kPageSize << 7) / b.slot_bytes();
+  for (u64 i = 0; i < slots - 2; ++i)
+    b.push(i % 2 == 0 ? iotlb_flush(Grain::Domain, 3) : context_flush(Grain::Domain, 3));
+  b.push(wait_with_status(b.status_word(), b.next_cookie()));
+  b.ring();
+  const bool done = b.completed(1'000'000'000);
+  return {yes_if(done), number(b.read64(kQueueHead))};
+}
+
 // As many as fit: head equal to tail would mean empty.
 Seen full_queue(Bench& b) {
   b.start(Mode::Legacy);
@@ -256,6 +270,31 @@ Seen completion_is_cleared_by_one(Bench& b) {
           yes_if((b.read32(kDoneControl) & kEventPending) != 0)};
 }
 
+Seen completion_event_is_sent_once(Bench& b) {
+  b.start(Mode::Legacy);
+  b.start_queue();
+  const u8 first = b.aim(kDoneControl, true);
+  b.push(wait_with_event());
+  b.submit({});
+  const bool sent = b.came(first);
+  const u8 second = b.aim(kDoneControl, true);
+  b.push(wait_with_event());
+  b.submit({});
+  const bool again = b.came(second);
+  b.write32(kDone, 1);
+  b.push(wait_with_event());
+  b.submit({});
+  return {yes_if(sent), yes_if(again), yes_if(b.came(second))};
+}
+
+Seen status_and_event_in_one_wait(Bench& b) {
+  b.start(Mode::Legacy);
+  b.start_queue();
+  const u64 at = b.pages();
+  b.push({0x35 | u64{7} << 32, at});
+  return {yes_if(b.submit({})), number(b.load(at)), number(b.read32(kDone) & 1)};
+}
+
 constexpr Behaviour kList[] = {
     {"queue.empty_when_enabled",
      "§1",
@@ -293,6 +332,7 @@ constexpr Behaviour kList[] = {
     {"queue.wraps_around", "§1", kQueued, Software::Right, wraps_around<0, false>, {yes(), number(5)}},
     {"queue.wraps_around_two_pages", "§1 QS", kQueued, Software::Right, wraps_around<1, false>, {yes(), number(5)}},
     {"queue.wraps_around_wide", "§1 DW", kScalable, Software::Right, wraps_around<1, true>, {yes(), number(5)}},
+    {"queue.largest", "§1 QS", kQueued, Software::Right, largest, {yes(), number(0)}},
     {"queue.full", "§1", kQueued, Software::Right, full_queue, {yes(), number(0)}},
     {"queue.wide_descriptors", "§1 DW", kScalable, Software::Right, wide_descriptors, {yes(), number(96), number(0)}},
     {"queue.pasid_descriptors", "§5", kScalable, Software::Right, pasid_descriptors, {yes(), yes(), number(0)}},
@@ -352,6 +392,18 @@ constexpr Behaviour kList[] = {
      Software::Right,
      completion_event_waits_while_masked,
      {yes(), no(), yes()}},
+    {"queue.completion_event_is_sent_once",
+     "§1 ICS",
+     kQueued,
+     Software::Right,
+     completion_event_is_sent_once,
+     {yes(), no(), yes()}},
+    {"queue.status_and_event_in_one_wait",
+     "§5, §12.1",
+     kQueued | kSurvives,
+     Software::Wrong,
+     status_and_event_in_one_wait,
+     {yes(), number(7), number(1)}},
     {"queue.completion_is_cleared_by_one",
      "§1 ICS",
      kQueued,

@@ -66,6 +66,9 @@ Seen wait_address_reserved(Bench& b) {
 Seen device_tlb_unsupported(Bench& b) {
   return shown(stopped_by(b, {3 | u64{b.source(0)} << 32, Bench::kIova}));
 }
+Seen interrupt_flush_unsupported(Bench& b) {
+  return shown(stopped_by(b, interrupt_flush()));
+}
 Seen wide_reserved(Bench& b) {
   Descriptor d = iotlb_flush(Grain::Global);
   d.q2 = 1;
@@ -73,6 +76,15 @@ Seen wide_reserved(Bench& b) {
 }
 Seen pasid_cache_in_narrow_queue(Bench& b) {
   return shown(stopped_by(b, pasid_flush_global()));
+}
+
+// The data is lost, the queue is not.
+Seen status_nowhere(Bench& b) {
+  b.start(Mode::Legacy);
+  b.start_queue();
+  b.push(wait_with_status(b.nothing(), 1));
+  const bool done = b.submit({});
+  return {yes_if(done), yes_if((b.fault_status() & kQueueStopped) == 0)};
 }
 
 Seen tail_beyond_the_queue(Bench& b) {
@@ -182,6 +194,15 @@ constexpr Behaviour kList[] = {
      kStopsWithoutCode},
     {"queue.device_tlb_unsupported", "§1 IQEI 3", kQueued | kNoDeviceTlb, Software::Wrong, device_tlb_unsupported,
      stop(3), kGoesOn},
+    {"queue.interrupt_flush_unsupported", "§1 IQEI 3", kQueued | kCannotRemap, Software::Wrong,
+     interrupt_flush_unsupported, stop(3), kGoesOn},
+    {"queue.status_nowhere",
+     "§5 wait",
+     kQueued,
+     Software::Wrong,
+     status_nowhere,
+     {yes(), yes()},
+     {{no(), no()}, "the queue stops: what waits for a status that cannot be written must look at IQE, too"}},
     {"queue.wide_reserved_word", "§5", kScalable, Software::Wrong, wide_reserved, stop(4), kGoesOn},
     {"queue.pasid_flush_in_narrow_queue", "§1 DW", kScalable, Software::Wrong, pasid_cache_in_narrow_queue, stop(5),
      kGoesOn},

@@ -38,6 +38,9 @@ constexpr NeedName kNeedNames[] = {
     {kNarrowTables, "no table translates less than the unit"},
     {kThreeRequesters, "no third requester"},
     {kNoDeviceTlb, "device TLBs"},
+    {kNoHugePages, "2 MiB pages"},
+    {kCannotRemap, "interrupt remapping"},
+    {kSurvives, "QEMU ends itself"},
     {kWayBack, "no way back: the queue can be neither disabled nor moved"},
 };
 
@@ -107,7 +110,7 @@ Outcome run(Bench& bench, const Behaviour& behaviour, Implementation implementat
   const Deviation* known = deviation(behaviour, implementation);
   out.expected = known != nullptr ? known->seen : behaviour.expected;
   const bool qemu = implementation == Implementation::Qemu72 || implementation == Implementation::OtherQemu;
-  out.problem = lacks(behaviour, bench.offers() | (qemu ? 0u : u32{kWayBack}));
+  out.problem = lacks(behaviour, bench.offers() | (qemu ? 0u : u32{kWayBack} | u32{kSurvives}));
   if (!out.problem.empty()) {
     out.verdict = Verdict::Skipped;
     return out;

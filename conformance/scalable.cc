@@ -145,6 +145,31 @@ Seen first_stage_faults(Bench& b) {
   return {read_only, b.write(0, Bench::kOther), b.write(0, Bench::kIova | bit(47))};
 }
 
+// First-stage translations go with their own flush, and only with it.
+Seen first_stage_page_stays_until_its_flush(Bench& b) {
+  b.start(Mode::Scalable);
+  const u64 leaf = first_stage(b);
+  b.require(b.write(0, Bench::kIova) == lands(0), "DMA through the table");
+  b.store(leaf, b.target(1) | 7);
+  const Observation stale = b.write(0, Bench::kIova);
+  b.submit({pasid_iotlb_flush(Bench::kDid, 1)});
+  const Observation foreign = b.write(0, Bench::kIova);
+  b.submit({pasid_iotlb_flush(Bench::kDid, 0)});
+  return {stale, foreign, b.write(0, Bench::kIova)};
+}
+
+Seen mode_changes_while_off(Bench& b) {
+  b.start(Mode::Legacy);
+  b.simple();
+  const Observation legacy = b.write(0, Bench::kIova);
+  b.command(kTranslation, false);
+  b.start(Mode::Scalable);
+  const Table table = b.table();
+  b.map(table, Bench::kIova, b.target(1));
+  b.attach(0, table, Bench::kOtherDid);
+  return {legacy, b.write(0, Bench::kIova)};
+}
+
 Seen abort_mode(Bench& b) {
   b.prepare(Mode::Legacy);
   b.simple();
@@ -222,6 +247,18 @@ constexpr Behaviour kList[] = {
      Software::Right,
      first_stage_faults,
      {faults(reason::kFirstNoWrite), faults(reason::kFirstNotPresent), faults(reason::kNotCanonical)}},
+    {"scalable.first_stage_page_stays_until_its_flush",
+     "§6",
+     kScalable | kFirstStage,
+     Software::Right,
+     first_stage_page_stays_until_its_flush,
+     {lands(0), lands(0), lands(1)}},
+    {"scalable.mode_changes_while_off",
+     "§1 TTM",
+     kScalable,
+     Software::Right,
+     mode_changes_while_off,
+     {lands(0), lands(1)}},
     {"abort_mode", "§1 TTM", kAborts, Software::Right, abort_mode, {lost()}},
 };
 

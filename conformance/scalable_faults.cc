@@ -23,6 +23,13 @@ Seen root_not_present(Bench& b) {
   return {b.write(0, Bench::kIova), b.read(1, Bench::kOther)};
 }
 
+// Each half of a bus has a pointer of its own.
+Seen upper_half_not_present(Bench& b) {
+  b.start(Mode::Scalable);
+  b.simple(0);
+  return {b.write(0, Bench::kIova), b.write(2, Bench::kIova)};
+}
+
 Seen root_unreadable(Bench& b) {
   return spoiled(b, [&](const Table&) {
     b.set_root(b.root_value(b.nothing()));
@@ -191,6 +198,13 @@ constexpr Behaviour kList[] = {
      root_not_present,
      {faults(reason::kScalableRootNotPresent), faults(reason::kScalableRootNotPresent)},
      {{faults(reason::kRootNotPresent), faults(reason::kRootNotPresent)}, kLegacyCodes, true}},
+    {"scalable.upper_half_not_present",
+     "§3.2 UP",
+     kScalable | kThreeRequesters,
+     Software::Right,
+     upper_half_not_present,
+     {lands(0), faults(reason::kScalableRootNotPresent)},
+     {{lands(0), faults(reason::kRootNotPresent)}, kLegacyCodes, true}},
     {"scalable.root_unreadable",
      "§7: 38",
      kScalable,

@@ -51,6 +51,7 @@ std::vector<Variant> variants() {
     v.model.queued = v.model.interrupt_remap = v.model.pass_through = v.model.psi = false;
     v.model.sslps = 0;
   });
+  add("NoRemapping", [](Variant& v) { v.model.interrupt_remap = false; });
   add("RootFlushes", [](Variant& v) { v.model.esrtps = v.model.abort_mode = true; });
   add("Slow", [&](Variant& v) {
     scalable(v.model);
@@ -126,7 +127,7 @@ class ConformanceTest : public ::testing::Test {
 };
 
 u32 offers_of(const Variant& variant) {
-  return offers(variant.model.cap(), variant.model.ecap(), 3) | kWayBack;
+  return offers(variant.model.cap(), variant.model.ecap(), 3) | kWayBack | kSurvives;
 }
 
 bool applies(const Variant& variant, const Behaviour& behaviour) {
