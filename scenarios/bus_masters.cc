@@ -319,8 +319,8 @@ void BusMasters::report(u32 master) {
   if (!at_work(master)) return;
   drivers_[master]->report(e);
   if (master != kEdu) return;
-  e.add("leaf_changes", leaf_changes_);
-  e.add("table_changes", table_changes_);
+  e.add("leaf_changes", state_->leaf_changes);
+  e.add("table_changes", state_->table_changes);
 }
 
 Result<void> BusMasters::verify() {
@@ -409,7 +409,7 @@ Result<void> BusMasters::change_leaf() {
   TRY(expect_spare(2, kLeafIova, 2, 1, "after a change of a mapping data went where the old one led"));
   TRY(told(context_, "unmap a spare page", iommufd_.unmap(ioas, kLeafIova, kPageSize)));
   TRY(told(context_, "unmap a spare page", iommufd_.unmap(ioas, kLeafIova + kPageSize, kPageSize)));
-  ++leaf_changes_;
+  ++state_->leaf_changes;
   return {};
 }
 
@@ -429,7 +429,7 @@ Result<void> BusMasters::change_table() {
   TRY(told(context_, "destroy the other page table", iommufd_.destroy(hwpt)));
   TRY(told(context_, "destroy the other address space", iommufd_.destroy(ioas)));
   TRY(told(context_, "unmap a spare page", iommufd_.unmap(ioas_[domain], kTableIova, kPageSize)));
-  ++table_changes_;
+  ++state_->table_changes;
   return {};
 }
 

@@ -72,6 +72,8 @@ class BusMasters {
   struct State {
     u64 magic;
     u64 hop;
+    u64 leaf_changes;
+    u64 table_changes;
     u32 at_work;  // bits by Master
     u32 lost;     // the same
     u32 descriptors;
@@ -138,8 +140,6 @@ class BusMasters {
   std::optional<Nvme> disk_;
   BusMaster* drivers_[kMasters] = {};
   Evidence evidence_[kMasters];
-  u64 leaf_changes_ = 0;
-  u64 table_changes_ = 0;
 };
 
 }  // namespace perdure::scenarios

@@ -157,9 +157,9 @@ Result<void> Nvme::collect() {
     TRY(examine(completion));
     TRY(submit(status & 0xFFFF));
   }
+  const u64 now = context_.sys.now_ns();
   for (u32 id = 0; id < state_.reads; ++id) {
     const u64 since = state_.read[id].since_ns;
-    const u64 now = context_.sys.now_ns();
     if (since == 0) return wrong("a read that failed is not repeated");
     if (since < now && now - since > kPatienceNs) return wrong("a read has not completed for ten seconds");
   }
