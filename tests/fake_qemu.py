@@ -19,7 +19,8 @@ def descriptor(identity):
 
 words = dict(w.split("=", 1) for w in option("-append").split() if "=" in w)
 hops = int(words["hops"])
-devices = words["devices"].split(",")
+names = {"pci-ohci": "ohci", "edu": "edu", "e1000e": "e1000e", "nvme": "nvme"}
+devices = [names[d] for d in (a.split(",")[0] for a in args) if d in names]
 serial = descriptor("com1")
 
 
@@ -30,7 +31,7 @@ def say(text):
 def trace(*pairs):
     with open(option("-D"), "a") as log:
         for status, value in pairs:
-            log.write(f"1@2.3:vtd_reg_write_gcmd status {status:#x} val {value:#x}\n")
+            log.write(f"1@2.3:vtd_reg_write_gcmd status {status:#x} value {value:#x}\n")
 
 
 ON = 0xC4000000

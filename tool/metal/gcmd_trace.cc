@@ -39,12 +39,12 @@ void GcmdTrace::take(std::string_view log) {
   }
 }
 
-// "…vtd_reg_write_gcmd status 0xc4000000 val 0xc4000000"; status is GSTS before the write.
+// "…vtd_reg_write_gcmd status 0xc4000000 value 0xc4000000"; status is GSTS before the write.
 void GcmdTrace::line(std::string_view text) {
   ++lines_;
   const usize at = text.find(kGcmdEvent);
   const std::optional<u32> status = at == std::string_view::npos ? std::nullopt : hex_after(text.substr(at), " status");
-  const std::optional<u32> value = at == std::string_view::npos ? std::nullopt : hex_after(text.substr(at), " val");
+  const std::optional<u32> value = at == std::string_view::npos ? std::nullopt : hex_after(text.substr(at), " value");
   if (!status || !value) {
     if (unreadable_.empty()) unreadable_ = fmt::format("line {}: {}", lines_, printable(text.substr(0, 200)));
     return;

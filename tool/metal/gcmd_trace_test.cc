@@ -5,13 +5,13 @@ namespace {
 
 // As QEMU 7.2 writes them: a kernel turns the queue, the root pointer and translation on, its successor makes its own.
 constexpr std::string_view kColdBoot =
-    "4711@1700000000.000001:vtd_reg_write_gcmd status 0x0 val 0x4000000\n"
-    "4711@1700000000.000002:vtd_reg_write_gcmd status 0x4000000 val 0x44000000\n"
-    "4711@1700000000.000003:vtd_reg_write_gcmd status 0x44000000 val 0x84000000\n";
+    "4711@1700000000.000001:vtd_reg_write_gcmd status 0x0 value 0x4000000\n"
+    "4711@1700000000.000002:vtd_reg_write_gcmd status 0x4000000 value 0x44000000\n"
+    "4711@1700000000.000003:vtd_reg_write_gcmd status 0x44000000 value 0x84000000\n";
 constexpr std::string_view kAdoption =
-    "4711@1700000000.100001:vtd_reg_write_gcmd status 0xc4000000 val 0x80000000\n"
-    "4711@1700000000.100002:vtd_reg_write_gcmd status 0xc0000000 val 0x84000000\n"
-    "4711@1700000000.100003:vtd_reg_write_gcmd status 0xc4000000 val 0xc4000000\n";
+    "4711@1700000000.100001:vtd_reg_write_gcmd status 0xc4000000 value 0x80000000\n"
+    "4711@1700000000.100002:vtd_reg_write_gcmd status 0xc0000000 value 0x84000000\n"
+    "4711@1700000000.100003:vtd_reg_write_gcmd status 0xc4000000 value 0xc4000000\n";
 
 TEST(GcmdTrace, TranslationThatStaysOn) {
   GcmdTrace trace;
@@ -28,8 +28,8 @@ TEST(GcmdTrace, TranslationThatStaysOn) {
 TEST(GcmdTrace, OneWriteWithoutTeIsSeen) {
   GcmdTrace trace;
   trace.take(kColdBoot);
-  trace.take("1@2:vtd_reg_write_gcmd status 0xc4000000 val 0x4000000\n");
-  trace.take("1@2:vtd_reg_write_gcmd status 0x44000000 val 0x84000000\n");
+  trace.take("1@2:vtd_reg_write_gcmd status 0xc4000000 value 0x4000000\n");
+  trace.take("1@2:vtd_reg_write_gcmd status 0x44000000 value 0x84000000\n");
   trace.take(kAdoption);
   EXPECT_FALSE(trace.never_dropped().ok);
   EXPECT_NE(trace.never_dropped().detail.find("write 4 of 0x04000000"), std::string::npos)
@@ -40,21 +40,21 @@ TEST(GcmdTrace, TranslationThatIsFoundOffIsSeen) {
   // Nobody wrote it off, and it is off: a reset of the unit.
   GcmdTrace trace;
   trace.take(kColdBoot);
-  trace.take("1@2:vtd_reg_write_gcmd status 0x0 val 0x84000000\n");
+  trace.take("1@2:vtd_reg_write_gcmd status 0x0 value 0x84000000\n");
   EXPECT_FALSE(trace.never_dropped().ok);
 }
 
 TEST(GcmdTrace, NoWitnessIsNoProof) {
   EXPECT_FALSE(GcmdTrace().never_dropped().ok);
   GcmdTrace off;
-  off.take("1@2:vtd_reg_write_gcmd status 0x0 val 0x4000000\n");
+  off.take("1@2:vtd_reg_write_gcmd status 0x0 value 0x4000000\n");
   EXPECT_FALSE(off.never_dropped().ok) << "it was never turned on";
 }
 
 TEST(GcmdTrace, WhatCannotBeReadIsNoProof) {
   for (const std::string_view line :
-       {"1@2:vtd_reg_write_gcmd status 0xc4000000 val", "1@2:vtd_reg_write_gcmd status c4000000 val 0x84000000",
-        "1@2:vtd_reg_write_gcmd status 0xc4000000 val 0x", "something else", "1@2:vtd_reg_write_gc"}) {
+       {"1@2:vtd_reg_write_gcmd status 0xc4000000 value", "1@2:vtd_reg_write_gcmd status c4000000 value 0x84000000",
+        "1@2:vtd_reg_write_gcmd status 0xc4000000 value 0x", "something else", "1@2:vtd_reg_write_gc"}) {
     GcmdTrace trace;
     trace.take(kColdBoot);
     trace.take(line);

@@ -46,7 +46,16 @@ EndSignals::EndSignals() {
   fd_ = host::Descriptor(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
 }
 
+bool EndSignals::take() {
+  signalfd_siginfo which;
+  return read(fd_.get(), &which, sizeof which) == sizeof which;
+}
+
 EndSignals::~EndSignals() {
+  // One that came while nobody looked is not for whoever comes next.
+  while (take()) {
+  }
+
   pthread_sigmask(SIG_SETMASK, &former_, nullptr);
 }
 
@@ -67,7 +76,12 @@ Guest::Guest(const Qemu& qemu, const MachineSpec& machine, Attachments with, u32
   serial_ = std::move(serial.ours);
   monitor_.emplace(std::move(monitor.ours));
   const bool fed = std::find(machine.devices.begin(), machine.devices.end(), "e1000e") != machine.devices.end();
-  if (fed) feeder_.emplace(std::move(network.ours), seed, kFramesASecond);
+  if (fed) wire_ = std::move(network.ours);
+  seed_ = seed;
+}
+
+void Guest::plug_in() {
+  if (wire_) feeder_.emplace(std::move(wire_), seed_, kFramesASecond);
 }
 
 bool Guest::send(char byte) {
@@ -119,7 +133,7 @@ GuestRun Guest::run(u64 deadline_ns) {
     }
     if (p[kSerial].revents != 0 && !drain(serial_.get(), hear)) p[kSerial].fd = -1;
     if (p[kOutput].revents != 0 && !drain(process_->output(), note)) p[kOutput].fd = -1;
-    if (p[kSignals].revents != 0) fault_ = "interrupted";
+    if (p[kSignals].revents != 0 && signals_.take()) fault_ = "interrupted";
     // What it said before it ended is still there.
     over = p[kHandle].revents != 0;
   }

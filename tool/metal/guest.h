@@ -36,6 +36,7 @@ class EndSignals {
   EndSignals(const EndSignals&) = delete;
   EndSignals& operator=(const EndSignals&) = delete;
   int fd() const { return fd_.get(); }
+  bool take();
 
  private:
   sigset_t former_{};
@@ -53,6 +54,9 @@ class Guest {
   // To the end, or for this long. Asks `on_serial` on this thread.
   GuestRun run(u64 deadline_ns);
 
+  // From within on_serial: frames flow from now on. Not from power-on: a QEMU 7.2 whose network has frames waiting then
+  // does not get through qboot.
+  void plug_in();
   // From within on_serial: one byte to the guest; its monitor.
   bool send(char byte);
   Monitor& monitor() { return *monitor_; }
@@ -65,6 +69,8 @@ class Guest {
   EndSignals signals_;  // before the feeder's thread
   host::Descriptor serial_;
   std::optional<Monitor> monitor_;
+  host::Descriptor wire_;  // until it is plugged in
+  u32 seed_ = 0;
   std::optional<Feeder> feeder_;
   std::optional<Process> process_;
   std::string start_fault_;

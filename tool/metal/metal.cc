@@ -72,8 +72,8 @@ std::expected<Plan, std::string> plan_of(const MetalOptions& options) {
   }
 
   plan.expected = {.hops = options.hops, .devices = plan.machine.devices, .quiet = options.hops > kShortChain};
-  plan.words = fmt::format("hops={} devices={} tables={} seed={}", options.hops, fmt::join(plan.machine.devices, ","),
-                           options.tables, options.seed);
+  // The guest drives what it finds, and takes the mode that its unit offers.
+  plan.words = fmt::format("hops={} seed={}", options.hops, options.seed);
   const unsigned stretch_us = options.stretch_us != 0 ? options.stretch_us : plan.expected.quiet ? 0 : 50'000;
   if (stretch_us != 0) plan.words += fmt::format(" stretch_us={}", stretch_us);
   if (plan.expected.quiet) plan.words += " quiet";
@@ -81,7 +81,8 @@ std::expected<Plan, std::string> plan_of(const MetalOptions& options) {
   if (!options.dump.empty()) plan.words += " pause=jump";
 
   const fs::path directory =
-      options.images.empty() ? fs::read_symlink("/proc/self/exe").parent_path() : fs::path(options.images);
+      options.images.empty() ? fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "metal"
+                             : fs::path(options.images);
   plan.kernel = directory / (options.conformance ? "perdure-metal-conformance.elf" : "perdure-metal-a.elf");
   plan.modules = directory / "metal-modules.bin";
   // Ten times what it takes on a machine that has other work to do.
@@ -153,6 +154,7 @@ class MetalRun {
     transcript_.on_line = [this](std::string_view line) {
       if (options_.verbose) fmt::print(stderr, "{}\n", line);
     };
+    transcript_.on_boot_event = [&guest] { guest.plug_in(); };
     transcript_.on_hop = [this](unsigned number) {
       if (number <= kShortChain || number % 50 == 0) {
         progress_.step(fmt::format("hop {} of {}", number, options_.hops));

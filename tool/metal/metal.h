@@ -22,7 +22,7 @@ struct MetalOptions {
   bool raw = false;
   std::string qemu = "qemu-system-x86_64";
   bool any_version = false;
-  std::string images;  // the guest's; empty: beside this program
+  std::string images;  // the guest's; empty: where the build puts them
   u64 seed = 1;
   unsigned stretch_us = 0;  // devices run for so long before and after each jump; 0: by the number of hops
   unsigned timeout = 0;     // seconds; 0: by the number of hops

@@ -180,7 +180,7 @@ std::vector<std::string> arguments(const Qemu& qemu, const MachineSpec& machine,
     if (name == "nvme") {
       // Slow, so that reads are still queued when the kernel is replaced (hardware.md §13).
       add("-drive", fmt::format("if=none,id=disk0,file={},format=raw,readonly=on,throttling.iops-total={}",
-                                escaped(with.disk), 1000));
+                                escaped(with.disk), 500));
     }
     add("-device", std::string(device->options));
   }

@@ -142,7 +142,7 @@ void Transcript::event(const json& said, u64 now_ns) {
     expectations_ = said;
   } else if (name == "end") {
     on_end(said);
-  } else if (name != "note") {
+  } else if (name != "memory") {
     problem("the guest printed an unknown event: " + shown(said));
   }
 }
@@ -155,6 +155,7 @@ void Transcript::on_boot(const json& said, u64 now_ns) {
   }
   boot_ = said;
   heard_.boot_ns = now_ns;
+  if (on_boot_event) on_boot_event();
   if (number_of(said, "hop") != 0U) problem("the first kernel does not call itself hop 0");
 }
 

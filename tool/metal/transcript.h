@@ -31,6 +31,7 @@ class Transcript {
 
   // The guest is about to jump to this hop and, when it was asked to, waits for a byte.
   std::function<void(unsigned number)> on_jump;
+  std::function<void()> on_boot_event;
   std::function<void(unsigned number)> on_hop;
   // Every whole line, as printable text.
   std::function<void(std::string_view line)> on_line;

@@ -135,7 +135,7 @@ TEST(Transcript, WhatTheGuestSaysIsWrongIsWrong) {
     return heard(two_devices(1), lines);
   };
   EXPECT_TRUE(clean(with("[   0.5] info: fine")));
-  EXPECT_TRUE(clean(with(R"({"event":"note","what":"anything"})")));
+  EXPECT_TRUE(clean(with(R"({"event":"memory","hop":1,"frames":1})")));
   for (const char* line :
        {"[   0.5] warn: not so fine", "[   0.5] error: bad", R"({"event":"problem","what":"x"})",
         R"({"event":"quarantined","bdf":"00:03.0","stopped":true})",
