@@ -80,8 +80,8 @@ RunCheck GcmdTrace::never_dropped() const {
 }
 
 RunCheck GcmdTrace::remade(unsigned jumps) const {
-  return {.what = "each kernel made a root table and a queue of its own, live",
-          .ok = root_tables_ >= jumps && queue_restarts_ >= jumps,
+  return {.what = "each kernel made a queue of its own, live",
+          .ok = queue_restarts_ >= jumps,
           .detail = fmt::format("root pointer set {} times and queue turned on {} times in {} hops, translation on",
                                 root_tables_, queue_restarts_, jumps)};
 }

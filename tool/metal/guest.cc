@@ -21,7 +21,7 @@ namespace perdure::tool::metal {
 namespace {
 
 constexpr usize kMostOutput = usize{16} << 10;  // of QEMU's own words, the last
-constexpr u32 kFramesASecond = 20'000;
+constexpr u32 kFramesASecond = 4'000;
 
 struct Pair {
   host::Descriptor ours;

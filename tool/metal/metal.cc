@@ -86,7 +86,7 @@ std::expected<Plan, std::string> plan_of(const MetalOptions& options) {
   plan.kernel = directory / (options.conformance ? "perdure-metal-conformance.elf" : "perdure-metal-a.elf");
   plan.modules = directory / "metal-modules.bin";
   // Ten times what it takes on a machine that has other work to do.
-  const u64 seconds = options.timeout != 0 ? options.timeout : 60 + u64{options.hops} / 5;
+  const u64 seconds = options.timeout != 0 ? options.timeout : 60 + u64{options.hops};
   plan.deadline_ns = seconds * 1'000'000'000;
   return plan;
 }
@@ -202,6 +202,7 @@ class MetalRun {
     const auto made = static_cast<unsigned>(
         std::count_if(report_.hops.begin(), report_.hops.end(), [](const HopReport& h) { return h.number != 0; }));
     report_.checks = {gcmd.never_dropped(), gcmd.remade(std::max(made, 1U))};
+    if (auto leaks = transcript_.nothing_leaks()) report_.checks.push_back(std::move(*leaks));
     report_.seed = options_.seed;
     report_.elapsed_ns = run.elapsed_ns;
     report_.what =

@@ -142,7 +142,9 @@ void Transcript::event(const json& said, u64 now_ns) {
     expectations_ = said;
   } else if (name == "end") {
     on_end(said);
-  } else if (name != "memory") {
+  } else if (name == "memory") {
+    on_memory(said);
+  } else {
     problem("the guest printed an unknown event: " + shown(said));
   }
 }
@@ -248,6 +250,41 @@ void Transcript::on_quarantined(const json& said) {
   } else if (hops_.back().quarantined.size() < kMostProblems) {
     hops_.back().quarantined.push_back(std::move(q));
   }
+}
+
+void Transcript::on_memory(const json& said) {
+  MemoryUse use{.hop = number_of(said, "hop").value_or(~u64{0}), .amounts = {}};
+  if (use.hop != hops_.size()) {
+    problem(fmt::format("how much memory is in use was told of hop {} after hop {}", shown(said.value("hop", json())),
+                        hops_.size()));
+    return;
+  }
+  for (const char* key : {"frames", "kept", "heap", "share"}) {
+    use.amounts.emplace_back(key, number_of(said, key).value_or(~u64{0}));
+  }
+  if (memory_.size() <= hops_.size()) memory_.push_back(std::move(use));
+}
+
+std::optional<RunCheck> Transcript::nothing_leaks() const {
+  // The first kernel has nothing to take over; of the others, each has what its predecessor of the same build had.
+  if (memory_.size() < 4) return std::nullopt;
+  RunCheck check{.what = "each kernel has as much memory in use as its predecessors", .ok = true, .detail = {}};
+  for (usize i = 3; i < memory_.size(); ++i) {
+    if (memory_[i].hop != i || memory_[i - 2].hop != i - 2) return std::nullopt;
+    for (usize k = 0; k < memory_[i].amounts.size() && check.ok; ++k) {
+      const auto& [name, now] = memory_[i].amounts[k];
+      const u64 before = memory_[i - 2].amounts[k].second;
+      if (now == before) continue;
+      check.ok = false;
+      check.detail = fmt::format("{}: {} after hop {}, {} after hop {}", name, before, i - 2, now, i);
+    }
+  }
+  if (check.ok) {
+    for (const auto& [name, amount] : memory_.back().amounts) {
+      check.detail += fmt::format("{}{} {}", check.detail.empty() ? "" : ", ", name, amount);
+    }
+  }
+  return check;
 }
 
 void Transcript::on_end(const json& said) {

@@ -51,14 +51,21 @@ class Transcript {
   // nothing else to hang a problem on.
   std::vector<HopReport> take_hops();
   void problem(std::string what);
+  // None: too few hops to tell.
+  std::optional<RunCheck> nothing_leaks() const;
 
  private:
+  struct MemoryUse {
+    u64 hop = 0;
+    std::vector<std::pair<std::string, u64>> amounts;
+  };
   void line(std::string_view text, u64 now_ns);
   void event(const nlohmann::json& said, u64 now_ns);
   void on_boot(const nlohmann::json& said, u64 now_ns);
   void on_hop_event(const nlohmann::json& said, u64 now_ns);
   void on_evidence(const nlohmann::json& said);
   void on_quarantined(const nlohmann::json& said);
+  void on_memory(const nlohmann::json& said);
   void on_end(const nlohmann::json& said);
   void log_line(std::string_view text);
   bool overrun();
@@ -74,6 +81,7 @@ class Transcript {
   nlohmann::json expectations_;
   Heard heard_;
   bool jumping_ = false;
+  std::vector<MemoryUse> memory_;
   bool ended_ = false;
   bool end_ok_ = false;
   bool finished_ = false;
