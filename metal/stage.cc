@@ -3,6 +3,7 @@
 #include "core/base/log.h"
 #include "core/vtd/registers.h"
 #include "metal/build.h"
+#include "metal/expectations.h"
 #include "metal/report.h"
 #include "metal/serial.h"
 
@@ -145,6 +146,7 @@ void Stage::problem(std::string_view what, Errno why) {
 }
 
 void Stage::before_jump() {
+  if (options_.pause_at_jump) tell_expectations(kernel_);
   Event("jump").field("number", hop_ + 1);
   if (options_.pause_at_jump) static_cast<void>(serial_read());
   saboteur_.before_jump();

@@ -74,16 +74,21 @@ void render_audit(std::string& out, const HopReport& hop, const Style& style) {
   }
 }
 
+std::string_view verdict_of(const DeviceEvidence& e) {
+  if (!e.ok) return "DMA did not survive";
+  return e.lost ? "given up; stands still" : "nothing lost";
+}
+
 void render_evidence(std::string& out, const HopReport& hop, const Style& style) {
   if (hop.evidence.empty()) return;
   out += style.head(fmt::format("  {:<12} {:<22} {}\n", "device", "verdict", "its own evidence"));
   for (const DeviceEvidence& e : hop.evidence) {
-    std::string line = fmt::format("  {:<12} {:<22}", e.device, e.ok ? "nothing lost" : "DMA did not survive");
+    std::string line = fmt::format("  {:<12} {:<22}", e.device, verdict_of(e));
     for (usize i = 0; i < e.numbers.size(); ++i) {
       line += fmt::format("{} {} {}", i == 0 ? "" : ",", e.numbers[i].first, e.numbers[i].second);
     }
     if (!e.what.empty()) line += fmt::format("{} {}", e.numbers.empty() ? "" : ":", e.what);
-    out += (e.ok ? style.good(line) : style.bad(line)) + "\n";
+    out += (e.ok && !e.lost ? style.good(line) : style.bad(line)) + "\n";
   }
 }
 
@@ -122,7 +127,7 @@ std::string bytes(u64 n) {
 bool HopReport::clean() const {
   const bool witnessed = !audit.devices.empty() || !evidence.empty() || evidence_is_later;
   bool clean = violations.empty() && problems.empty() && quarantined.empty() && witnessed;
-  for (const DeviceEvidence& e : evidence) clean &= e.ok;
+  for (const DeviceEvidence& e : evidence) clean &= e.ok && !e.lost;
   for (Phase phase : kAllPhases) clean &= audit.clean(phase);
   return clean;
 }
@@ -214,7 +219,8 @@ nlohmann::json to_json(const DemoReport& report) {
     for (const DeviceEvidence& e : hop.evidence) {
       json numbers = json::object();
       for (const auto& [name, value] : e.numbers) numbers[name] = value;
-      h["evidence"].push_back({{"device", e.device}, {"ok", e.ok}, {"numbers", numbers}, {"what", e.what}});
+      h["evidence"].push_back(
+          {{"device", e.device}, {"ok", e.ok}, {"lost", e.lost}, {"numbers", numbers}, {"what", e.what}});
     }
     if (!hop.quarantined.empty()) h["quarantined"] = json::array();
     for (const QuarantinedDevice& q : hop.quarantined) {

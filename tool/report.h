@@ -23,6 +23,7 @@ struct TimedPhase {
 struct DeviceEvidence {
   std::string device;
   bool ok = false;
+  bool lost = false;                                 // quarantined; ok: it stands still, as it must
   std::vector<std::pair<std::string, s64>> numbers;  // since the device was started
   std::string what;                                  // what is wrong
 };

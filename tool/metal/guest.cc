@@ -60,20 +60,17 @@ EndSignals::~EndSignals() {
 }
 
 Guest::Guest(const Qemu& qemu, const MachineSpec& machine, Attachments with, u32 seed) {
-  Pair serial = connection();
   Pair monitor = connection();
   Pair network = connection();
-  with.serial = serial.theirs.get();
   with.monitor = monitor.theirs.get();
   with.network = network.theirs.get();
-  auto started =
-      Process::start(qemu.program, arguments(qemu, machine, with), {with.serial, with.monitor, with.network});
+  auto started = Process::start(qemu.program, arguments(qemu, machine, with), {with.monitor, with.network},
+                                Process::Errors::Apart);
   if (!started) {
     start_fault_ = started.error();
     return;
   }
   process_.emplace(std::move(*started));
-  serial_ = std::move(serial.ours);
   monitor_.emplace(std::move(monitor.ours));
   const bool fed = std::find(machine.devices.begin(), machine.devices.end(), "e1000e") != machine.devices.end();
   if (fed) wire_ = std::move(network.ours);
@@ -85,7 +82,7 @@ void Guest::plug_in() {
 }
 
 bool Guest::send(char byte) {
-  return ::send(serial_.get(), &byte, 1, MSG_NOSIGNAL) == 1;
+  return write(process_->input(), &byte, 1) == 1;
 }
 
 // What is there now; false when no more will come.
@@ -115,8 +112,8 @@ GuestRun Guest::run(u64 deadline_ns) {
     if (result.output.size() > 2 * kMostOutput) result.output.erase(0, result.output.size() - kMostOutput);
   };
   enum : usize { kSerial, kOutput, kHandle, kSignals, kCount };
-  pollfd p[kCount] = {{serial_.get(), POLLIN, 0},
-                      {process_->output(), POLLIN, 0},
+  pollfd p[kCount] = {{process_->output(), POLLIN, 0},
+                      {process_->errors(), POLLIN, 0},
                       {process_->handle(), POLLIN, 0},
                       {signals_.fd(), POLLIN, 0}};
   bool over = false;
@@ -131,8 +128,8 @@ GuestRun Guest::run(u64 deadline_ns) {
       fault_ = fmt::format("poll: {}", std::strerror(errno));
       break;
     }
-    if (p[kSerial].revents != 0 && !drain(serial_.get(), hear)) p[kSerial].fd = -1;
-    if (p[kOutput].revents != 0 && !drain(process_->output(), note)) p[kOutput].fd = -1;
+    if (p[kSerial].revents != 0 && !drain(process_->output(), hear)) p[kSerial].fd = -1;
+    if (p[kOutput].revents != 0 && !drain(process_->errors(), note)) p[kOutput].fd = -1;
     if (p[kSignals].revents != 0 && signals_.take()) fault_ = "interrupted";
     // What it said before it ended is still there.
     over = p[kHandle].revents != 0;
@@ -142,10 +139,10 @@ GuestRun Guest::run(u64 deadline_ns) {
   const Ending ending = process_->wait();
   if (over) {
     result.ending = ending;
-    while (p[kSerial].fd >= 0 && fault_.empty() && drain(serial_.get(), hear)) {
+    while (p[kSerial].fd >= 0 && fault_.empty() && drain(process_->output(), hear)) {
     }
   }
-  while (p[kOutput].fd >= 0 && drain(process_->output(), note)) {
+  while (p[kOutput].fd >= 0 && drain(process_->errors(), note)) {
   }
   result.fault = fault_;
   result.elapsed_ns = now();

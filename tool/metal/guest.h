@@ -67,7 +67,6 @@ class Guest {
   bool drain(int fd, const std::function<void(std::string_view)>& take);
 
   EndSignals signals_;  // before the feeder's thread
-  host::Descriptor serial_;
   std::optional<Monitor> monitor_;
   host::Descriptor wire_;  // until it is plugged in
   u32 seed_ = 0;

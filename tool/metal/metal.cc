@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -80,9 +81,9 @@ std::expected<Plan, std::string> plan_of(const MetalOptions& options) {
   if (!options.breakage.empty()) plan.words += " break=" + options.breakage;
   if (!options.dump.empty()) plan.words += " pause=jump";
 
-  const fs::path directory =
-      options.images.empty() ? fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "metal"
-                             : fs::path(options.images);
+  const fs::path directory = options.images.empty()
+                                 ? fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "metal"
+                                 : fs::path(options.images);
   plan.kernel = directory / (options.conformance ? "perdure-metal-conformance.elf" : "perdure-metal-a.elf");
   plan.modules = directory / "metal-modules.bin";
   // Ten times what it takes on a machine that has other work to do.
@@ -250,6 +251,8 @@ int run_metal(const MetalOptions& options) {
   const auto qemu = find_qemu(options.qemu, plan->machine, options.any_version);
   if (!qemu) return skip(options, qemu.error());
 
+  // A QEMU that is gone is noticed by what is read from it.
+  std::signal(SIGPIPE, SIG_IGN);
   MetalRun run(options, *plan, *qemu);
   const DemoReport report = run.run();
   if (options.json) {

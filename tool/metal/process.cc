@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 namespace perdure::tool::metal {
@@ -19,6 +20,16 @@ namespace perdure::tool::metal {
 namespace {
 
 constexpr int kCannotStart = 127;
+
+struct Pipe {
+  host::Descriptor read;
+  host::Descriptor write;
+  static std::optional<Pipe> make() {
+    int fd[2];
+    if (pipe2(fd, O_CLOEXEC) != 0) return std::nullopt;
+    return Pipe{host::Descriptor(fd[0]), host::Descriptor(fd[1])};
+  }
+};
 
 std::string why() {
   return std::strerror(errno);
@@ -34,12 +45,11 @@ std::string Ending::to_string() const {
 
 std::expected<Process, std::string> Process::start(const std::string& program,
                                                    const std::vector<std::string>& arguments,
-                                                   const std::vector<int>& inherited) {
-  int out[2];
-  if (pipe2(out, O_CLOEXEC) != 0) return std::unexpected("no pipe: " + why());
-  host::Descriptor out_read(out[0]);
-  host::Descriptor out_write(out[1]);
-  host::Descriptor nothing(open("/dev/null", O_RDONLY | O_CLOEXEC));
+                                                   const std::vector<int>& inherited, Errors errors) {
+  auto in = Pipe::make();
+  auto out = Pipe::make();
+  auto err = Pipe::make();
+  if (!in || !out || !err) return std::unexpected("no pipe: " + why());
 
   std::vector<std::string> copies{program};
   copies.insert(copies.end(), arguments.begin(), arguments.end());
@@ -57,23 +67,31 @@ std::expected<Process, std::string> Process::start(const std::string& program,
     sigprocmask(SIG_SETMASK, &none, nullptr);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(kCannotStart);
-    dup2(nothing.get(), STDIN_FILENO);
-    dup2(out_write.get(), STDOUT_FILENO);
-    dup2(out_write.get(), STDERR_FILENO);
+    dup2(in->read.get(), STDIN_FILENO);
+    dup2(out->write.get(), STDOUT_FILENO);
+    dup2(errors == Errors::Apart ? err->write.get() : STDOUT_FILENO, STDERR_FILENO);
     for (const int fd : inherited) {
       if (fd >= 0) fcntl(fd, F_SETFD, 0);
     }
     execvp(argv[0], argv.data());
     _exit(kCannotStart);
   }
-  host::Descriptor handle(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-  Process child(pid, std::move(handle), std::move(out_read));
+  Process child;
+  child.pid_ = pid;
+  child.handle_ = host::Descriptor(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  child.input_ = std::move(in->write);
+  child.output_ = std::move(out->read);
+  child.errors_ = std::move(err->read);
   if (!child.handle_) return std::unexpected("no handle of a child: " + why());
   return child;
 }
 
 Process::Process(Process&& o) noexcept
-    : pid_(std::exchange(o.pid_, -1)), handle_(std::move(o.handle_)), output_(std::move(o.output_)) {}
+    : pid_(std::exchange(o.pid_, -1)),
+      handle_(std::move(o.handle_)),
+      input_(std::move(o.input_)),
+      output_(std::move(o.output_)),
+      errors_(std::move(o.errors_)) {}
 
 Process::~Process() {
   if (pid_ <= 0) return;
@@ -97,7 +115,7 @@ Ending Process::wait() {
 std::expected<Finished, std::string> run(const std::string& program, const std::vector<std::string>& arguments,
                                          int timeout_ms) {
   constexpr usize kMostOutput = usize{4} << 20;
-  auto child = Process::start(program, arguments, {});
+  auto child = Process::start(program, arguments, {}, Process::Errors::WithOutput);
   if (!child) return std::unexpected(child.error());
   using Clock = std::chrono::steady_clock;
   const auto deadline = Clock::now() + std::chrono::milliseconds(timeout_ms);

@@ -20,17 +20,21 @@ struct Ending {
 
 class Process {
  public:
+  // Where standard error goes.
+  enum class Errors : u8 { WithOutput, Apart };
   // Starts `program` (found in PATH) with these descriptors inherited under their numbers. The child dies with us.
   static std::expected<Process, std::string> start(const std::string& program,
                                                    const std::vector<std::string>& arguments,
-                                                   const std::vector<int>& inherited);
+                                                   const std::vector<int>& inherited, Errors errors);
   Process(Process&& o) noexcept;
   Process& operator=(Process&&) = delete;
   // Ends it.
   ~Process();
 
-  // Readable: standard output and standard error, as one.
+  // Its standard input, to be written, and what it writes, to be read.
+  int input() const { return input_.get(); }
   int output() const { return output_.get(); }
+  int errors() const { return errors_.get(); }
   // Readable once it has ended.
   int handle() const { return handle_.get(); }
   void kill();
@@ -38,11 +42,12 @@ class Process {
   Ending wait();
 
  private:
-  Process(pid_t pid, host::Descriptor handle, host::Descriptor output)
-      : pid_(pid), handle_(std::move(handle)), output_(std::move(output)) {}
+  Process() = default;
   pid_t pid_ = -1;
   host::Descriptor handle_;
+  host::Descriptor input_;
   host::Descriptor output_;
+  host::Descriptor errors_;
 };
 
 struct Finished {

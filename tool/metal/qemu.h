@@ -38,7 +38,6 @@ struct Attachments {
   std::filesystem::path disk;
   std::filesystem::path trace;
   std::string words;  // the guest's command line
-  int serial = -1;
   int monitor = -1;
   int network = -1;
 };

@@ -40,7 +40,6 @@ TEST(Qemu, ArgumentsNameWhatWasAskedFor) {
                          .disk = "/a,b/disk",
                          .trace = "/t",
                          .words = "hops=1",
-                         .serial = 5,
                          .monitor = 6,
                          .network = 7};
   const auto line = [&](const MachineSpec& machine) {
@@ -51,7 +50,7 @@ TEST(Qemu, ArgumentsNameWhatWasAskedFor) {
   const std::string whole =
       line({.devices = {"ohci", "edu", "e1000e", "nvme"}, .scalable = true, .seabios = false, .icount = false});
   for (const char* part : {"-bios /firmware/qboot.rom", "x-scalable-mode=on", "pci-ohci", "edu,dma_mask=0xffffffff",
-                           "id=net0,fd=7", "fd=5", "fd=6", "file=/a,,b/disk", "-append hops=1", "-D /t"}) {
+                           "id=net0,fd=7", "-serial stdio", "fd=6", "file=/a,,b/disk", "-append hops=1", "-D /t"}) {
     EXPECT_NE(whole.find(part), std::string::npos) << part << " in " << whole;
   }
   EXPECT_EQ(whole.find("-icount"), std::string::npos);

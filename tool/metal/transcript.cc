@@ -8,7 +8,7 @@ namespace perdure::tool::metal {
 
 namespace {
 
-using nlohmann::json;
+using json = nlohmann::ordered_json;  // numbers stay in the guest's order
 
 constexpr usize kLongestLine = usize{1} << 20;  // the expectations of a dump are one line
 constexpr usize kMostProblems = 200;            // of one hop
@@ -118,7 +118,7 @@ void Transcript::log_line(std::string_view text) {
 
 void Transcript::event(const json& said, u64 now_ns) {
   const std::string name = text_of(said, "event");
-  if (name != "boot" && boot_.is_null()) {
+  if (name != "boot" && !booted_) {
     problem(fmt::format("the guest said '{}' before 'boot'", printable(name)));
   }
   if (name == "boot") {
@@ -150,12 +150,12 @@ void Transcript::event(const json& said, u64 now_ns) {
 }
 
 void Transcript::on_boot(const json& said, u64 now_ns) {
-  if (!boot_.is_null()) {
+  if (booted_) {
     // The machine was reset: whatever comes now is another run.
     problem(fmt::format("the guest booted a second time, after hop {}", hops_.size()));
     return;
   }
-  boot_ = said;
+  booted_ = true;
   heard_.boot_ns = now_ns;
   if (on_boot_event) on_boot_event();
   if (number_of(said, "hop") != 0U) problem("the first kernel does not call itself hop 0");
@@ -208,6 +208,7 @@ void Transcript::on_hop_event(const json& said, u64 now_ns) {
 void Transcript::on_evidence(const json& said) {
   DeviceEvidence e{.device = printable(text_of(said, "device")),
                    .ok = flag_of(said, "ok"),
+                   .lost = flag_of(said, "lost"),
                    .numbers = {},
                    .what = printable(text_of(said, "what"))};
   if (const auto numbers = said.find("numbers"); numbers != said.end() && numbers->is_object()) {
@@ -299,14 +300,14 @@ void Transcript::on_end(const json& said) {
 void Transcript::end() {
   if (std::exchange(finished_, true)) return;
   if (!rest_.empty()) problem("the guest's output breaks off in a line: " + cut(printable(rest_)));
-  if (boot_.is_null()) problem("the guest did not boot");
+  if (!booted_) problem("the guest did not boot");
   if (!ended_) {
     problem(fmt::format("the guest stopped without saying that it is done, after {} of {} hops", hops_.size(),
                         expected_.hops));
   } else if (hops_.size() != expected_.hops) {
     problem(fmt::format("{} of {} hops were made", hops_.size(), expected_.hops));
   }
-  if (hops_.empty()) return;
+  if (hops_.empty() || !end_ok_) return;
   // Whoever is missing in the last hop was not looked at.
   for (const std::string& device : expected_.devices) {
     const auto told = [&](const DeviceEvidence& e) { return e.device == device; };

@@ -44,7 +44,6 @@ class Transcript {
   bool ended() const { return ended_; }
   bool guest_content() const { return ended_ && end_ok_; }
   const Heard& heard() const { return heard_; }
-  const nlohmann::json& boot() const { return boot_; }
   // What a dump of memory at the last jump should hold; null: nothing was said.
   const nlohmann::json& expectations() const { return expectations_; }
   // With evidence, quarantines and problems at the hops that they belong to; one hop without a number when there is
@@ -60,13 +59,13 @@ class Transcript {
     std::vector<std::pair<std::string, u64>> amounts;
   };
   void line(std::string_view text, u64 now_ns);
-  void event(const nlohmann::json& said, u64 now_ns);
-  void on_boot(const nlohmann::json& said, u64 now_ns);
-  void on_hop_event(const nlohmann::json& said, u64 now_ns);
-  void on_evidence(const nlohmann::json& said);
-  void on_quarantined(const nlohmann::json& said);
-  void on_memory(const nlohmann::json& said);
-  void on_end(const nlohmann::json& said);
+  void event(const nlohmann::ordered_json& said, u64 now_ns);
+  void on_boot(const nlohmann::ordered_json& said, u64 now_ns);
+  void on_hop_event(const nlohmann::ordered_json& said, u64 now_ns);
+  void on_evidence(const nlohmann::ordered_json& said);
+  void on_quarantined(const nlohmann::ordered_json& said);
+  void on_memory(const nlohmann::ordered_json& said);
+  void on_end(const nlohmann::ordered_json& said);
   void log_line(std::string_view text);
   bool overrun();
 
@@ -76,8 +75,7 @@ class Transcript {
   usize lines_ = 0;
   std::vector<HopReport> hops_;
   std::vector<std::string> early_problems_;  // before the first hop
-  std::vector<DeviceEvidence> early_evidence_;
-  nlohmann::json boot_;
+  bool booted_ = false;
   nlohmann::json expectations_;
   Heard heard_;
   bool jumping_ = false;
