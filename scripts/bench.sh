@@ -54,11 +54,34 @@ run_bench() {
   fi
 }
 
+# The long chain on bare metal, beside the peer in the same QEMU.
+run_metal() {
+  say 'metal: 500 hops there and back, four devices at work'
+  status=0
+  "$build/bench/tool/perdure" metal --hops 500 --json >"$log/bench-metal.json" || status=$?
+  case $status in
+    0) ;;
+    77) say "  skipped: $(python3 -c 'import json, sys; print(json.load(sys.stdin)["skipped"])' <"$log/bench-metal.json")"; return ;;
+    *) cat "$log/bench-metal.json" >&2; die 'the chain on bare metal is not clean' ;;
+  esac
+  python3 - "$log/bench-metal.json" <<'PYTHON'
+import json, statistics, sys
+
+report = json.load(open(sys.argv[1]))
+pace = report["pace"]
+blackout = statistics.median(hop["blackout_ns"] for hop in report["hops"])
+print(f"  {'hop, all of it':30} {pace['hop_ns'] / 1e6:8.3g} ms   Linux {pace['peer_hop_ns'] / 1e6:.4g} ms   1 : {pace['ratio']:.0f}")
+print(f"  {'freeze to ready, median':30} {blackout / 1e6:8.3g} ms   QEMU {report['qemu']['version']}")
+PYTHON
+}
+
 # shellcheck disable=SC2086 # a list
-timed packages install $packages_run libbenchmark-dev libgtest-dev python3
+timed packages install $packages_run $packages_metal libbenchmark-dev libgtest-dev python3
 say 'dev: building (a few minutes the first time)'
-timed build compile bench bench_handover bench_update bench_pt
+timed build compile bench bench_handover bench_update bench_pt perdure metal
 timed handover run_bench handover "$@"
 timed update run_bench update "$@"
 timed pt run_bench pt --benchmark_min_time=0.1 "$@"
+# Asked for other rows, nobody waits for this one.
+[ $# -gt 0 ] || timed metal run_metal
 say "dev: time:${budget%,}"

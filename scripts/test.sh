@@ -3,7 +3,7 @@ quick=no
 [ "${1:-}" != --quick ] || quick=yes
 
 # shellcheck disable=SC2086 # lists
-timed packages install $packages_run $packages_test
+timed packages install $packages_run $packages_test $packages_metal
 if [ $quick = yes ]; then
   timed build compile asan
   timed tests run_tests asan -LE slow
