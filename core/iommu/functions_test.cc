@@ -73,9 +73,7 @@ TEST_F(FunctionsTest, ARecordOfAFunctionWithBorrowedIdsIsRefused) {
   ASSERT_TRUE(w.live->quiesce());
   forget(s);
   w.absent = {a0, a1};
-  w.live.forget();
-  w.iommu.forget();
-  ASSERT_TRUE(w.handover.jump());
+  w.jump_memory();
   w.boot_iommu(w.data, false);
   ASSERT_TRUE(w.iommu->add_device(a0, w.unit(kUnitA), {}));
   const FunctionFacts facts{.leader = nullptr, .foreign_ids = true, .regions = {}};

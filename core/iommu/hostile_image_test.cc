@@ -32,12 +32,6 @@ struct Prepared {
     forget(first);
     forget(second);
   }
-  // To where memory is the next kernel's, and nothing else is.
-  void jump_memory() {
-    w.live.forget();
-    w.iommu.forget();
-    ASSERT_TRUE(w.handover.jump());
-  }
   Image image() { return Image(w.handover.machine, w.data); }
 
   // The functions that the model would have held.
@@ -75,7 +69,7 @@ class EveryBit : public ::testing::TestWithParam<u32> {};
 
 TEST_P(EveryBit, FlippedCostsExactlyWhatItMakesUnprovable) {
   Prepared p(GetParam());
-  p.jump_memory();
+  p.w.jump_memory();
   u64 flips = 0;
   const std::vector<Image::Part> parts = p.image().parts();
   ASSERT_EQ(parts.size(), 1u + 4u + 2u + 2u + 3u + 3u);
@@ -155,7 +149,7 @@ TEST(HostileImage, LostPartsQuarantineTheSmallestScope) {
 // the rest the next kernel is booted.
 TEST(HostileImage, ForgedFieldsNeverGetMoreThanTheirOwnDevices) {
   Prepared reader;
-  reader.jump_memory();
+  reader.w.jump_memory();
   const u64 interesting[] = {0,
                              1,
                              2,
@@ -265,7 +259,7 @@ TEST(HostileImage, ChainsThatLeadAstrayEnd) {
   };
   for (Tamper tamper : tampers) {
     Prepared p;
-    p.jump_memory();
+    p.w.jump_memory();
     Image image = p.image();
     for (const Image::Part& part : image.parts()) {
       if (part.what != What::Block || part.kind != IommuRecordKind::Device) continue;
@@ -349,7 +343,7 @@ TEST(HostileImage, ErasedDeviceRecordTaintsItsTable) {
 // Whatever the bytes are, reading them ends, in bounds: pages of noise with good magic and checksums.
 TEST(HostileImage, NoiseWithGoodChecksumsIsRead) {
   Prepared p;
-  p.jump_memory();
+  p.w.jump_memory();
   const std::vector<Image::Part> parts = p.image().parts();
   std::vector<std::vector<std::byte>> saved;
   for (const Image::Part& part : parts) saved.emplace_back(part.bytes.begin(), part.bytes.end());

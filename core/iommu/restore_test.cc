@@ -123,11 +123,9 @@ TEST_F(RestoreTest, OneDidForTwoTablesInHardwareIsRefusedForBoth) {
 }
 
 TEST_F(RestoreTest, DidThatSomebodyHasByNowIsRefused) {
-  w.live.forget();
-  w.iommu.forget();
   forget(first);
   forget(second);
-  ASSERT_TRUE(w.handover.jump());
+  w.jump_memory();
   w.boot_iommu(w.data, /*commit=*/false);
   ASSERT_TRUE(w.unit(kUnitA).did_reserve(2));
   w.live->commit();
@@ -293,9 +291,7 @@ TEST_F(RestoreTest, AliasesMustBeTheSame) {
     preserve(one, s, {c});
     ASSERT_TRUE(one.live->freeze(one.data));
     forget(s);
-    one.live.forget();
-    one.iommu.forget();
-    ASSERT_TRUE(one.handover.jump());
+    one.jump_memory();
     one.boot_iommu(one.data, /*commit=*/false);
     add(same ? alias : other);
     one.live->commit();
@@ -307,9 +303,7 @@ TEST_F(RestoreTest, AliasesMustBeTheSame) {
 TEST_F(RestoreTest, FunctionThatIsNewInTheGroupOfARecordedOneQuarantinesBoth) {  // R14
   forget(first);
   forget(second);
-  w.live.forget();
-  w.iommu.forget();
-  ASSERT_TRUE(w.handover.jump());
+  w.jump_memory();
   w.boot_iommu(w.data, /*commit=*/false);
   const SourceId sibling{0, 0x0101};
   w.bus.on.insert(sibling);
@@ -324,9 +318,7 @@ TEST_F(RestoreTest, FunctionThatIsNewInTheGroupOfARecordedOneQuarantinesBoth) { 
 TEST_F(RestoreTest, NobodyClaimsWhatWaitsForTheRestore) {
   forget(first);
   forget(second);
-  w.live.forget();
-  w.iommu.forget();
-  ASSERT_TRUE(w.handover.jump());
+  w.jump_memory();
   w.boot_iommu(w.data, /*commit=*/false);
   EXPECT_EQ(w.group(a0).claim(w.owner()).error(), Errno::Ebusy);
   EXPECT_EQ(w.group(a0).claim_held(w.owner(), kSession, kToken).error(), Errno::Eperm);
@@ -383,9 +375,7 @@ TEST_F(RestoreTest, UnknownVersionQuarantinesEverything) {  // R35
 TEST_F(RestoreTest, NoRecordsAtAllQuarantinesWhatIsLive) {
   forget(first);
   forget(second);
-  w.live.forget();
-  w.iommu.forget();
-  ASSERT_TRUE(w.handover.jump());
+  w.jump_memory();
   w.boot_iommu(0);
   expect_quarantined({a0, a1, b0});
   EXPECT_EQ(w.group(a2).ownership(), Ownership::Unowned);
@@ -447,9 +437,7 @@ TEST_F(RestoreTest, TablesOfAHeldFunctionThatIsQuarantinedLaterStayForGood) {
 TEST_F(RestoreTest, DomainThatFailsToRestoreIsFreedWithoutFreeingPreservedPages) {
   forget(first);
   forget(second);
-  w.live.forget();
-  w.iommu.forget();
-  ASSERT_TRUE(w.handover.jump());
+  w.jump_memory();
   w.boot_iommu(w.data, /*commit=*/false);
   // Somebody took a page of the table over already: the table cannot be adopted (and nothing of it is trusted).
   ASSERT_TRUE(w.kho().restore(top, 0));
@@ -467,9 +455,7 @@ TEST_F(RestoreTest, DomainThatFailsToRestoreIsFreedWithoutFreeingPreservedPages)
   preserve(one, s, {a1});
   ASSERT_TRUE(one.live->freeze(one.data));
   forget(s);
-  one.live.forget();
-  one.iommu.forget();
-  ASSERT_TRUE(one.handover.jump());
+  one.jump_memory();
   one.boot_iommu(one.data, /*commit=*/false);
   const u64 before = one.heap().bytes_in_use();
   one.live->commit();
@@ -499,9 +485,7 @@ TEST(RestoreSweep, EveryFailedAllocationQuarantinesWhatItConcerns) {
     const auto before_a = w.hw_a.entries, before_b = w.hw_b.entries;
     forget(first);
     forget(second);
-    w.live.forget();
-    w.iommu.forget();
-    ASSERT_TRUE(w.handover.jump());
+    w.jump_memory();
     w.boot_iommu(w.data, /*commit=*/false);
     auto& steps = w.handover.machine.counting;
     steps.allocations = 0;

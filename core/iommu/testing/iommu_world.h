@@ -65,10 +65,14 @@ class IommuWorld {
   // `tamper`: what happens to the image in between, done by nobody in particular.
   void jump_as_is(const std::function<void(std::byte* header)>& tamper = {}) {
     if (tamper) tamper(handover.machine.virt(Phys(data)));
+    jump_memory();
+    boot_iommu(data);
+  }
+  // To where memory is the next kernel's, and nothing else is.
+  void jump_memory() {
     live.forget();
     iommu.forget();
     ASSERT_TRUE(handover.jump());
-    boot_iommu(data);
   }
   void boot_iommu(u64 incoming, bool commit = true) {
     events.clear();
