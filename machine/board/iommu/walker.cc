@@ -156,7 +156,7 @@ Answer Walker::walk_second_stage(const Binding& binding, const Request& request,
       }
       return blocked(permission_fault(binding, request.access, scalable));
     }
-    const bool leaf = level == 1 || (second_stage::PageSize::test(entry) && level <= 3);
+    const bool leaf = level <= 1 || (second_stage::PageSize::test(entry) && level <= 3);
     if (const u64 bad = reserved_bits(entry, level, leaf); bad != 0) {
       note(request, ViolationKind::ReservedBits, at, entry);
       return blocked(scalable ? fault::kSecondStageReserved : fault::kPageTableReserved);

@@ -19,7 +19,7 @@ Answer Walker::walk_first_stage(const Binding& binding, const Request& request, 
       return blocked(level == binding.table.levels ? fault::kFirstStagePointer : fault::kFirstStageUnreadable);
     }
     if (!first_stage::Present::test(entry)) return blocked(fault::kFirstStageNotPresent);
-    const bool leaf = level == 1 || (first_stage::PageSize::test(entry) && level <= 3);
+    const bool leaf = level <= 1 || (first_stage::PageSize::test(entry) && level <= 3);
     if (reserved_first_stage_bits(entry, level, leaf) != 0) {
       note(request, ViolationKind::ReservedBits, at, entry);
       return blocked(fault::kFirstStageReserved);
