@@ -154,6 +154,17 @@ Seen upper_level_withholds_write(Bench& b) {
   return {b.write(0, Bench::kIova)};
 }
 
+// A table that is cached still knows what the entry above it withheld.
+Seen upper_level_withholds_write_from_what_is_cached(Bench& b) {
+  b.start(Mode::Legacy);
+  const Table table = b.simple();
+  b.map_mailbox(table);
+  const u64 upper = b.entry_at(table, Bench::kIova, 2);
+  b.store(upper, b.load(upper) & ~kWrite);
+  b.map(table, Bench::kIova + perdure::kPageSize, b.target(1));
+  return {b.read(0, Bench::kIova), b.write(0, Bench::kIova + perdure::kPageSize)};
+}
+
 Seen upper_level_withholds_read(Bench& b) {
   b.start(Mode::Legacy);
   const Table table = b.simple();
@@ -265,6 +276,12 @@ constexpr Behaviour kList[] = {
      Software::Right,
      upper_level_withholds_write,
      {faults(reason::kNoWrite)}},
+    {"legacy.upper_level_withholds_write_from_what_is_cached",
+     "§3.3",
+     kNothing,
+     Software::Right,
+     upper_level_withholds_write_from_what_is_cached,
+     {lands(0), faults(reason::kNoWrite)}},
     {"legacy.upper_level_withholds_read",
      "§3.3",
      kNothing,

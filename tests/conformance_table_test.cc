@@ -58,7 +58,7 @@ std::string table() {
   for (unsigned n = 0; n < kGroups; ++n) {
     const Group g = group(n);
     out << "\n### " << g.title
-        << "\n\n| behaviour | hardware.md | our model | imitated | QEMU 7.2 |\n|---|---|---|---|---|\n";
+        << "\n\n| behaviour | about | our model | imitated | QEMU 7.2 |\n|---|---|---|---|---|\n";
     for (const Behaviour& b : g.behaviours) {
       out << "| `" << b.name.prefix << b.name.rest << "` | " << b.source << " | " << text(b.expected) << " | "
           << (!b.qemu_7_2           ? ""

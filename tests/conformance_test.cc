@@ -3,6 +3,8 @@
 // does wrong the model must notice, and nothing else.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <ostream>
 #include <set>
 #include <string>
 #include <vector>
@@ -98,34 +100,6 @@ std::string to_string(const Name& name) {
   return std::string(name.prefix) + std::string(name.rest);
 }
 
-// One behaviour on one variant; the unit is fresh.
-class ConformanceTest : public ::testing::Test {
- public:
-  ConformanceTest(const Variant& variant, const Behaviour& behaviour) : variant_(variant), behaviour_(behaviour) {}
-
-  void TestBody() override {
-    BoardHardware hardware(variant_.model);
-    Bench bench(hardware);
-    const Outcome outcome = run(bench, behaviour_, variant_.implementation);
-    EXPECT_TRUE(outcome.problem.empty()) << "there was not: " << outcome.problem;
-    EXPECT_NE(outcome.verdict, Verdict::Fails)
-        << "seen: " << to_string(outcome.seen) << "\nexpected: " << to_string(outcome.expected);
-    const auto violations = hardware.board().violations();
-    if (outcome.verdict == Verdict::Differs) {
-      // What is right by the architecture may be wrong where the unit deviates.
-    } else if (behaviour_.software == Software::Right) {
-      for (const std::string& v : violations) ADD_FAILURE() << "the model complains: " << v;
-    } else {
-      EXPECT_FALSE(violations.empty()) << "the model notices nothing";
-    }
-    EXPECT_TRUE(bench.rest()) << "the unit cannot be brought to rest";
-  }
-
- private:
-  const Variant variant_;
-  const Behaviour& behaviour_;
-};
-
 u32 offers_of(const Variant& variant) {
   return offers(variant.model.cap(), variant.model.ecap(), 3) | kWayBack | kSurvives;
 }
@@ -135,19 +109,53 @@ bool applies(const Variant& variant, const Behaviour& behaviour) {
 }
 
 // A behaviour is a test of each variant that has what it is about.
-[[maybe_unused]] const bool registered = [] {
+struct Case {
+  Variant variant;
+  const Behaviour* behaviour = nullptr;
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
   for (const Variant& variant : variants()) {
     each_behaviour([&](const Behaviour& behaviour) {
-      if (!applies(variant, behaviour)) return;
-      std::string name = to_string(behaviour.name);
-      for (char& c : name) c = c == '.' ? '_' : c;
-      ::testing::RegisterTest(
-          ("Conformance/" + variant.name).c_str(), name.c_str(), nullptr, nullptr, __FILE__, __LINE__,
-          [variant, &behaviour]() -> ::testing::Test* { return new ConformanceTest(variant, behaviour); });
+      if (applies(variant, behaviour)) all.push_back({variant, &behaviour});
     });
   }
-  return true;
-}();
+  return all;
+}
+
+std::string case_name(const ::testing::TestParamInfo<Case>& c) {
+  std::string name = c.param.variant.name + "_" + to_string(c.param.behaviour->name);
+  std::replace(name.begin(), name.end(), '.', '_');
+  return name;
+}
+
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << to_string(c.behaviour->name) << " on " << c.variant.name;
+}
+
+class Conformance : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Conformance, Shows) {
+  const auto& [variant, behaviour] = GetParam();
+  BoardHardware hardware(variant.model);
+  Bench bench(hardware);
+  const Outcome outcome = run(bench, *behaviour, variant.implementation);
+  EXPECT_TRUE(outcome.problem.empty()) << "there was not: " << outcome.problem;
+  EXPECT_TRUE(outcome.verdict != Verdict::Fails)
+      << "seen: " << to_string(outcome.seen) << "\nexpected: " << to_string(outcome.expected);
+  const auto violations = hardware.board().violations();
+  if (outcome.verdict == Verdict::Differs) {
+    // What is right by the architecture may be wrong where the unit deviates.
+  } else if (behaviour->software == Software::Right) {
+    for (const std::string& v : violations) ADD_FAILURE() << "the model complains: " << v;
+  } else {
+    EXPECT_FALSE(violations.empty()) << "the model notices nothing";
+  }
+  EXPECT_TRUE(bench.rest()) << "the unit cannot be brought to rest";
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, Conformance, ::testing::ValuesIn(cases()), case_name);
 
 TEST(ConformanceListTest, EveryBehaviourIsShownBySomeVariant) {
   each_behaviour([&](const Behaviour& behaviour) {
