@@ -61,9 +61,8 @@ Result<void> Ohci::look() {
   while (frames + 0x8000 < elapsed) frames += 0x1'0000;
   // A number that went back, as after a reset, looks like one far ahead of the clock: of the one that runs since the
   // start, because emulated controllers may be late at one look and make up for it until the next.
-  constexpr u64 kSlack = 2;
-  const u64 all = (context_.sys.now_ns() - state_.started_ns) / kFrameNs + 1;
-  if (state_.frames + frames > all + kSlack) {
+  const u64 due = frames_due();
+  if (state_.frames + frames > due + slack(due)) {
     return wrong("the frame number is not where the clock says: the controller was reset");
   }
   if (frames == 0 && elapsed * kFrameNs > kPatienceNs) return wrong("no frame for ten seconds");
@@ -89,6 +88,9 @@ Result<void> Ohci::check(bool patient) {
   TRY(alive());
   if (!patient) return look();
   TRY(wait_frames(2));
+  // All of them, from the first.
+  const u64 due = frames_due();
+  if (state_.frames + slack(due) < due) TRY(wait_frames(static_cast<u32>(due - slack(due) - state_.frames)));
   return alive();
 }
 
@@ -96,6 +98,11 @@ Result<void> Ohci::leave() {
   TRY(check(false));
   state_.before_jump = state_.last;
   return {};
+}
+
+// By this clock; the controller's is another.
+u64 Ohci::frames_due() const {
+  return (context_.sys.now_ns() - state_.started_ns) / kFrameNs;
 }
 
 void Ohci::report(Evidence& evidence) const {

@@ -35,6 +35,8 @@ class Ohci final : public BusMaster {
   Result<void> alive();
   Result<void> look();
   Result<void> wait_frames(u32 frames);
+  u64 frames_due() const;
+  static constexpr u64 slack(u64 due) { return 3 + due / 1000; }
 
   static constexpr u64 kControl = 0x04, kCommandStatus = 0x08, kInterruptStatus = 0x0C, kInterruptDisable = 0x14,
                        kHcca = 0x18, kFrameNumber = 0x3C;
