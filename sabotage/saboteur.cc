@@ -20,8 +20,9 @@ constexpr u64 kEcap = 0x10, kGcmd = 0x18, kGsts = 0x1C, kRtaddr = 0x20, kIqt = 0
 constexpr u32 kTe = u32{1} << 31, kPersistent = 0x96FF'FFFF;
 constexpr u64 kScalable = u64{1} << 43;  // of ECAP: the kernel's queue has descriptors of 32 bytes
 constexpr u64 kAddress = 0x000F'FFFF'FFFF'F000;
-constexpr u64 kContextFlush = 1, kIotlbFlush = 2;
-constexpr u64 kNobody = 0xFFFF;  // neither a domain nor a requester
+constexpr u64 kContextFlush = 1, kIotlbFlush = 2, kPasidIotlbFlush = 6;  // the last: of first-stage domains
+constexpr u64 kFirstStage = 1;                                           // PGTT
+constexpr u64 kNobody = 0xFFFF;                                          // neither a domain nor a requester
 constexpr u64 kGapNs = 5'000'000;
 constexpr u64 kPoison = 0x0BAD'0BAD'0BAD'0F87;  // present, writable, reserved bits set
 
@@ -59,15 +60,16 @@ void Saboteur::before_store(Phys at, Width, u64 value) {
 
 void Saboteur::rewrite(u64 (&descriptor)[2]) const {
   const u64 type = descriptor[0] & 0xF;
-  // In place of a flush, one that concerns nobody.
-  if (breakage_ == "no-iotlb-flush" && type == kIotlbFlush) {
-    descriptor[0] = kIotlbFlush | 2 << 4 | kNobody << 16;
+  const bool iotlb = type == kIotlbFlush || type == kPasidIotlbFlush;
+  // In place of a flush, one that concerns nobody: of all of a domain, in both.
+  if (breakage_ == "no-iotlb-flush" && iotlb) {
+    descriptor[0] = type | 2 << 4 | kNobody << 16;
     descriptor[1] = 0;
   }
   if (breakage_ == "no-context-flush" && type == kContextFlush) {
     descriptor[0] = kContextFlush | 3 << 4 | kNobody << 32;
   }
-  if (breakage_ == "wrong-did" && type == kIotlbFlush) descriptor[0] ^= u64{0x100} << 16;
+  if (breakage_ == "wrong-did" && iotlb) descriptor[0] ^= u64{0x100} << 16;
 }
 
 void Saboteur::before_jump() {
@@ -101,8 +103,12 @@ u64 Saboteur::first_table() const {
   for (u64 devfn = 0; devfn < 128; ++devfn) {
     u64 entry = word((contexts & kAddress) + devfn * context_bytes);
     if ((entry & 1) == 0) continue;
-    // Scalable: PASID directory, then the entry of PASID 0, whose table is a second-stage one.
-    if (scalable) entry = word(word(entry & kAddress) & kAddress);
+    // Scalable: PASID directory, then the entry of PASID 0, whose type says which word has the table.
+    if (scalable) {
+      const u64 pasid = word(entry & kAddress) & kAddress;
+      entry = word(pasid);
+      if ((entry >> 6 & 7) == kFirstStage) entry = word(pasid + 16);
+    }
     for (u64 slot = 0; slot < 512; ++slot) {
       const u64 below = word((entry & kAddress) + slot * 8);
       if ((below & 3) != 0 && (below & 0x80) == 0) return below & kAddress;

@@ -130,7 +130,8 @@ void ScalableTables::set(u16 bdf, u32 did, const pt::Geometry& geometry, Phys to
   words[0] = PasidEntry::Present::value();
   words[1] = PasidEntry::Did::make(did) | PasidEntry::WalkSnoops::make(limits_.walk_snoops ? 1 : 0);
   if (geometry.format == pt::FormatId::X86FirstStage) {
-    words[0] |= PasidEntry::Type::make(PasidEntry::kFirstStage);
+    // The width is the second stage's, and hardware ignores it here; QEMU 10 takes it for the first stage's.
+    words[0] |= PasidEntry::Type::make(PasidEntry::kFirstStage) | PasidEntry::Width::make(geometry.levels - 2u);
     words[2] = PasidEntry::FirstStageMode::make(geometry.levels - 4u) | PasidEntry::FirstStage::in_place(top.value);
   } else {
     words[0] |= PasidEntry::Type::make(PasidEntry::kSecondStage) | PasidEntry::Width::make(geometry.levels - 2u) |

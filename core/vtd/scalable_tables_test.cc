@@ -189,7 +189,7 @@ TEST_F(ScalableTablesTest, AFirstStageEntry) {
   auto t = table(unit->info().geometry);
   const u32 did = *unit->did_alloc();
   ASSERT_TRUE(unit->set_entry(kDevice, did, *t));
-  EXPECT_EQ(pasid(kDevice)[0], 1u | 1 << 6);
+  EXPECT_EQ(pasid(kDevice)[0], 1u | 1 << 6 | 3 << 2);
   EXPECT_EQ(pasid(kDevice)[1], u64{did} | u64{1} << 23) << "PWSNP";
   EXPECT_EQ(pasid(kDevice)[2], t->top().value | 1 << 2) << "five levels";
   EXPECT_EQ(unit->read_entry(kDevice).format, pt::FormatId::X86FirstStage);

@@ -76,6 +76,7 @@ Result<void> Ohci::look() {
 Result<void> Ohci::wait_frames(u32 frames) {
   const u64 until = state_.frames + frames;
   const bool came = TRY(wait_until(kPatienceNs, [&]() -> Result<bool> {
+    TRY(alive());
     TRY(look());
     return state_.frames >= until;
   }));
