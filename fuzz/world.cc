@@ -26,6 +26,8 @@ board::BoardConfig board_config(const WorldConfig& config) {
   // Long steps: what waits for a second, as for a reset, waits for a few thousand of them.
   c.step_ns = 100'000;
   c.trace_limit = 64;
+  // A kernel that blocks everything asks every function that could be there, and each question takes a step.
+  c.last_bus = 3;
   c.units[0].model.coherent = c.units[0].model.scalable_coherent = config.coherent;
   c.units[0].model.scalable = config.scalable;
   board::DeviceConfig bridge;

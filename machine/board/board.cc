@@ -62,6 +62,11 @@ BoardConfig checked(BoardConfig config) {
     }
   }
   for (const DeviceConfig& d : config.devices) {
+    const bool leads_beyond = d.kind == DeviceKind::Bridge && d.bridge.secondary > config.last_bus;
+    // What is below a VMD has a window of its own.
+    if (d.bdf.segment < PciBus::kSegments && (d.bdf.bus() > config.last_bus || leads_beyond)) {
+      refuse("a device is, or leads, beyond last_bus");
+    }
     if (d.kind == DeviceKind::Streamer && (d.streamer.rings < 1 || d.streamer.rings > Streamer::kMaxRings ||
                                            d.streamer.vectors < 1 || d.streamer.vectors > 64)) {
       refuse("a streamer has 1 to 16 rings and 1 to 64 vectors");
@@ -226,7 +231,7 @@ void Board::write_tables() {
   }
   std::vector<EcamSegment> segments;
   for (u16 segment : bus_.segments()) {
-    segments.push_back({segment, PciBus::ecam_base(segment), 0xFF});
+    segments.push_back({segment, PciBus::ecam_base(segment), config_.last_bus});
     std::vector<Bdf> ports;
     std::vector<Bdf> integrated;
     for (const DeviceConfig& d : config_.devices) {

@@ -120,6 +120,9 @@ struct BoardConfig {
   // can make up for.
   bool keep_interrupts = true;
 
+  // Of each segment: what the memory-mapped configuration window (MCFG) ends with.
+  u8 last_bus = 0xFF;
+
   // Stepped mode. Every step advances the clock by 1..2*step_ns - 1 and some devices, by seed.
   u64 seed = 1;
   u64 step_ns = 1000;

@@ -197,6 +197,7 @@ void describe(V& v, BoardConfig& b) {
   v.number("trace_limit", b.trace_limit, 0, ~u64{0});
   v.flag("firmware_assigns_bars", b.firmware_assigns_bars);
   v.flag("keep_interrupts", b.keep_interrupts);
+  v.number("last_bus", b.last_bus, 0, 0xFF);
 }
 
 }  // namespace perdure::board::fields

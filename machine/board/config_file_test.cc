@@ -34,6 +34,7 @@ BoardConfig everything() {
   c.trace_limit = 9;
   c.firmware_assigns_bars = false;
   c.keep_interrupts = false;
+  c.last_bus = 0x7F;
   UnitConfig u;
   IommuModelConfig& m = u.model;
   m.base = 0xFED8'0000;
