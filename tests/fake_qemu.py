@@ -45,8 +45,10 @@ for hop in range(1, hops + 1):
         sys.exit(37)
     if mode == "gap":
         trace((ON, 0x04000000), (0x44000000, 0x84000000))
+    if mode == "root":
+        trace((ON, 0xC4000000))
     if mode != "lazy":
-        trace((ON, 0x80000000), (0xC0000000, 0x84000000), (ON, 0xC4000000))
+        trace((ON, 0x80000000), (0xC0000000, 0x84000000))
     names = ("a", "b") if hop % 2 else ("b", "a")
     say('{"event":"hop","number":%d,"from":"%s","to":"%s","timeline":[{"name":"freeze","begin_ns":1,"end_ns":1001}]}'
         % (hop, *names))

@@ -1,6 +1,6 @@
 #!/bin/sh
 # metal.sh PERDURE SOURCES PART: the core on QEMU's hardware, as users start it, and the proof failing when it must. Prints
-# TAP; ends with 77, and says why, where there is no QEMU that this can run on. PARTS: modes breakages chain dump. QEMU: another
+# TAP; ends with 77, and says why, where there is no QEMU that this can run on. PARTS: modes breakages chain dump behaviours. QEMU: another
 # one than qemu-system-x86_64.
 set -u
 perdure=$1
@@ -109,6 +109,12 @@ dump() {
   on_metal 'as plain bytes' 0 "$clean" --hops 1 --dump "$work/raw" --raw
   result 'which hold the same' python3 "$sources/tests/read_dump.py" "$work/raw"
   on_metal 'a file that cannot be written' 1 'no dump: .*nowhere' --hops 1 --device ohci --dump "$work/nowhere/core"
+}
+
+behaviours() {
+  on_metal "hardware's behaviours, as documented" 0 'as documented \([0-9]+ conform, [0-9]+ differ as documented, 0 fail' --conformance
+  on_metal 'the same as JSON, in scalable mode' 0 '"clean": true' --conformance --tables scalable --json
+  json 'each with its verdict' "len(r['behaviours']) > 100 and r['counts']['conforms'] > 50 and not r['counts']['fails']"
 }
 
 $3

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tool/metal/core_file.h"
-#include "tool/metal/transcript.h"
+#include "tool/metal/lines.h"
 
 namespace perdure::tool::metal {
 

@@ -5,7 +5,7 @@
 #include <charconv>
 #include <optional>
 
-#include "tool/metal/transcript.h"
+#include "tool/metal/lines.h"
 
 namespace perdure::tool::metal {
 
@@ -80,10 +80,10 @@ RunCheck GcmdTrace::never_dropped() const {
 }
 
 RunCheck GcmdTrace::remade(unsigned jumps) const {
-  return {.what = "each kernel made a queue of its own, live",
-          .ok = queue_restarts_ >= jumps,
-          .detail = fmt::format("root pointer set {} times and queue turned on {} times in {} hops, translation on",
-                                root_tables_, queue_restarts_, jumps)};
+  return {.what = "each kernel made a queue of its own, live, and left the root pointer alone",
+          .ok = queue_restarts_ >= jumps && root_tables_ == 0,
+          .detail = fmt::format("queue turned on {} times in {} hops, root pointer set {} times, translation on",
+                                queue_restarts_, jumps, root_tables_)};
 }
 
 }  // namespace perdure::tool::metal

@@ -22,7 +22,7 @@ class GcmdTrace {
   u64 queue_restarts() const { return queue_restarts_; }  // times the queue was turned on while translation was on
   bool enabled() const { return enabled_; }
 
-  // `jumps`: each must have set the root pointer and restarted the queue once at least.
+  // After each jump the queue is made anew; an adopted unit's root pointer is not reprogrammed (R29).
   RunCheck never_dropped() const;
   RunCheck remade(unsigned jumps) const;
 

@@ -14,7 +14,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "tool/metal/transcript.h"
+#include "tool/report.h"
 
 namespace perdure::tool::metal {
 

@@ -10,6 +10,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "tool/metal/conformance.h"
 #include "tool/metal/dump.h"
 #include "tool/metal/gcmd_trace.h"
 #include "tool/metal/guest.h"
@@ -54,7 +55,7 @@ std::expected<Plan, std::string> plan_of(const MetalOptions& options) {
   plan.machine = {.devices = options.devices,
                   .scalable = options.tables == "scalable",
                   .seabios = options.firmware == "seabios",
-                  .icount = options.icount};
+                  .icount_shift = options.icount ? 7U : 0U};
   for (const char* name : kDeviceNames) {
     const bool wanted = options.devices.empty() && (!options.icount || deterministic(name));
     if (wanted) plan.machine.devices.emplace_back(name);
@@ -68,9 +69,6 @@ std::expected<Plan, std::string> plan_of(const MetalOptions& options) {
     }
   }
   if (options.raw && options.dump.empty()) return std::unexpected("--raw is for --dump");
-  if (options.conformance && (!options.breakage.empty() || !options.dump.empty())) {
-    return std::unexpected("--conformance makes no update that --break or --dump could be for");
-  }
 
   plan.expected = {.hops = options.hops, .devices = plan.machine.devices, .quiet = options.hops > kShortChain};
   // The guest drives what it finds, and takes the mode that its unit offers.
@@ -97,6 +95,13 @@ std::string text_in(const fs::path& file) {
   return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
 }
 
+}  // namespace
+
+std::filesystem::path image_directory(const MetalOptions& options) {
+  if (!options.images.empty()) return options.images;
+  return fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "metal";
+}
+
 int skip(const MetalOptions& options, const std::string& why) {
   if (options.json) {
     fmt::print("{}\n", json{{"skipped", why}}.dump(2));
@@ -105,6 +110,8 @@ int skip(const MetalOptions& options, const std::string& why) {
   }
   return kSkipped;
 }
+
+namespace {
 
 class MetalRun {
  public:
@@ -237,6 +244,7 @@ class MetalRun {
 }  // namespace
 
 int run_metal(const MetalOptions& options) {
+  if (options.conformance) return run_conformance(options);
   const auto plan = plan_of(options);
   if (!plan) {
     fmt::print(stderr, "perdure metal: {}\n", plan.error());

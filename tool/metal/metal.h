@@ -1,6 +1,7 @@
 // `perdure metal`: the core on a machine that others wrote, QEMU's q35 with its intel-iommu, live-updated there
 // (docs/metal.md).
 #pragma once
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,11 @@ inline constexpr int kClean = 0;
 inline constexpr int kFailed = 1;
 inline constexpr int kUsage = 2;
 inline constexpr int kSkipped = 77;
+
+// Where the guest's images are.
+std::filesystem::path image_directory(const MetalOptions& options);
+// Says why nothing ran; kSkipped.
+int skip(const MetalOptions& options, const std::string& why);
 
 int run_metal(const MetalOptions& options);
 

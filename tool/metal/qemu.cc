@@ -6,8 +6,8 @@
 #include <charconv>
 
 #include "tool/metal/gcmd_trace.h"
+#include "tool/metal/lines.h"
 #include "tool/metal/process.h"
-#include "tool/metal/transcript.h"
 
 namespace perdure::tool::metal {
 
@@ -122,7 +122,8 @@ std::expected<Qemu, std::string> find_qemu(const std::string& program, const Mac
     if (!has_word(*devices, name)) return lacks(fmt::format("the device {}", name));
   }
   for (const NeededDevice& d : kDevices) {
-    const bool wanted = std::find(machine.devices.begin(), machine.devices.end(), d.name) != machine.devices.end();
+    const bool wanted = std::find(machine.devices.begin(), machine.devices.end(), d.name) != machine.devices.end() ||
+                        (machine.probes && d.name == "edu");
     if (wanted && !has_word(*devices, d.of_qemu)) return lacks(fmt::format("the device {}", d.of_qemu));
   }
   const auto options = ask(program, {"-device", "intel-iommu,help"});
@@ -162,9 +163,9 @@ std::vector<std::string> arguments(const Qemu& qemu, const MachineSpec& machine,
     all.push_back(std::move(value));
   };
   if (!machine.seabios) add("-bios", qemu.qboot.string());
-  if (machine.icount) add("-icount", "shift=7,sleep=off");
+  if (machine.icount_shift != 0) add("-icount", fmt::format("shift={},sleep=off", machine.icount_shift));
   add("-kernel", with.kernel.string());
-  add("-initrd", with.modules.string());
+  if (!with.modules.empty()) add("-initrd", with.modules.string());
   add("-append", with.words);
   add("-device", "isa-debug-exit,iobase=0xf4,iosize=0x04");
   // Not a socket: what is written to one is written later, when the host sees fit, and no run is like another.
@@ -183,6 +184,11 @@ std::vector<std::string> arguments(const Qemu& qemu, const MachineSpec& machine,
                                 escaped(with.disk), 500));
     }
     add("-device", std::string(device->options));
+  }
+  if (machine.probes) {
+    for (const char* place : {"3.0,multifunction=on", "3.1", "10.0"}) {
+      add("-device", fmt::format("edu,dma_mask=0xffffffffffffffff,addr={}", place));
+    }
   }
   add("-trace", std::string(kGcmdEvent));
   add("-D", with.trace.string());

@@ -48,13 +48,13 @@ TEST(Qemu, ArgumentsNameWhatWasAskedFor) {
     return all;
   };
   const std::string whole =
-      line({.devices = {"ohci", "edu", "e1000e", "nvme"}, .scalable = true, .seabios = false, .icount = false});
+      line({.devices = {"ohci", "edu", "e1000e", "nvme"}, .scalable = true, .seabios = false, .icount_shift = 0});
   for (const char* part : {"-bios /firmware/qboot.rom", "x-scalable-mode=on", "pci-ohci", "edu,dma_mask=0xffffffff",
                            "id=net0,fd=7", "-serial stdio", "fd=6", "file=/a,,b/disk", "-append hops=1", "-D /t"}) {
     EXPECT_NE(whole.find(part), std::string::npos) << part << " in " << whole;
   }
   EXPECT_EQ(whole.find("-icount"), std::string::npos);
-  const std::string few = line({.devices = {"edu"}, .scalable = false, .seabios = true, .icount = true});
+  const std::string few = line({.devices = {"edu"}, .scalable = false, .seabios = true, .icount_shift = 7});
   EXPECT_NE(few.find("-icount shift=7,sleep=off"), std::string::npos);
   for (const char* part : {"-bios", "x-scalable-mode", "pci-ohci", "e1000e", "nvme"}) {
     EXPECT_EQ(few.find(part), std::string::npos) << part << " in " << few;

@@ -10,14 +10,8 @@ namespace {
 
 using json = nlohmann::ordered_json;  // numbers stay in the guest's order
 
-constexpr usize kLongestLine = usize{1} << 20;  // the expectations of a dump are one line
-constexpr usize kMostProblems = 200;            // of one hop
+constexpr usize kMostProblems = 200;  // of one hop
 constexpr usize kMostPhases = 64;
-constexpr usize kMostShown = 300;  // characters of a line that is quoted
-
-std::string cut(std::string_view line) {
-  return line.size() <= kMostShown ? std::string(line) : std::string(line.substr(0, kMostShown)) + "...";
-}
 
 // ASCII, whatever is in it.
 std::string shown(const json& value) {
@@ -44,50 +38,21 @@ std::optional<u64> number_of(const json& said, const char* key) {
 
 }  // namespace
 
-std::string printable(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte == '\t' || (byte >= 0x20 && byte < 0x7F)) {
-      out += c;
-    } else {
-      out += fmt::format("\\x{:02x}", byte);
-    }
-  }
-  return out;
-}
-
 void Transcript::problem(std::string what) {
   std::vector<std::string>& to = hops_.empty() ? early_problems_ : hops_.back().problems;
   if (to.size() < kMostProblems) to.push_back(std::move(what));
 }
 
 void Transcript::take(std::string_view bytes, u64 now_ns) {
-  while (!bytes.empty()) {
-    const usize end = bytes.find('\n');
-    const std::string_view piece = bytes.substr(0, end);
-    bytes.remove_prefix(end == std::string_view::npos ? bytes.size() : end + 1);
-    if (!skipping_) rest_ += piece;
-    if (rest_.size() > kLongestLine) {
-      problem(fmt::format("the guest printed a line of more than {}: {}", tool::bytes(kLongestLine),
-                          cut(printable(std::string_view(rest_).substr(0, kMostShown)))));
-      rest_.clear();
-      skipping_ = true;
-    }
-    if (end == std::string_view::npos) continue;
-    if (!skipping_) {
-      std::string whole = std::exchange(rest_, {});
-      while (!whole.empty() && whole.back() == '\r') whole.pop_back();
-      line(whole, now_ns);
-    }
-    rest_.clear();
-    skipping_ = false;
-  }
+  lines_.take(
+      bytes, [&](std::string_view text) { line(text, now_ns); },
+      [&](std::string_view begin) {
+        problem(fmt::format("the guest printed a line of more than {}: {}", tool::bytes(Lines::kLongest),
+                            printable(begin)));
+      });
 }
 
 void Transcript::line(std::string_view text, u64 now_ns) {
-  ++lines_;
   if (text.empty()) return;
   if (on_line) on_line(printable(text));
   if (ended_) {
@@ -299,7 +264,9 @@ void Transcript::on_end(const json& said) {
 
 void Transcript::end() {
   if (std::exchange(finished_, true)) return;
-  if (!rest_.empty()) problem("the guest's output breaks off in a line: " + cut(printable(rest_)));
+  if (!lines_.rest().empty()) {
+    problem("the guest's output breaks off in a line: " + cut(printable(lines_.rest())));
+  }
   if (!booted_) problem("the guest did not boot");
   if (!ended_) {
     problem(fmt::format("the guest stopped without saying that it is done, after {} of {} hops", hops_.size(),

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tool/metal/lines.h"
 #include "tool/report.h"
 
 namespace perdure::tool::metal {
@@ -70,9 +71,7 @@ class Transcript {
   bool overrun();
 
   const Expected expected_;
-  std::string rest_;       // of a line that has not ended
-  bool skipping_ = false;  // the rest of a line that is too long
-  usize lines_ = 0;
+  Lines lines_;
   std::vector<HopReport> hops_;
   std::vector<std::string> early_problems_;  // before the first hop
   bool booted_ = false;
@@ -84,8 +83,5 @@ class Transcript {
   bool end_ok_ = false;
   bool finished_ = false;
 };
-
-// Control characters and broken UTF-8 made visible: what a guest prints goes to terminals and into JSON.
-std::string printable(std::string_view text);
 
 }  // namespace perdure::tool::metal
