@@ -11,6 +11,7 @@
 
 #include "machine/host/host_files.h"
 #include "machine/host/memory_access.h"
+#include "machine/process/accept.h"
 #include "machine/process/status.h"
 #include "machine/process/wire_task.h"
 #include "machine/wire/syscall_protocol.h"
@@ -37,15 +38,10 @@ Result<void> SyscallServer::listen(const std::string& path) {
 }
 
 void SyscallServer::run() {
-  for (;;) {
-    host::Descriptor socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (!socket) {
-      if (errno == EINTR || errno == ECONNABORTED) continue;
-      return;
-    }
+  accept_all(listener_.get(), [this](host::Descriptor socket) {
     // Detached: a program's thread ends with its program, or with this process at the jump.
     std::thread([this, s = std::move(socket)]() mutable { serve(std::move(s)); }).detach();
-  }
+  });
 }
 
 namespace {
