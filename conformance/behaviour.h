@@ -10,7 +10,7 @@ namespace perdure::conformance {
 class Bench;
 
 // What a unit must offer for a behaviour to exist on it.
-enum Need : u32 {
+enum Need : u64 {
   kNothing = 0,
   kLevels3 = 1 << 0,
   kLevels4 = 1 << 1,
@@ -42,8 +42,11 @@ enum Need : u32 {
   kNoDeviceTlb = 1 << 27,
   kNoHugePages = 1 << 29,
   kCannotRemap = 1 << 30,
-  kSurvives = u32{1} << 31,  // accesses at which QEMU ends itself
-  kWayBack = 1 << 28,        // from a queue that cannot be read: QEMU 7.2 neither leaves it nor lets it be moved
+  kSurvives = u64{1} << 31,       // accesses at which QEMU ends itself
+  kNarrowDomains = u64{1} << 32,  // domain ids of less than 16 bits
+  kProtects = u64{1} << 33,       // a range of low memory
+  kKeeps = u64{1} << 34,          // what it has cached, until it is flushed
+  kWayBack = 1 << 28,             // from a queue that cannot be read: QEMU 7.2 neither leaves it nor lets it be moved
 };
 
 // Whether software in this behaviour breaks a rule: the board's model must then say so, and must not otherwise.
@@ -74,7 +77,7 @@ inline Line& operator<<(Line& line, const Name& name) {
 struct Behaviour {
   Name name;
   std::string_view source;  // section of hardware.md
-  u32 needs = kNothing;
+  u64 needs = kNothing;
   Software software = Software::Right;
   Seen (*run)(Bench&) = nullptr;
   Seen expected;

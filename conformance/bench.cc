@@ -18,9 +18,9 @@ Bench::Bench(Hardware& hardware) : hardware_(hardware) {
   ecap_ = read64(kEcap);
 }
 
-u32 offers(u64 cap, u64 ecap, unsigned requesters) {
-  u32 n = 0;
-  const auto add = [&](bool has, u32 yes, u32 no = 0) { n |= has ? yes : no; };
+u64 offers(u64 cap, u64 ecap, unsigned requesters) {
+  u64 n = kKeeps;
+  const auto add = [&](bool has, u64 yes, u64 no = 0) { n |= has ? yes : no; };
   const u64 sagaw = cap >> 8 & 0x1F;
   add((sagaw & 2) != 0, kLevels3);
   add((sagaw & 4) != 0, kLevels4);
@@ -33,6 +33,8 @@ u32 offers(u64 cap, u64 ecap, unsigned requesters) {
   add((cap & bit(39)) != 0, kPageFlush);
   add((cap & bit(4)) != 0, kWriteBuffers);
   add((cap & bit(63)) != 0, kFlushesAtRoot, kKeepsAtRoot);
+  add((cap & 7) < 6, kNarrowDomains);
+  add((cap & bit(5)) != 0, kProtects);
   add(records(cap) > 1, kManyRecords, kOneRecord);
   add((ecap & bit(0)) != 0, 0, kNotCoherent);
   add((ecap & bit(1)) != 0, kQueued);

@@ -28,8 +28,8 @@ struct Fault {
   u64 high = 0;
 };
 
-// What a unit with these capabilities has: Need bits.
-u32 offers(u64 cap, u64 ecap, unsigned requesters);
+// What a unit with these capabilities has: Need bits. That it keeps what it has cached is taken for granted.
+u64 offers(u64 cap, u64 ecap, unsigned requesters);
 
 class Bench {
  public:
@@ -45,7 +45,9 @@ class Bench {
   // Before each behaviour and after the last one: translation, queue and remapping off, caches empty, nothing pending,
   // memory free. False when the unit cannot be brought there.
   bool rest();
-  u32 offers() const { return conformance::offers(cap_, ecap_, hardware_.requester_count); }
+  u64 offers() const {
+    return conformance::offers(cap_, ecap_, hardware_.requester_count) & ~(hardware_.keeps ? kNothing : kKeeps);
+  }
   // Where what came so far was forgotten.
   void reuse_vectors() { next_vector_ = kFirstVector; }
 
@@ -162,6 +164,8 @@ class Bench {
   // A write in two parts: the device moves its data when it likes in between, QEMU's after 100 ms.
   void start_write(unsigned requester, u64 iova, u64 bytes = 8);
   Observation finish_write(unsigned requester);
+  // Four bytes of DMA to where messages go, that are a message of this vector.
+  void start_message(unsigned requester, u8 vector);
   // The device has moved its data, whatever became of it.
   void finish(unsigned requester);
   // The word of the last write that was started, at its place in `bytes`.

@@ -68,6 +68,11 @@ void Bench::start_write(unsigned requester, u64 iova, u64 bytes) {
   transfer(requester, true, probe.first * 8, iova, bytes);
 }
 
+// The low half of the stamp number n is n + 1.
+void Bench::start_message(unsigned requester, u8 vector) {
+  transfer(requester, true, u64{vector - 1u} * 8, message(vector).address, 4);
+}
+
 Observation Bench::finish_write(unsigned requester) {
   finish(requester);
   const Probe& probe = probes_[requester];

@@ -161,6 +161,38 @@ Seen event_pending_cannot_be_written(Bench& b) {
   return {yes_if((b.read32(kFaultControl) & kEventPending) != 0)};
 }
 
+Seen capabilities_cannot_be_written(Bench& b) {
+  b.write64(kCap, 0);
+  b.write64(kEcap, 0);
+  return {yes_if(b.read64(kCap) == b.cap()), yes_if(b.read64(kEcap) == b.ecap())};
+}
+
+Seen rtaddr_reserved_bits_read_as_zero(Bench& b) {
+  b.write64(kRoot, 0x3FF);
+  return {number(b.read64(kRoot))};
+}
+
+Seen protected_memory(Bench& b) {
+  b.write32(kProtection + 4, static_cast<u32>(b.target(1) & ~u64{0x1F'FFFF}));
+  b.write32(kProtection + 8, static_cast<u32>(b.target(1) & ~u64{0x1F'FFFF}));
+  b.write32(kProtection, u32{1} << 31);
+  const bool on = b.wait([&] { return (b.read32(kProtection) & 1) != 0; });
+  const Observation during = b.write(0, b.target(1));
+  b.write32(kProtection, 0);
+  b.wait([&] { return (b.read32(kProtection) & 1) == 0; });
+  return {yes_if(on), during, b.write(0, b.target(1))};
+}
+
+// A doubleword of a device's DMA at 0xFEEx'xxxx is an interrupt, never looked up in tables.
+Seen write_to_the_window_is_a_message(Bench& b) {
+  b.start(Mode::Legacy);
+  b.simple();
+  const u8 vector = b.fresh_vector();
+  b.start_message(0, vector);
+  b.finish(0);
+  return {yes_if(b.came(vector)), b.fault_of(0, 0xFEE0'0000, false)};
+}
+
 Seen wide_access_to_a_narrow_register(Bench& b) {
   b.start(Mode::Legacy);
   b.start_write(0, Bench::kIova);
@@ -239,6 +271,20 @@ constexpr Behaviour kList[] = {
      Software::Right,
      fault_event_reads_back,
      {yes(), number(0x41), yes(), yes()}},
+    {"capabilities_cannot_be_written", "§1", kNothing, Software::Wrong, capabilities_cannot_be_written, {yes(), yes()}},
+    {"rtaddr_reserved_bits_read_as_zero",
+     "§1 RTADDR",
+     kNothing,
+     Software::Right,
+     rtaddr_reserved_bits_read_as_zero,
+     {number(0)}},
+    {"protected_memory", "§1 PMEN", kProtects, Software::Right, protected_memory, {yes(), lost(), lands(1)}},
+    {"write_to_the_window_is_a_message",
+     "§7",
+     kNothing,
+     Software::Right,
+     write_to_the_window_is_a_message,
+     {yes(), lost()}},
     {"wide_access_to_a_narrow_register",
      "§1, §12.1",
      kSurvives,

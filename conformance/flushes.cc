@@ -238,6 +238,13 @@ Seen new_context_needs_a_flush(Bench& b) {
   return {blocked, stale, b.write(0, Bench::kIova)};
 }
 
+// It is reserved for what is not present; what a unit makes of it is the unit's business, that it works is none.
+Seen domain_0_with_caching_mode(Bench& b) {
+  start(b, Mode::Legacy, Path::Registers);
+  b.simple(0, 0);
+  return {b.write(0, Bench::kIova)};
+}
+
 Seen new_root_entry_needs_a_flush(Bench& b) {
   start(b, Mode::Legacy, Path::Registers);
   const Observation blocked = b.write(0, Bench::kIova);
@@ -345,6 +352,17 @@ Seen domain_shares_translations(Bench& b) {
   const Observation stale = b.write(1, Bench::kIova);
   b.flush_iotlb(Grain::Fine, Bench::kDid, Bench::kIova);
   return {stale, b.write(0, Bench::kIova), b.write(1, Bench::kIova)};
+}
+
+// Two tables under one id: the second requester is served what the first one's table says.
+template <Mode M, Path P>
+Seen domain_id_of_two_tables(Bench& b) {
+  start(b, M, P);
+  b.simple(0);
+  const Table second = b.table();
+  b.map(second, Bench::kIova, b.target(1));
+  b.attach(1, second, Bench::kDid);
+  return {b.write(0, Bench::kIova), b.write(1, Bench::kIova)};
 }
 
 template <Mode M, Path P>
@@ -503,7 +521,7 @@ inline constexpr std::string_view kPrefix = M == Mode::Scalable ? "scalable."
                                             : P == Path::Queue  ? "queue."
                                                                 : "registers.";
 template <Mode M, Path P>
-inline constexpr u32 kNeeded = M == Mode::Scalable ? kScalable
+inline constexpr u64 kNeeded = M == Mode::Scalable ? kScalable
                                : P == Path::Queue  ? kQueued
                                                    : kNothing;
 template <Mode M>
@@ -521,19 +539,19 @@ template <Mode M, Path P>
 constexpr Behaviour kAnyPath[] = {
     {{kPrefix<M, P>, "leaf_stays_until_a_global_flush"},
      "§6",
-     kNeeded<M, P>,
+     kNeeded<M, P> | kKeeps,
      Software::Right,
      leaf_stays_until_global<M, P>,
      kOldThenNew},
     {{kPrefix<M, P>, "leaf_stays_until_a_domain_flush"},
      "§6",
-     kNeeded<M, P>,
+     kNeeded<M, P> | kKeeps,
      Software::Right,
      leaf_stays_until_domain<M, P>,
      kOldThenNew},
     {{kPrefix<M, P>, "leaf_stays_until_a_page_flush"},
      "§6 PSI",
-     kNeeded<M, P>,
+     kNeeded<M, P> | kKeeps,
      Software::Right,
      leaf_stays_until_page<M, P>,
      kOldThenNew},
@@ -545,32 +563,32 @@ constexpr Behaviour kAnyPath[] = {
      kNew},
     {{kPrefix<M, P>, "domain_flush_of_another_domain"},
      "§4",
-     kNeeded<M, P>,
+     kNeeded<M, P> | kKeeps,
      Software::Right,
      domain_flush_of_another_domain<M, P>,
      kOld},
     {{kPrefix<M, P>, "page_flush_of_another_domain"},
      "§4",
-     kNeeded<M, P>,
+     kNeeded<M, P> | kKeeps,
      Software::Right,
      page_flush_of_another_domain<M, P>,
      kOld},
     {{kPrefix<M, P>, "page_flush_of_another_page"},
      "§6 PSI",
-     kNeeded<M, P> | kPageFlush,
+     kNeeded<M, P> | kPageFlush | kKeeps,
      Software::Right,
      page_flush_of_another_page<M, P>,
      kOld},
     {{kPrefix<M, P>, "page_flush_of_a_page_alike"},
      "§6 PSI",
-     kNeeded<M, P> | kPageFlush,
+     kNeeded<M, P> | kPageFlush | kKeeps,
      Software::Right,
      page_flush_of_a_page_alike<M, P>,
      kOld,
      {kNew, kMask8, true}},
     {{kPrefix<M, P>, "page_flush_of_a_range"},
      "§5 AM",
-     kNeeded<M, P> | kPageFlush,
+     kNeeded<M, P> | kPageFlush | kKeeps,
      Software::Right,
      page_flush_of_a_range<M, P>,
      {lands(0), lands(1), lands(1), lands(0)}},
@@ -588,14 +606,21 @@ constexpr Behaviour kAnyPath[] = {
      kOldThenNew},
     {{kPrefix<M, P>, "domain_shares_translations"},
      "§4",
-     kNeeded<M, P>,
+     kNeeded<M, P> | kKeeps,
      Software::Right,
      domain_shares_translations<M, P>,
      {lands(0), lands(1), lands(1)},
      {{lands(1), lands(1), lands(1)}, kBySource}},
+    {{kPrefix<M, P>, "domain_id_of_two_tables"},
+     "§4",
+     kNeeded<M, P> | kKeeps,
+     Software::Wrong,
+     domain_id_of_two_tables<M, P>,
+     {lands(0), lands(0)},
+     {{lands(0), lands(1)}, kBySource}},
     {{kPrefix<M, P>, "domain_flush_spares_others"},
      "§4",
-     kNeeded<M, P>,
+     kNeeded<M, P> | kKeeps,
      Software::Right,
      domain_flush_spares_others<M, P>,
      {lands(1), lands(0)}},
@@ -607,7 +632,7 @@ constexpr Behaviour kAnyPath[] = {
      kNew},
     {{kPrefix<M, P>, "table_page_stays_with_leaves_only"},
      "§5 IH",
-     kNeeded<M, P> | kPageFlush,
+     kNeeded<M, P> | kPageFlush | kKeeps,
      Software::Right,
      table_page_stays_with_leaves_only<M, P>,
      kOld,
@@ -621,7 +646,7 @@ constexpr Behaviour kAnyPath[] = {
      {yes(), lands(2)}},
     {{kPrefix<M, P>, "new_page_needs_a_flush"},
      "§6 CM = 1",
-     kNeeded<M, P> | kCachingMode,
+     kNeeded<M, P> | kCachingMode | kKeeps,
      Software::Right,
      new_page_needs_a_flush<M, P>,
      {yes(), yes(), lands(2)},
@@ -634,7 +659,7 @@ constexpr Behaviour kAnyPath[] = {
      {yes(), lands(0)}},
     {{kPrefix<M, P>, "unmapped_page_stays_until_flush"},
      "§6",
-     kNeeded<M, P>,
+     kNeeded<M, P> | kKeeps,
      Software::Right,
      unmapped_page_stays_until_flush<M, P>,
      {lands(0), lands(0), faults(kNotPermitted<M>)},
@@ -660,7 +685,7 @@ template <Path P>
 constexpr Behaviour kContexts[] = {
     {{kPrefix<Mode::Legacy, P>, "context_stays_with_an_iotlb_flush_only"},
      "§6",
-     (kNeeded<Mode::Legacy, P>),
+     (kNeeded<Mode::Legacy, P>) | kKeeps,
      Software::Right,
      context_stays_with_an_iotlb_flush_only<P>,
      {lands(0), lands(0)}},
@@ -691,13 +716,13 @@ constexpr Behaviour kContexts[] = {
      {kOld, kBySource}},
     {{kPrefix<Mode::Legacy, P>, "context_flush_of_another_requester"},
      "§1 CCMD",
-     (kNeeded<Mode::Legacy, P>),
+     (kNeeded<Mode::Legacy, P>) | kKeeps,
      Software::Right,
      context_flush_of_another_requester<P>,
      kOld},
     {{kPrefix<Mode::Legacy, P>, "context_flush_of_another_domain"},
      "§1 CCMD",
-     (kNeeded<Mode::Legacy, P>),
+     (kNeeded<Mode::Legacy, P>) | kKeeps,
      Software::Right,
      context_flush_of_another_domain<P>,
      kOld,
@@ -710,7 +735,7 @@ constexpr Behaviour kContexts[] = {
      kNew},
     {{kPrefix<Mode::Legacy, P>, "cleared_context_stays_until_flush"},
      "§6",
-     (kNeeded<Mode::Legacy, P>),
+     (kNeeded<Mode::Legacy, P>) | kKeeps,
      Software::Right,
      cleared_context_stays_until_flush<P>,
      {lands(0), faults(reason::kContextNotPresent)}},
@@ -723,29 +748,30 @@ constexpr Behaviour kList[] = {
      Software::Right,
      new_page_needs_a_write_buffer_flush,
      {yes(), lands(2)}},
+    {"domain_0_with_caching_mode", "§4 CM = 1", kCachingMode, Software::Wrong, domain_0_with_caching_mode, {lands(0)}},
     {"new_context_needs_a_flush",
      "§6 CM = 1",
-     kCachingMode,
+     kCachingMode | kKeeps,
      Software::Right,
      new_context_needs_a_flush,
      {faults(reason::kContextNotPresent), faults(reason::kContextNotPresent), lands(0)},
      {{faults(reason::kContextNotPresent), lands(0), lands(0)}, kNoNotPresent}},
     {"new_root_entry_needs_a_flush",
      "§6 CM = 1",
-     kCachingMode,
+     kCachingMode | kKeeps,
      Software::Right,
      new_root_entry_needs_a_flush,
      {faults(reason::kRootNotPresent), faults(reason::kRootNotPresent), lands(0)},
      {{faults(reason::kRootNotPresent), lands(0), lands(0)}, kNoNotPresent}},
     {"registers.order_beyond_the_largest",
      "§2 MAMV",
-     kPageFlush,
+     kPageFlush | kKeeps,
      Software::Wrong,
      order_beyond_the_largest<Path::Registers>,
      {number(0), lands(0)}},
     {"legacy.new_root_needs_a_flush",
      "§1, §6 SRTP",
-     kKeepsAtRoot,
+     kKeepsAtRoot | kKeeps,
      Software::Right,
      new_root_needs_a_flush<Mode::Legacy>,
      {yes(), yes()},
@@ -758,7 +784,7 @@ constexpr Behaviour kList[] = {
      {faults(reason::kRootNotPresent)}},
     {"scalable.new_root_needs_a_flush",
      "§1, §6 SRTP",
-     kScalable | kKeepsAtRoot,
+     kScalable | kKeepsAtRoot | kKeeps,
      Software::Right,
      new_root_needs_a_flush<Mode::Scalable>,
      {yes(), yes()},
@@ -771,7 +797,7 @@ constexpr Behaviour kList[] = {
      {faults(reason::kScalableRootNotPresent)}},
     {"scalable.pasid_entry_stays_with_an_iotlb_flush_only",
      "§6",
-     kScalable,
+     kScalable | kKeeps,
      Software::Right,
      pasid_entry_stays_with_an_iotlb_flush_only,
      {lands(0), lands(0)},
@@ -784,13 +810,13 @@ constexpr Behaviour kList[] = {
      pasid_entry_changes_with_a_global_flush, kNew},
     {"scalable.pasid_flush_of_another_pasid",
      "§6",
-     kScalable,
+     kScalable | kKeeps,
      Software::Right,
      pasid_flush_of_another_pasid,
      kOld,
      {kNew, kNoPasids}},
-    {"scalable.context_stays_until_its_flush", "§6", kScalable, Software::Right, scalable_context_stays_until_its_flush,
-     kOldThenNew},
+    {"scalable.context_stays_until_its_flush", "§6", kScalable | kKeeps, Software::Right,
+     scalable_context_stays_until_its_flush, kOldThenNew},
 };
 
 }  // namespace

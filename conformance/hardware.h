@@ -23,6 +23,7 @@ class Hardware {
   u64 memory_bytes = 0;                  // 16 MiB at least
   Phys nothing{0xA000'0000};             // a page that is neither memory nor register, below 4 GiB
   Requester requesters[kMaxRequesters];  // 0 and 1 are functions of one device; 2 has a devfn of 0x80 or more
+  bool keeps = true;                     // the unit drops nothing from its caches by itself
   unsigned requester_count = 0;          // bus mastering on, nothing under way
 
   virtual u64 mmio_read(Phys at, Width width) = 0;

@@ -243,6 +243,18 @@ Seen table_is_replaced_live(Bench& b) {
   return {yes_if(before), yes_if(b.came(second)), yes_if(remaps)};
 }
 
+// What must never happen while translating: messages then go where they say, past the table.
+Seen dropped_while_translating(Bench& b) {
+  const u64 table = start(b);
+  const u8 vector = b.fresh_vector();
+  const u8 said = b.fresh_vector();
+  set_entry(b, table, 5, entry_for(b, vector));
+  b.command(kRemapping, false);
+  const MsiTarget to = b.message(said);
+  b.interrupt(0, static_cast<u32>(to.address), to.data);
+  return {yes_if(b.came(vector)), yes_if(b.came(said))};
+}
+
 // The unit's own messages are never remapped.
 Seen fault_event_is_not_remapped(Bench& b) {
   start(b);
@@ -340,14 +352,14 @@ constexpr Behaviour kList[] = {
      {{no(), yes(), no()}, kCompatible72}},
     {"interrupts.entry_stays_until_its_flush",
      "§6 IRTE",
-     kRemaps,
+     kRemaps | kKeeps,
      Software::Right,
      entry_stays_until_its_flush<true>,
      {yes(), no(), yes()},
      {{yes(), yes(), yes()}, kReadEachTime}},
     {"interrupts.entry_stays_until_a_global_flush",
      "§6 IRTE",
-     kRemaps,
+     kRemaps | kKeeps,
      Software::Right,
      entry_stays_until_its_flush<false>,
      {yes(), no(), yes()},
@@ -364,6 +376,12 @@ constexpr Behaviour kList[] = {
      Software::Right,
      table_is_replaced_live,
      {yes(), yes(), yes()}},
+    {"interrupts.dropped_while_translating",
+     "§9.5",
+     kRemaps,
+     Software::Wrong,
+     dropped_while_translating,
+     {no(), yes()}},
     {"interrupts.fault_event_is_not_remapped", "§1", kRemaps, Software::Right, fault_event_is_not_remapped, {yes()}},
 };
 

@@ -68,6 +68,10 @@ Seen context_reserved_high(Bench& b) {
   });
 }
 
+Seen domain_id_too_wide(Bench& b) {
+  return spoiled(b, [&](const Table& t) { b.attach(0, t, static_cast<u16>(u64{1} << (4 + 2 * (b.cap() & 7)))); });
+}
+
 Seen context_translation_type_3(Bench& b) {
   return spoiled(b, [&](const Table&) {
     const u64 at = b.context_at(0);
@@ -263,6 +267,12 @@ constexpr Behaviour kList[] = {
      kNothing,
      Software::Wrong,
      context_reserved_high,
+     {faults(kContextReserved)}},
+    {"legacy.domain_id_too_wide",
+     "§4",
+     kNarrowDomains,
+     Software::Wrong,
+     domain_id_too_wide,
      {faults(kContextReserved)}},
     {"legacy.translation_type_reserved",
      "§7: 3",

@@ -196,6 +196,21 @@ Seen tail_reads_back_while_off(Bench& b) {
   return {number(tail), number(b.read64(kQueueTail))};
 }
 
+Seen tail_has_no_low_bits(Bench& b) {
+  b.write64(kQueueTail, 0x4F);
+  const u64 tail = b.read64(kQueueTail);
+  b.write64(kQueueTail, 0);
+  return {number(tail)};
+}
+
+Seen head_cannot_be_written(Bench& b) {
+  b.start(Mode::Legacy);
+  b.start_queue();
+  b.submit({});
+  b.write64(kQueueHead, 0x80);
+  return {number(b.read64(kQueueHead)), yes_if(b.submit({iotlb_flush(Grain::Global)}))};
+}
+
 Seen address_reads_back_while_off(Bench& b) {
   const u64 base = b.pages(2, 2 * perdure::kPageSize);
   b.write64(kQueueAddress, base | 1);
@@ -363,6 +378,8 @@ constexpr Behaviour kList[] = {
      Software::Right,
      tail_reads_back_while_off,
      {number(0x40), number(0)}},
+    {"queue.tail_has_no_low_bits", "§1", kQueued, Software::Right, tail_has_no_low_bits, {number(0x40)}},
+    {"queue.head_cannot_be_written", "§1", kQueued, Software::Wrong, head_cannot_be_written, {number(16), yes()}},
     {"queue.address_reads_back_while_off",
      "§1",
      kQueued,
@@ -379,7 +396,12 @@ constexpr Behaviour kList[] = {
      {yes()},
      {{no()}, "IQA.DW reads as 0: a successor must be told", true}},
     {"queue.address_is_fixed_while_on", "§1", kQueued, Software::Wrong, address_is_fixed_while_on, {yes()}},
-    {"queue.register_flush_does_nothing", "§1", kQueued, Software::Wrong, register_flush_while_queued, {lands(0)}},
+    {"queue.register_flush_does_nothing",
+     "§1",
+     kQueued | kKeeps,
+     Software::Wrong,
+     register_flush_while_queued,
+     {lands(0)}},
     {"queue.completion_event_is_sent",
      "§5 wait IF",
      kQueued,

@@ -134,6 +134,15 @@ Seen nothing_runs_while_stopped(Bench& b) {
   return {yes_if(ran)};
 }
 
+Seen error_is_cleared_by_one(Bench& b) {
+  stopped_by(b, kBadType);
+  b.write32(kFaultStatus, 0);
+  const bool kept = (b.fault_status() & kQueueStopped) != 0;
+  b.put(1, iotlb_flush(Grain::Global));
+  b.write32(kFaultStatus, kQueueStopped);
+  return {yes_if(kept), yes_if((b.fault_status() & kQueueStopped) != 0)};
+}
+
 // Clearing the error is enough on hardware.
 Seen goes_on_once_cleared(Bench& b) {
   stopped_by(b, kBadType);
@@ -233,6 +242,7 @@ constexpr Behaviour kList[] = {
      error_raises_the_fault_event,
      {yes(), yes()}},
     {"queue.nothing_runs_while_stopped", "§1 IQE", kQueued, Software::Wrong, nothing_runs_while_stopped, {no()}},
+    {"queue.error_is_cleared_by_one", "§1 IQE", kQueued, Software::Wrong, error_is_cleared_by_one, {yes(), no()}},
     {"queue.goes_on_once_cleared",
      "§1 IQE, §12.1",
      kQueued,

@@ -5,7 +5,7 @@ namespace perdure::conformance {
 namespace {
 
 struct NeedName {
-  u32 need;
+  u64 need;
   std::string_view lacking;
 };
 
@@ -41,6 +41,9 @@ constexpr NeedName kNeedNames[] = {
     {kNoHugePages, "2 MiB pages"},
     {kCannotRemap, "interrupt remapping"},
     {kSurvives, "QEMU ends itself"},
+    {kNarrowDomains, "domain ids of 16 bits"},
+    {kProtects, "no protected low memory"},
+    {kKeeps, "the unit forgets by itself"},
     {kWayBack, "no way back: the queue can be neither disabled nor moved"},
 };
 
@@ -90,8 +93,8 @@ std::string_view verdict_name(Verdict verdict) {
   return "?";
 }
 
-std::string_view lacks(const Behaviour& behaviour, u32 offers) {
-  const u32 missing = behaviour.needs & ~offers;
+std::string_view lacks(const Behaviour& behaviour, u64 offers) {
+  const u64 missing = behaviour.needs & ~offers;
   for (const NeedName& name : kNeedNames) {
     if ((missing & name.need) != 0) return name.lacking;
   }
@@ -110,7 +113,7 @@ Outcome run(Bench& bench, const Behaviour& behaviour, Implementation implementat
   const Deviation* known = deviation(behaviour, implementation);
   out.expected = known != nullptr ? known->seen : behaviour.expected;
   const bool qemu = implementation == Implementation::Qemu72 || implementation == Implementation::OtherQemu;
-  out.problem = lacks(behaviour, bench.offers() | (qemu ? 0u : u32{kWayBack} | u32{kSurvives}));
+  out.problem = lacks(behaviour, bench.offers() | (qemu ? kNothing : kWayBack | kSurvives));
   if (!out.problem.empty()) {
     out.verdict = Verdict::Skipped;
     return out;

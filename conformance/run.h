@@ -29,7 +29,7 @@ struct Outcome {
 };
 
 // Whether the unit has it; else what it lacks.
-std::string_view lacks(const Behaviour& behaviour, u32 offers);
+std::string_view lacks(const Behaviour& behaviour, u64 offers);
 // With the unit brought to rest before.
 Outcome run(Bench& bench, const Behaviour& behaviour, Implementation implementation);
 Verdict judge(const Behaviour& behaviour, Implementation implementation, const Seen& seen);

@@ -145,6 +145,18 @@ Seen first_stage_faults(Bench& b) {
   return {read_only, b.write(0, Bench::kOther), b.write(0, Bench::kIova | bit(47))};
 }
 
+// TTM must not change while translating, and if it does, the tables are taken for what it says.
+Seen mode_changes_while_on(Bench& b) {
+  b.start(Mode::Legacy);
+  b.simple();
+  const Observation legacy = b.write(0, Bench::kIova);
+  b.prepare(Mode::Scalable);
+  const Table table = b.table();
+  b.map(table, Bench::kIova, b.target(1));
+  b.attach(0, table, Bench::kOtherDid);
+  return {legacy, b.write(0, Bench::kIova)};
+}
+
 // First-stage translations go with their own flush, and only with it.
 Seen first_stage_page_stays_until_its_flush(Bench& b) {
   b.start(Mode::Scalable);
@@ -253,6 +265,12 @@ constexpr Behaviour kList[] = {
      Software::Right,
      first_stage_page_stays_until_its_flush,
      {lands(0), lands(0), lands(1)}},
+    {"scalable.mode_changes_while_on",
+     "§1 TTM",
+     kScalable,
+     Software::Wrong,
+     mode_changes_while_on,
+     {lands(0), lands(1)}},
     {"scalable.mode_changes_while_off",
      "§1 TTM",
      kScalable,

@@ -19,6 +19,7 @@ inline constexpr u64 kRoot = 0x20;     // RTADDR
 inline constexpr u64 kContextFlush = 0x28;
 inline constexpr u64 kFaultStatus = 0x34;
 inline constexpr u64 kFaultControl = 0x38;  // data, address, upper address follow, 4 bytes each
+inline constexpr u64 kProtection = 0x64;    // PMEN; base and limit of low memory follow, 4 bytes each
 inline constexpr u64 kQueueHead = 0x80;
 inline constexpr u64 kQueueTail = 0x88;
 inline constexpr u64 kQueueAddress = 0x90;

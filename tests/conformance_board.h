@@ -18,6 +18,7 @@ class BoardHardware final : public Hardware {
     direct_map = board_.direct_map();
     memory = Phys(16 << 20);
     memory_bytes = 24 << 20;
+    keeps = model.policy == board::CachePolicy::Sticky;
     for (const board::Bdf bdf : kProbes) {
       const Phys config = Phys(kEcam + (u64{bdf.value} << 12));
       board_.mmio_write(config + 4, Width::W16, 6);  // memory, bus master

@@ -54,6 +54,7 @@ std::vector<Variant> variants() {
     v.model.sslps = 0;
   });
   add("NoRemapping", [](Variant& v) { v.model.interrupt_remap = false; });
+  add("ProtectedMemory", [](Variant& v) { v.model.plmr = v.model.phmr = true; });
   add("RootFlushes", [](Variant& v) { v.model.esrtps = v.model.abort_mode = true; });
   add("Slow", [&](Variant& v) {
     scalable(v.model);
@@ -74,6 +75,15 @@ std::vector<Variant> variants() {
     v.model.first_stage = v.model.esrtps = true;
     v.model.sagaw = 0b1110;
     v.model.mgaw = 57;
+  });
+  // A unit may forget what it has cached at any time.
+  add("Forgetful", [&](Variant& v) {
+    scalable(v.model);
+    v.model.policy = board::CachePolicy::EvictAlways;
+  });
+  add("ForgetfulCachingMode", [](Variant& v) {
+    v.model.caching_mode = true;
+    v.model.policy = board::CachePolicy::EvictAlways;
   });
   const auto quirks = [](Variant& v) {
     v.model.quirks = board::IommuQuirks::qemu_7_2();
@@ -100,8 +110,9 @@ std::string to_string(const Name& name) {
   return std::string(name.prefix) + std::string(name.rest);
 }
 
-u32 offers_of(const Variant& variant) {
-  return offers(variant.model.cap(), variant.model.ecap(), 3) | kWayBack | kSurvives;
+u64 offers_of(const Variant& variant) {
+  const u64 forgets = variant.model.policy == board::CachePolicy::Sticky ? kNothing : kKeeps;
+  return (offers(variant.model.cap(), variant.model.ecap(), 3) | kWayBack | kSurvives) & ~forgets;
 }
 
 bool applies(const Variant& variant, const Behaviour& behaviour) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <map>
 #include <stdexcept>
 
@@ -327,8 +328,18 @@ DmaResult Board::dma(Device& device, u64 iova, std::span<Byte> data) NO_THREAD_S
       result.fault = t.fault;
       return result;
     }
-    // The interrupt range is no memory: data that goes there is lost.
-    if (t.verdict == Verdict::Interrupt) return result;
+    // The interrupt range is no memory: one doubleword is a message, like those that devices mean to send, and anything
+    // else is lost.
+    if (t.verdict == Verdict::Interrupt) {
+      if constexpr (kWrite) {
+        u32 word = 0;
+        if (data.size() != sizeof(word) || iova % sizeof(word) != 0) return result;
+        std::memcpy(&word, data.data(), sizeof(word));
+        send_message(device, iova, word);
+        result.done = true;
+      }
+      return result;
+    }
     const u64 piece = std::min(length, t.length);
     bool moved = false;
     if constexpr (kWrite) {

@@ -150,5 +150,33 @@ TEST_F(EduTest, AcrossPagesThatLieApart) {
   EXPECT_EQ(load(0x30'0808), 0x2222u);
 }
 
+// DMA into the interrupt range is a message when it is one doubleword, however it was meant.
+TEST_F(EduTest, DmaCanBeAMessage) {
+  BoardConfig c = testing::small_machine();
+  c.devices[1].edu.dma_mask = 0xFFFF'FFFF;
+  set_up(c);
+  store(0x30'0000, 0x0000'0055'0000'0044);
+  transfer(0x30'0000, 0x40000, 8, 1);
+  finish();
+  transfer(0x40000, 0xFEE0'0000, 8, 3);
+  finish();
+  EXPECT_TRUE(messages.empty()) << "more than a doubleword";
+  transfer(0x40000, 0xFEE0'0002, 4, 3);
+  finish();
+  EXPECT_TRUE(messages.empty()) << "not aligned";
+  transfer(0x40000, 0xFEE0'0000, 4, 3);
+  finish();
+  ASSERT_EQ(messages.size(), 1u);
+  EXPECT_EQ(messages[0], (std::pair<u64, u64>{0xFEE0'0000, 0x44}));
+  // Tables are not asked.
+  root = page();
+  translation_on();
+  transfer(0x40004, 0xFEE0'0000, 4, 3);
+  finish();
+  ASSERT_EQ(messages.size(), 2u);
+  EXPECT_EQ(messages[1].second, 0x55u);
+  EXPECT_EQ(board->unit(0).statistics().faults_recorded, 0u);
+}
+
 }  // namespace
 }  // namespace perdure::board
