@@ -167,7 +167,8 @@ TEST_F(EduTest, DmaCanBeAMessage) {
   transfer(0x40000, 0xFEE0'0000, 4, 3);
   finish();
   ASSERT_EQ(messages.size(), 1u);
-  EXPECT_EQ(messages[0], (std::pair<u64, u64>{0xFEE0'0000, 0x44}));
+  EXPECT_EQ(messages[0].first, 0xFEE0'0000u);
+  EXPECT_EQ(messages[0].second, 0x44u);
   // Tables are not asked.
   root = page();
   translation_on();
