@@ -87,23 +87,6 @@ void set_share_aside(Facts& facts) {
 
 }  // namespace
 
-bool Facts::is_ram(Phys base, u64 length) const {
-  for (const Region& r : memory()) {
-    if (r.usable != 0 && base.value >= r.base && length <= r.length && base.value - r.base <= r.length - length) {
-      return true;
-    }
-  }
-  return false;
-}
-
-u64 Facts::end_of_ram() const {
-  u64 end = 0;
-  for (const Region& r : memory()) {
-    if (r.usable != 0) end = std::max(end, r.base + r.length);
-  }
-  return end;
-}
-
 void keep_facts(Phys start_info) {
   // All of it is read before anything is written: it lies in memory that is called usable, too.
   const auto info = read_at<StartInfo>(start_info.value);

@@ -29,8 +29,21 @@ struct Facts {
   char command_line[128] = {};
 
   std::span<const Region> memory() const { return {region, regions}; }
-  bool is_ram(Phys base, u64 length) const;
-  u64 end_of_ram() const;
+  bool is_ram(Phys base, u64 length) const {
+    for (const Region& r : memory()) {
+      if (r.usable != 0 && base.value >= r.base && length <= r.length && base.value - r.base <= r.length - length) {
+        return true;
+      }
+    }
+    return false;
+  }
+  u64 end_of_ram() const {
+    u64 end = 0;
+    for (const Region& r : memory()) {
+      if (r.usable != 0 && r.base + r.length > end) end = r.base + r.length;
+    }
+    return end;
+  }
 };
 
 // Reads what a PVH loader left at `start_info` and keeps it at kFacts. Ends the run where nothing can go on.

@@ -67,7 +67,7 @@ class HostShare {
   template <class T, usize N>
   struct Places {
     alignas(T) std::byte storage[N][sizeof(T)];
-    bool used[N];
+    bool used[N] = {};
     T* at(usize i) { return reinterpret_cast<T*>(storage[i]); }
     std::byte* take() {
       for (usize i = 0; i < N; ++i) {

@@ -76,7 +76,7 @@ void Survivors::suspect(const abi::BootInfo& boot) const {
   const u64 blocks = pages_ * kPageSize / kHugePageSize + 1;
   std::memset(suspects, 0, (blocks / 64 + 1) * sizeof suspects[0]);
   const auto add = [&](Phys base, u64 bytes) {
-    const u64 end = std::min((base.value + bytes - 1) / kHugePageSize + 1, blocks);
+    const u64 end = std::min(align_up(base.value + bytes, kHugePageSize) / kHugePageSize, blocks);
     for (u64 block = base.value / kHugePageSize; block < end; ++block) set(suspects, block);
   };
   each_handed_over(machine_, Phys(boot.kho_fdt), add);

@@ -46,6 +46,11 @@ def command(build, test, filter_):
     return [program, *filter_.split()] if test == "perdure" else [program, f"--gtest_filter={filter_}"]
 
 
+def targets(mutant):
+    """What is built for it: `perdure metal` runs images that nothing links."""
+    return [mutant["test"]] + (["metal"] if mutant["filter"].startswith("metal ") else [])
+
+
 def misfit(mutant, source):
     """Why the mutant cannot be made, or None."""
     path = source / mutant["file"]
@@ -67,7 +72,7 @@ def check(mutant, source, build):
     text = path.read_text()
     path.write_text(text.replace(mutant["find"], mutant["replace"]))
     try:
-        built = run(["ninja", "-C", str(build), mutant["test"]])
+        built = run(["ninja", "-C", str(build), *targets(mutant)])
         if built.returncode != 0:
             return "broken", "does not compile:\n" + built.stdout[-2000:]
         try:
@@ -124,7 +129,7 @@ def main():
                       "-DCMAKE_CXX_COMPILER=g++", "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -g0", "-DPERDURE_WERROR=OFF"])
     if configured.returncode != 0:
         sys.exit("mutate: cannot configure:\n" + configured.stdout[-3000:])
-    tests = sorted({m["test"] for m in mutants})
+    tests = sorted({t for m in mutants for t in targets(m)})
     built = run(["ninja", "-C", str(build), *tests])
     if built.returncode != 0:
         sys.exit("mutate: the unchanged tree does not build:\n" + built.stdout[-3000:])
