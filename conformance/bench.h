@@ -121,6 +121,8 @@ class Bench {
   }
   // A page where read() leaves what it has read; the tables of read tests need it.
   void map_mailbox(const Table& table) { map(table, kMailbox, mailbox_); }
+  u64 mailbox() const { return mailbox_; }
+  static constexpr u64 mailbox_iova() { return kMailbox; }
   void mailbox_is_untranslated() { mailbox_iova_ = mailbox_; }
   // The entry that makes a requester's DMA go through `table`: of the context (legacy) or of PASID 0.
   void attach(unsigned requester, const Table& table, u16 did = kDid, u64 flags = vtd::kPresent);

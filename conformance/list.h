@@ -11,6 +11,7 @@ std::span<const Behaviour> legacy_behaviours();
 std::span<const Behaviour> legacy_fault_behaviours();
 std::span<const Behaviour> scalable_behaviours();
 std::span<const Behaviour> scalable_fault_behaviours();
+std::span<const Behaviour> first_stage_behaviours();
 std::span<const Behaviour> report_behaviours();  // how faults are reported
 std::span<const Behaviour> register_flush_behaviours();
 std::span<const Behaviour> register_context_behaviours();
@@ -28,7 +29,7 @@ struct Group {
   std::span<const Behaviour> behaviours;
 };
 
-inline constexpr unsigned kGroups = 16;
+inline constexpr unsigned kGroups = 17;
 Group group(unsigned n);
 
 template <class Visit>

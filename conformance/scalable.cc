@@ -113,38 +113,6 @@ Seen no_tracking_unless_asked(Bench& b) {
   return {written, number((b.load(b.entry_at(table, Bench::kIova)) & (kAccessed | kDirty)) >> 8)};
 }
 
-// Attached, kIova on target 0; where its leaf is.
-u64 first_stage(Bench& b) {
-  const Table table{b.pages(), 4};
-  u64 at = table.top;
-  for (unsigned level = 4; level > 1; --level) {
-    const u64 next = b.pages();
-    b.store(at + (Bench::kIova >> (12 + 9 * (level - 1)) & 0x1FF) * 8, next | 7);
-    at = next;
-  }
-  b.store(at + (Bench::kIova >> 12 & 0x1FF) * 8, b.target(0) | 7);
-  b.attach(0, table);
-  const u64 entry = b.pasid_at(0);
-  b.store(entry + 16, table.top);
-  b.store(entry, kPresent | kGrantFirst);
-  return at + (Bench::kIova >> 12 & 0x1FF) * 8;
-}
-
-Seen first_stage_page(Bench& b) {
-  b.start(Mode::Scalable);
-  const u64 leaf = first_stage(b);
-  const Observation written = b.write(0, Bench::kIova);
-  return {written, number(b.load(leaf) >> 5 & 3)};
-}
-
-Seen first_stage_faults(Bench& b) {
-  b.start(Mode::Scalable);
-  const u64 leaf = first_stage(b);
-  b.store(leaf, b.target(0) | 5);  // present, user, not writable
-  const Observation read_only = b.write(0, Bench::kIova);
-  return {read_only, b.write(0, Bench::kOther), b.write(0, Bench::kIova | bit(47))};
-}
-
 // TTM must not change while translating, and if it does, the tables are taken for what it says.
 Seen mode_changes_while_on(Bench& b) {
   b.start(Mode::Legacy);
@@ -155,19 +123,6 @@ Seen mode_changes_while_on(Bench& b) {
   b.map(table, Bench::kIova, b.target(1));
   b.attach(0, table, Bench::kOtherDid);
   return {legacy, b.write(0, Bench::kIova)};
-}
-
-// First-stage translations go with their own flush, and only with it.
-Seen first_stage_page_stays_until_its_flush(Bench& b) {
-  b.start(Mode::Scalable);
-  const u64 leaf = first_stage(b);
-  b.require(b.write(0, Bench::kIova) == lands(0), "DMA through the table");
-  b.store(leaf, b.target(1) | 7);
-  const Observation stale = b.write(0, Bench::kIova);
-  b.submit({pasid_iotlb_flush(Bench::kDid, 1)});
-  const Observation foreign = b.write(0, Bench::kIova);
-  b.submit({pasid_iotlb_flush(Bench::kDid, 0)});
-  return {stale, foreign, b.write(0, Bench::kIova)};
 }
 
 Seen mode_changes_while_off(Bench& b) {
@@ -247,24 +202,6 @@ constexpr Behaviour kList[] = {
      Software::Right,
      no_tracking_unless_asked,
      {lands(0), number(0)}},
-    {"scalable.first_stage_page",
-     "§3.4",
-     kScalable | kFirstStage,
-     Software::Right,
-     first_stage_page,
-     {lands(0), number(3)}},
-    {"scalable.first_stage_faults",
-     "§3.4, §7: 71, 80, 85",
-     kScalable | kFirstStage,
-     Software::Right,
-     first_stage_faults,
-     {faults(reason::kFirstNoWrite), faults(reason::kFirstNotPresent), faults(reason::kNotCanonical)}},
-    {"scalable.first_stage_page_stays_until_its_flush",
-     "§6",
-     kScalable | kFirstStage,
-     Software::Right,
-     first_stage_page_stays_until_its_flush,
-     {lands(0), lands(0), lands(1)}},
     {"scalable.mode_changes_while_on",
      "§1 TTM",
      kScalable,

@@ -187,6 +187,7 @@ Seen silenced_by_the_pasid_entry(Bench& b) {
 
 constexpr std::string_view kLegacyCodes = "reasons are those of legacy mode";
 constexpr std::string_view kOnePasidCode = "whatever is wrong with a PASID entry or its directory is reason 0x58";
+constexpr std::string_view kOnePasidCode10 = "PDTS is not looked at: the entry beyond it is not present";
 constexpr std::string_view kPasidUnchecked = "PASID entries and directories are not checked: the transfer goes through";
 constexpr std::string_view kPasidSilence = "FPD of what is not present does not count";
 
@@ -260,7 +261,8 @@ constexpr Behaviour kList[] = {
      Software::Wrong,
      rid_pasid_beyond_the_directory,
      {faults(reason::kRidPasid)},
-     {{faults(reason::kPasidUnreadable)}, kOnePasidCode, true}},
+     {{faults(reason::kPasidUnreadable)}, kOnePasidCode, true},
+     {{faults(reason::kDirectoryNotPresent)}, kOnePasidCode10}},
     {"scalable.directory_unreadable",
      "§7: 50",
      kScalable,
@@ -392,14 +394,16 @@ constexpr Behaviour kList[] = {
      Software::Right,
      silenced_by_the_directory,
      {lost()},
-     {{faults(reason::kPasidUnreadable)}, kPasidSilence, true}},
+     {{faults(reason::kPasidUnreadable)}, kPasidSilence, true},
+     {{faults(reason::kDirectoryNotPresent)}, kPasidSilence}},
     {"scalable.silenced_by_the_pasid_entry",
      "§3.2 FPD",
      kScalable,
      Software::Right,
      silenced_by_the_pasid_entry,
      {lost()},
-     {{faults(reason::kPasidUnreadable)}, kPasidSilence, true}},
+     {{faults(reason::kPasidUnreadable)}, kPasidSilence, true},
+     {{faults(reason::kPasidInvalid)}, kPasidSilence}},
 };
 
 }  // namespace

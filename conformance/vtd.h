@@ -113,12 +113,16 @@ inline constexpr u8 kPasidUnreadable = 0x58;
 inline constexpr u8 kPasidNotPresent = 0x59;
 inline constexpr u8 kPasidReserved = 0x5A;
 inline constexpr u8 kPasidInvalid = 0x5B;
+inline constexpr u8 kFirstUnreadable = 0x70;
 inline constexpr u8 kFirstNotPresent = 0x71;
+inline constexpr u8 kFirstReserved = 0x72;
+inline constexpr u8 kFirstPointer = 0x73;
 inline constexpr u8 kSecondUnreadable = 0x78;
 inline constexpr u8 kSecondPermission = 0x79;
 inline constexpr u8 kSecondReserved = 0x7A;
 inline constexpr u8 kSecondPointer = 0x7B;
 inline constexpr u8 kNotCanonical = 0x80;
+inline constexpr u8 kNotForUsers = 0x81;
 inline constexpr u8 kBeyondMgaw = 0x83;
 inline constexpr u8 kBeyondTable = 0x84;
 inline constexpr u8 kFirstNoWrite = 0x85;
@@ -163,6 +167,10 @@ constexpr Descriptor pasid_flush_domain(u16 did) {
 }
 constexpr Descriptor pasid_iotlb_flush(u16 did, u32 pasid) {
   return {6 | 2 << 4 | u64{did} << 16 | u64{pasid} << 32};
+}
+
+constexpr Descriptor pasid_iotlb_flush(u16 did, u32 pasid, u64 iova, unsigned order) {
+  return {6 | 3 << 4 | u64{did} << 16 | u64{pasid} << 32, iova | order};
 }
 
 // --- remapped interrupts (§3.5) -------------------------------------------------------------------------------------

@@ -48,9 +48,12 @@ std::string on_qemu(const Behaviour& behaviour) {
     runs |= missing.empty();
     if (!missing.empty()) why = missing;
   }
-  if (!runs) return "not run: " + std::string(why);
-  if (!behaviour.qemu_7_2) return "conforms";
-  return "**differs**: " + text(behaviour.qemu_7_2.seen) + "; " + std::string(behaviour.qemu_7_2.what);
+  const auto differs = [](const Deviation& d) { return "**differs**: " + text(d.seen) + "; " + std::string(d.what); };
+  std::string out = !runs                ? "not run: " + std::string(why)
+                    : behaviour.qemu_7_2 ? differs(behaviour.qemu_7_2)
+                                         : "conforms";
+  if (behaviour.qemu_10) out += ". 10.0: " + differs(behaviour.qemu_10);
+  return out;
 }
 
 std::string table() {
