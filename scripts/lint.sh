@@ -7,7 +7,6 @@ build=$2
 files=$(git ls-files '*.h' '*.cc')
 # shellcheck disable=SC2086 # a list
 clang-format-19 --dry-run -Werror $files || { echo 'lint: run ./dev format' >&2; exit 1; }
-# The perdure-kernel binaries' main is compiled twice with different definitions; one is enough.
 sources=$(git ls-files '*.cc' | grep -v -e '_test\.cc$' -e '^tests/' -e '^bench/' -e '^fuzz/' -e '^cmake/' -e '/testing/')
 extra=
 if [ "$scope" = changed ]; then
@@ -18,11 +17,20 @@ if [ "$scope" = changed ]; then
     case $f in core/*) echo "$f" ;; *) printf '%s\n' "$changed" | grep -qxF "$f" && echo "$f" || true ;; esac
   done)
 fi
+# What is compiled twice (the core for bare metal, the kernels' main with other definitions) is looked at once.
 # clang-tidy knows nothing of g++'s flags; the asan build is clang's.
-report=$(mktemp)
-trap 'rm -f "$report"' EXIT
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+report=$work/report
+python3 - "$build/compile_commands.json" "$work/compile_commands.json" <<'PYTHON'
+import json, sys
+once = {}
+for command in sorted(json.load(open(sys.argv[1])), key=lambda c: "freestanding" in c["command"]):
+    once.setdefault(command["file"], command)
+json.dump(list(once.values()), open(sys.argv[2], "w"))
+PYTHON
 # shellcheck disable=SC2086 # none or one
-printf '%s\n' "$sources" | xargs -r -n 4 -P "$(nproc)" clang-tidy-19 --quiet $extra -p "$build" >"$report" 2>/dev/null || {
+printf '%s\n' "$sources" | xargs -r -n 4 -P "$(nproc)" clang-tidy-19 --quiet $extra -p "$work" >"$report" 2>/dev/null || {
   cat "$report"
   echo "lint: clang-tidy has complaints; again: clang-tidy-19 -p $build FILE" >&2
   exit 1
