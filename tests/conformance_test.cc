@@ -85,6 +85,11 @@ std::vector<Variant> variants() {
     v.model.caching_mode = true;
     v.model.policy = board::CachePolicy::EvictAlways;
   });
+  add("Moody", [&](Variant& v) {
+    scalable(v.model);
+    v.model.policy = board::CachePolicy::Random;
+    v.model.seed = 7;
+  });
   const auto quirks = [](Variant& v) {
     v.model.quirks = board::IommuQuirks::qemu_7_2();
     v.implementation = Implementation::ModelOfQemu72;
