@@ -67,6 +67,7 @@ std::size_t strlen(const char* text) {
   return n;
 }
 
+// NOLINTNEXTLINE(readability-identifier-naming): the compiler names it
 [[noreturn]] void __cxa_pure_virtual() {
   perdure_panic("call of a pure virtual function", __FILE__, __LINE__);
 }

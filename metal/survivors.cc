@@ -33,11 +33,11 @@ void each_handed_over(const Machine& machine, Phys fdt, Visit visit) {
   const auto root = reader->word(reader->root(), kho::kMapProperty);
   if (!root) return;
   const kho::RadixView tree(machine, Phys(*root));
-  static_cast<void>(tree.each([&](u64 key) -> Result<void> {
+  (void)tree.each([&](u64 key) -> Result<void> {
     const kho::Block block = kho::block_of(key);
     visit(block.base, block.bytes());
     return {};
-  }));
+  });
   tree.each_node([&](Phys node) { visit(node, kPageSize); });
 }
 

@@ -22,12 +22,14 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 report=$work/report
-python3 - "$build/compile_commands.json" "$work/compile_commands.json" <<'PYTHON'
-import json, sys
+# What sanitizers cannot build (metal/) is in the release build.
+python3 - "$work/compile_commands.json" "$build/compile_commands.json" "$build/../release/compile_commands.json" <<'PYTHON'
+import json, os, sys
 once = {}
-for command in sorted(json.load(open(sys.argv[1])), key=lambda c: "freestanding" in c["command"]):
-    once.setdefault(command["file"], command)
-json.dump(list(once.values()), open(sys.argv[2], "w"))
+for database in filter(os.path.exists, sys.argv[2:]):
+    for command in sorted(json.load(open(database)), key=lambda c: ["cmake_pch" in c["command"], "freestanding" in c["command"]]):
+        once.setdefault(command["file"], command)
+json.dump(list(once.values()), open(sys.argv[1], "w"))
 PYTHON
 # shellcheck disable=SC2086 # none or one
 printf '%s\n' "$sources" | xargs -r -n 4 -P "$(nproc)" clang-tidy-19 --quiet $extra -p "$work" >"$report" 2>/dev/null || {
