@@ -43,7 +43,8 @@ class Memfd {
   explicit Memfd(Fd fd) : fd_(std::move(fd)) {}
   // Sparse memory of `bytes`, then sealed.
   static Result<Memfd> create(Syscalls& sys, std::string_view name, u64 bytes, u32 seals = kSealsForUpdate) {
-    Memfd m(Fd(sys, TRY(sys.memfd_create(name))));
+    const s32 number = TRY(sys.memfd_create(name));
+    Memfd m(Fd(sys, number));
     TRY(sys.ftruncate(m.number(), bytes));
     if (seals != 0) TRY(sys.add_seals(m.number(), seals));
     return m;

@@ -77,6 +77,7 @@ class BusMasters {
     u32 at_work;  // bits by Master
     u32 lost;     // the same
     u32 descriptors;
+    u32 unused;
     u32 vfio[kMasters];  // N of vfioN
     struct Lost {
       u64 since_ns;

@@ -130,6 +130,38 @@ TEST_P(BusMastersChain, LiveThroughUpdatesOneAfterTheOther) {
   EXPECT_EQ(problems_of(rig), "");
 }
 
+// A kernel that stays, and a session that is taken back.
+TEST_F(BusMastersOnTheBoard, NoticeNothingOfAJumpThatFails) {
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_NO_FATAL_FAILURE(start(0));
+  ASSERT_DONE(program->preserve());
+  rig.machine().fail_jump(Errno::Enomem);
+  EXPECT_EQ(rig.leave("b").error(), Errno::Enomem);
+  ASSERT_DONE(program->verify());
+  program->unpreserve();
+  ASSERT_DONE(program->settle());
+  ASSERT_NO_FATAL_FAILURE(hop(1));
+  ASSERT_DONE(program->settle());
+  EXPECT_EQ(evidence(kEdu).number("carried"), 1U);
+  EXPECT_TRUE(told.empty()) << told.front();
+}
+
+// Only what is there is driven, and only what is wanted; without either there is nothing to do.
+TEST_F(BusMastersOnTheBoard, DriveWhatIsWanted) {
+  ASSERT_DONE(rig.power_on("a"));
+  BusMastersPlan plan;
+  plan.wanted[kEdu] = false;
+  ASSERT_NO_FATAL_FAILURE(start(0, plan));
+  ASSERT_NO_FATAL_FAILURE(hop(1, plan));
+  ASSERT_DONE(program->settle());
+  EXPECT_TRUE(evidence(kOhci).present);
+  EXPECT_FALSE(evidence(kEdu).present);
+  program.reset();
+  plan.wanted[kOhci] = false;
+  program.emplace(scenarios::Context{rig.new_program(), *this}, plan);
+  EXPECT_EQ(program->begin(0).error(), Errno::Enodev);
+}
+
 // --- what must be seen ----------------------------------------------------------------------------------------------
 
 TEST_F(BusMastersOnTheBoard, AGapInTranslationIsSeen) {
