@@ -12,6 +12,7 @@ constexpr u16 kData = kCom1, kInterrupts = kCom1 + 1, kFifo = kCom1 + 2, kLineCo
 constexpr u8 kReceived = 1, kEmpty = 0x20;
 constexpr unsigned kFifoBytes = 16;
 constexpr u16 kDebugExit = 0xF4;
+constexpr u32 kExitTakes = 100'000'000;
 
 }  // namespace
 
@@ -43,6 +44,8 @@ void end_run(Verdict verdict) {
   interrupts_off();
   while ((in8(kLineStatus) & 0x40) == 0) cpu_relax();  // all is sent
   out32(kDebugExit, static_cast<u32>(verdict));
+  // QEMU 10 takes its time.
+  for (u32 i = 0; i < kExitTakes; ++i) cpu_relax();
   serial_write("there is no isa-debug-exit device at 0xf4; halted\n");
   for (;;) halt();
 }

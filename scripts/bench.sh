@@ -71,6 +71,7 @@ report = json.load(open(sys.argv[1]))
 pace = report["pace"]
 blackout = statistics.median(hop["blackout_ns"] for hop in report["hops"])
 print(f"  {'hop, all of it':30} {pace['hop_ns'] / 1e6:8.3g} ms   Linux {pace['peer_hop_ns'] / 1e6:.4g} ms   1 : {pace['ratio']:.0f}")
+print(f"  {'hop, median':30} {pace['median_hop_ns'] / 1e6:8.3g} ms")
 print(f"  {'freeze to ready, median':30} {blackout / 1e6:8.3g} ms   QEMU {report['qemu']['version']}")
 PYTHON
 }

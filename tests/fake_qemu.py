@@ -35,6 +35,8 @@ if mode == "hang":
 say('{"event":"boot","hop":0,"release":"a"}')
 for hop in range(1, hops + 1):
     say('{"event":"jump","number":%d}' % hop)
+    if mode == "complaint":
+        print("qemu-system-x86_64: vtd_iommu_translate: detected translation failure (dev=00:01:00, iova=0x0)", file=sys.stderr)
     if mode == "abort":
         print("qemu: hw/i386/intel_iommu.c: Assertion `size == 4' failed.", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGABRT)

@@ -95,7 +95,7 @@ chain() {
   on_metal '500 hops, four devices, one session, one memfd' 0 'nothing was lost \(500 hops' --hops 500
   said 'translation, queues, memory' "$clean" 'turned on 5[0-9][0-9] times in 500 hops|turned on 500 times in 500 hops' \
     'as much memory in use as its predecessors: yes'
-  grep 'a hop, devices' "$work/out" | sed 's/^/# /'
+  grep 'a hop with' "$work/out" | sed 's/^/# /'
 }
 
 dump() {

@@ -24,6 +24,7 @@ fake good 'as JSON' 0 '"clean": true' --json
 fake good 'fewer devices' 0 'nvme +nothing lost' --device ohci --device nvme
 fake abort 'QEMU aborts' 1 'QEMU died of signal SIGABRT'
 fake abort 'and what it said is told' 1 "Assertion .size == 4. failed"
+fake complaint 'QEMU complains, and the guest does not' 1 'QEMU said: .*detected translation failure'
 fake triple-fault 'a triple fault is no success, though its status is 0' 1 'triple fault'
 fake panic 'a panic' 1 'page fault at RIP 0x200000'
 fake hang 'a guest that hangs is ended' 1 'did not end within 1 s' --timeout 1

@@ -160,7 +160,10 @@ std::string render(const DemoReport& report, bool colour) {
     }
     if (left_out != 0) out += fmt::format("\n{} hops, nothing lost (--json has them)\n", left_out);
     left_out = 0;
-    out += "\n" + style.head(fmt::format("hop {}: {} -> {}", hop.number, hop.from, hop.to)) + "\n";
+    out += "\n" +
+           style.head(hop.number == 0 ? std::string("before the first hop")
+                                      : fmt::format("hop {}: {} -> {}", hop.number, hop.from, hop.to)) +
+           "\n";
     render_timeline(out, hop, style);
     if (hop.poison.poisoned_frames != 0) {
       out += fmt::format("  {} of the old kernel's memory overwritten, {} kept\n",

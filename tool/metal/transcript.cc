@@ -165,7 +165,7 @@ void Transcript::on_hop_event(const json& said, u64 now_ns) {
     }
   }
   if (hop.timeline.empty()) hop.problems.emplace_back("it has no timeline");
-  heard_.last_hop_ns = now_ns;
+  heard_.hops_ns.push_back(now_ns);
   hops_.push_back(std::move(hop));
   if (on_hop) on_hop(static_cast<unsigned>(due));
 }

@@ -23,7 +23,7 @@ struct Expected {
 // When things were heard, by the host's clock.
 struct Heard {
   std::optional<u64> boot_ns;
-  std::optional<u64> last_hop_ns;
+  std::vector<u64> hops_ns;
 };
 
 class Transcript {
