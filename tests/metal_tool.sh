@@ -28,6 +28,13 @@ fake complaint 'QEMU complains, and the guest does not' 1 'QEMU said: .*detected
 fake triple-fault 'a triple fault is no success, though its status is 0' 1 'triple fault'
 fake panic 'a panic' 1 'page fault at RIP 0x200000'
 fake hang 'a guest that hangs is ended' 1 'did not end within 1 s' --timeout 1
+# interrupted SIGNAL: whoever is told to end says so and, as is checked below, leaves nothing.
+interrupted() {
+  FAKE_QEMU=hang timeout -s "$1" 1 "$perdure" metal --qemu "$fake" --images "$work/images" >"$work/out" 2>&1
+  grep -q 'QEMU was ended: interrupted' "$work/out"
+}
+result 'interrupted at the terminal' interrupted INT
+result 'told to end' interrupted TERM
 fake truncated 'output that breaks off' 1 'breaks off in a line'
 fake no-end 'no word of the end' 1 'without saying that it is done'
 fake liar 'a guest that calls it good and ends otherwise' 1 'failure status'
