@@ -184,8 +184,8 @@ constexpr std::string_view kNoCode = "IQERCD does not say why";
 constexpr Seen stop(u32 code) {
   return {yes(), number(1), number(code), no()};
 }
-constexpr Deviation kStopsWithoutCode{stop(0), kNoCode};
-constexpr Deviation kGoesOn{{no(), number(3), number(0), yes()}, "it is not looked at: the queue goes on"};
+constexpr Deviation kStopsWithoutCode{stop(0), kNoCode, true};
+constexpr Deviation kGoesOn{{no(), number(3), number(0), yes()}, "it is not looked at: the queue goes on", true};
 
 constexpr Behaviour kList[] = {
     {"queue.type_unassigned", "§1 IQEI 3", kQueued, Software::Wrong, type_unassigned, stop(3), kStopsWithoutCode},
@@ -211,7 +211,7 @@ constexpr Behaviour kList[] = {
      Software::Wrong,
      status_nowhere,
      {yes(), yes()},
-     {{no(), no()}, "the queue stops: what waits for a status that cannot be written must look at IQE, too"}},
+     {{no(), no()}, "the queue stops: what waits for a status that cannot be written must look at IQE, too", true}},
     {"queue.wide_reserved_word", "§5", kScalable, Software::Wrong, wide_reserved, stop(4), kGoesOn, {stop(0), kNoCode}},
     {"queue.pasid_flush_in_narrow_queue", "§1 DW", kScalable, Software::Wrong, pasid_cache_in_narrow_queue, stop(5),
      kGoesOn},
@@ -221,21 +221,22 @@ constexpr Behaviour kList[] = {
      Software::Wrong,
      tail_beyond_the_queue,
      {yes(), number(1)},
-     {{yes(), number(0)}, kNoCode}},
+     {{yes(), number(0)}, kNoCode, true}},
     {"queue.tail_between_wide_descriptors",
      "§1 IQEI 1",
      kScalable,
      Software::Wrong,
      tail_between_wide_descriptors,
      {yes(), number(1)},
-     {{no(), number(0)}, "bit 4 of IQT is cut off"},
+     {{no(), number(0)}, "bit 4 of IQT is cut off", true},
      {{yes(), number(0)}, kNoCode}},
     {"queue.unreadable",
      "§1 IQEI 2",
      kQueued | kWayBack,
      Software::Wrong,
      queue_unreadable,
-     {yes(), number(0), number(2)}},
+     {yes(), number(0), number(2)},
+     {{yes(), number(0), number(0)}, kNoCode, true}},
     {"queue.error_raises_the_fault_event",
      "§1",
      kQueued,

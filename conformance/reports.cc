@@ -242,7 +242,7 @@ constexpr Behaviour kList[] = {
      Software::Right,
      event_goes_with_its_causes,
      {no(), no()},
-     {{yes(), yes()}, "IP drops with the next write of FSTS only: write it after records were cleared"}},
+     {{yes(), yes()}, "IP drops with the next write of FSTS only: write it after records were cleared", true}},
     {"event_goes_when_fsts_is_written",
      "§1 fault event",
      kNothing,

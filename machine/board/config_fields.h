@@ -67,8 +67,8 @@ consteval usize members() {
 // A field that is not described here would be lost in every file: after a change of a structure describe the field,
 // then correct the number.
 static_assert(members<IommuModelConfig>() == 40);
-static_assert(members<IommuQuirks>() == 12);
-static_assert(sizeof(UnitConfig) == 144);
+static_assert(members<IommuQuirks>() == 17);
+static_assert(sizeof(UnitConfig) == 152);
 static_assert(sizeof(DeviceConfig) == 96);
 static_assert(sizeof(ReservedConfig) == 64);
 static_assert(sizeof(BoardConfig) == 128);
@@ -118,17 +118,21 @@ void describe(V& v, IommuModelConfig& m) {
   v.number("iotlb_register_offset", m.iro, 16, 4080);
   v.flag("step_on_access", m.step_on_access);
   IommuQuirks& q = m.quirks;
-  v.names(
-      "quirks",
-      std::array{NamedFlag{"psi-mask8", &q.psi_mask8}, NamedFlag{"no-perm-check-on-hit", &q.no_perm_check_on_hit},
-                 NamedFlag{"srtp-flushes", &q.srtp_flushes}, NamedFlag{"iqa-dw-unreadable", &q.iqa_dw_unreadable},
-                 NamedFlag{"qi-disable-needs-wait", &q.qi_disable_needs_wait},
-                 NamedFlag{"iqe-needs-tail-write", &q.iqe_needs_tail_write},
-                 NamedFlag{"wait-pd-reserved", &q.wait_pd_reserved},
-                 NamedFlag{"pv-ones-without-pasid", &q.pv_ones_without_pasid},
-                 NamedFlag{"collapse-same-source", &q.collapse_same_source},
-                 NamedFlag{"scalable-legacy-codes", &q.scalable_legacy_codes},
-                 NamedFlag{"iqa-base-latched", &q.iqa_base_latched}, NamedFlag{"pasid-unchecked", &q.pasid_unchecked}});
+  v.names("quirks",
+          std::array{NamedFlag{"psi-mask8", &q.psi_mask8}, NamedFlag{"no-perm-check-on-hit", &q.no_perm_check_on_hit},
+                     NamedFlag{"srtp-flushes", &q.srtp_flushes}, NamedFlag{"iqa-dw-unreadable", &q.iqa_dw_unreadable},
+                     NamedFlag{"qi-disable-needs-wait", &q.qi_disable_needs_wait},
+                     NamedFlag{"iqe-needs-tail-write", &q.iqe_needs_tail_write},
+                     NamedFlag{"wait-pd-reserved", &q.wait_pd_reserved},
+                     NamedFlag{"pv-ones-without-pasid", &q.pv_ones_without_pasid},
+                     NamedFlag{"collapse-same-source", &q.collapse_same_source},
+                     NamedFlag{"scalable-legacy-codes", &q.scalable_legacy_codes},
+                     NamedFlag{"iqa-base-latched", &q.iqa_base_latched},
+                     NamedFlag{"pasid-unchecked", &q.pasid_unchecked}, NamedFlag{"queue-unchecked", &q.queue_unchecked},
+                     NamedFlag{"fault-event-until-fsts", &q.fault_event_until_fsts},
+                     NamedFlag{"device-flush-of-any-did", &q.device_flush_of_any_did},
+                     NamedFlag{"interrupts-unrecorded", &q.interrupts_unrecorded},
+                     NamedFlag{"compatible-messages-pass", &q.compatible_messages_pass}});
 }
 
 template <class V>

@@ -36,9 +36,16 @@ struct IommuQuirks {
   // PASID directory and table: reserved bits, FPD without P and the nested type are not looked at, and whatever is
   // wrong is reason 0x58.
   bool pasid_unchecked = false;
+  // The queue: descriptors for what the unit has not are taken, qw2 and qw3 are not looked at, bit 4 of IQT is cut off
+  // with 256-bit descriptors, a status that cannot be written stops it, and IQERCD stays 0.
+  bool queue_unchecked = false;
+  bool fault_event_until_fsts = false;    // IP of the fault event drops with a write of FSTS, not when its causes go
+  bool device_flush_of_any_did = false;   // a context flush of one requester does not compare the domain id
+  bool interrupts_unrecorded = false;     // blocked messages leave no fault, and entries are read each time
+  bool compatible_messages_pass = false;  // messages in compatibility format pass with IRES = 1; CFIS stays 0
 
   static constexpr IommuQuirks qemu_7_2() {
-    return {true, true, true, true, true, true, true, true, true, true, true, true};
+    return {true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true};
   }
 
   bool operator==(const IommuQuirks&) const = default;

@@ -76,7 +76,7 @@ void FaultLog::write_word(usize i, u32 value) {
   // Only F, in the top word, can be written: one clears it.
   if (i % 4 != 3 || (value >> 31) == 0) return;
   records_[i / 4].high &= ~frcd::F::value();
-  settle_if_quiet();
+  if (!config_.quirks.fault_event_until_fsts) settle_if_quiet();
 }
 
 void FaultLog::save(SnapshotWriter& out) const {

@@ -16,8 +16,9 @@ void Flusher::context_domain(u16 did, bool scalable) {
 }
 
 void Flusher::context_device(u16 did, u16 source, u8 function_mask, bool scalable) {
-  caches_.drop_contexts_of_source(source, function_mask, scalable ? nullptr : &did);
-  if (!scalable) dids_.drop_source(source, function_mask, &did);
+  const u16* const only = config_.quirks.device_flush_of_any_did ? nullptr : &did;
+  caches_.drop_contexts_of_source(source, function_mask, scalable ? nullptr : only);
+  if (!scalable) dids_.drop_source(source, function_mask, only);
   empty_write_buffer();
 }
 

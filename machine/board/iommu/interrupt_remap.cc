@@ -103,7 +103,8 @@ bool InterruptRemap::fetch(u16 source, u16 index, Entry& entry) {
   }
   // What is not present is remembered with caching mode only (hardware.md §6).
   const bool worth_it = table::interrupt::Present::test(entry.low) || config_.caching_mode;
-  if (worth_it && policy_ != CachePolicy::EvictAlways) entries_[index] = entry;
+  const bool kept = policy_ != CachePolicy::EvictAlways && !config_.quirks.interrupts_unrecorded;
+  if (worth_it && kept) entries_[index] = entry;
   return true;
 }
 

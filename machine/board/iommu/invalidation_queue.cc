@@ -79,6 +79,7 @@ void InvalidationQueue::write_address(u64 value) {
 
 void InvalidationQueue::write_tail(u64 value) {
   tail_ = value & Field<18, 4>::kMask;
+  if (wide_ && config_.quirks.queue_unchecked) tail_ &= ~u64{16};
   held_ = false;
 }
 
@@ -130,7 +131,7 @@ bool InvalidationQueue::advance(bool scalable) {
 
 void InvalidationQueue::stop(u8 code) {
   checker_.note(ViolationKind::QueueError, base_ + head_, code);
-  error_record_ = iqercd::Iqei::set(error_record_, code);
+  if (!config_.quirks.queue_unchecked) error_record_ = iqercd::Iqei::set(error_record_, code);
   faults_.raise(fsts::kIqe);
 }
 
@@ -157,23 +158,38 @@ void InvalidationQueue::complete(const Wait& wait) {
   }
 }
 
+// Software's mistake, which QEMU does not look at.
+bool InvalidationQueue::tolerated(u8 code) {
+  if (config_.quirks.queue_unchecked) checker_.note(ViolationKind::QueueError, base_ + head_, code);
+  return config_.quirks.queue_unchecked;
+}
+
 u8 InvalidationQueue::execute(const u64 (&q)[4], bool scalable) {
   if (wide_ && !config_.scalable) return kBadWidth;
-  if (q[2] != 0 || q[3] != 0) return kReserved;
+  if ((q[2] != 0 || q[3] != 0) && !tolerated(kReserved)) return kReserved;
   const unsigned type = type_of(q[0]);
-  if (type >= 6 && type <= 9 && config_.scalable && !wide_) return kBadWidth;
+  if (type >= 6 && type <= 9 && config_.scalable && !wide_ && !tolerated(kBadWidth)) return kBadWidth;
   u8 code = kBadType;
   switch (type) {
     case 1: code = context_cache(q, scalable); break;
     case 2: code = iotlb(q); break;
     case 3: {
       constexpr u64 kBits = kTypeBits | Field<20, 12>::kMask | Field<47, 32>::kMask | Field<63, 52>::kMask;
-      if (!config_.device_tlb) return kBadType;
+      if (!config_.device_tlb) {
+        code = tolerated(kBadType) ? u8{0} : kBadType;
+        break;
+      }
       if ((q[0] & ~kBits) != 0 || Field<11, 1>::get(q[1]) != 0) return kReserved;
       code = device_tlb(narrow16(Field<47, 32>::get(q[0])), q[1], Bit<0>::test(q[1]));
       break;
     }
-    case 4: code = config_.interrupt_remap ? interrupt_entries(q) : kBadType; break;
+    case 4:
+      if (config_.interrupt_remap) {
+        code = interrupt_entries(q);
+      } else if (tolerated(kBadType)) {
+        code = 0;
+      }
+      break;
     case 5: code = take_wait(q); break;
     case 6: code = config_.scalable ? pasid_iotlb(q) : kBadType; break;
     case 7: code = config_.scalable ? pasid_cache(q) : kBadType; break;
@@ -276,6 +292,7 @@ u8 InvalidationQueue::take_wait(const u64 (&q)[4]) {
   wait.data = static_cast<u32>(Field<63, 32>::get(q[0]));
   wait.status_address = q[1];
   wait.drain = drain_;
+  if (config_.quirks.queue_unchecked && wait.write_status && !memory_.is_ram(wait.status_address, 4)) return kFetch;
   if (wait.event && wait.write_status) {
     checker_.note(ViolationKind::WaitStatusAndEvent, base_ + head_, q[0]);
   }

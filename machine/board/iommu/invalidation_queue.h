@@ -73,6 +73,7 @@ class InvalidationQueue {
   void complete(const Wait& wait);
   void stop(u8 code);
   // Each answers the error code of a bad descriptor, 0 for a good one.
+  bool tolerated(u8 code);
   u8 execute(const u64 (&q)[4], bool scalable);
   u8 context_cache(const u64 (&q)[4], bool scalable);
   u8 iotlb(const u64 (&q)[4]);

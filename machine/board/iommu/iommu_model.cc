@@ -55,12 +55,12 @@ Answer IommuModel::Impl::resolve_locked(const Request& request) {
 
 InterruptMessage IommuModel::Impl::interrupt_locked(u16 source, u64 address, u32 data) {
   const bool enabled = (status_ & reg::gcmd::kIre) != 0;
-  const bool compatible = (status_ & reg::gcmd::kCfi) != 0;
+  const bool compatible = (status_ & reg::gcmd::kCfi) != 0 || config_.quirks.compatible_messages_pass;
   const InterruptOutcome outcome = interrupts_.resolve(source, address, data, enabled, compatible);
   if (!outcome.passes) {
     // Of an interrupt fault the record's address says the index of the entry (hardware.md §1, "FRCD").
-    const bool recorded =
-        !outcome.quiet && faults_.record(source, u64{outcome.index} << 48, Access::Write, outcome.fault);
+    const bool quiet = outcome.quiet || config_.quirks.interrupts_unrecorded;
+    const bool recorded = !quiet && faults_.record(source, u64{outcome.index} << 48, Access::Write, outcome.fault);
     ++(recorded ? faults_recorded_ : faults_dropped_);
   }
   return {outcome.passes, outcome.fault, outcome.address, outcome.data};

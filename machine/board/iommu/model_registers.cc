@@ -267,7 +267,7 @@ void IommuModel::Impl::finish_gcmd() {
     }
   }
   if ((changed & gcmd::kIre) != 0) set_remapping((value & gcmd::kIre) != 0);
-  status_ = (status_ & ~gcmd::kCfi) | (value & gcmd::kCfi);
+  if (!config_.quirks.compatible_messages_pass) status_ = (status_ & ~gcmd::kCfi) | (value & gcmd::kCfi);
 }
 
 void IommuModel::Impl::set_root() {
