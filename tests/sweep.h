@@ -186,7 +186,7 @@ inline std::vector<u64> sweep_points(u64 after, u64 to, Tables tables = Tables::
 #else
   constexpr bool kSlow = false;
 #endif
-  const u64 sample = tables == Tables::Legacy ? (kSlow ? 40 : ~u64{0}) : kSlow ? 12 : 40;
+  const u64 sample = tables == Tables::Legacy ? (kSlow ? 24 : ~u64{0}) : kSlow ? 8 : 40;
   std::vector<u64> points;
   if (const auto point = sweep_point()) {
     if (*point > after && *point <= to) points.push_back(*point);

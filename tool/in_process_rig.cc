@@ -16,9 +16,23 @@ InProcessRig::InProcessRig(const RigConfig& config, std::unique_ptr<board::Board
 
 InProcessRig::~InProcessRig() {
   if (!life_) return;
+  still_devices();
   end_program();
   // After a jump there is nothing left to take down.
   if (!life_->machine->jumped()) life_->kernel->~Kernel();
+}
+
+// Nobody looks at what they do any more, and the resets that come with closing them take 100 ms of the machine's time
+// each: with all others streaming, most of what a short test does would be done there.
+void InProcessRig::still_devices() {
+  constexpr u64 kRings = 0x1000, kStride = 0x100;  // docs/devices.md
+  for (const board::DeviceConfig& config : board_->config().devices) {
+    board::Device* const device = config.kind == board::DeviceKind::Streamer ? board_->device(config.bdf) : nullptr;
+    if (device == nullptr || device->bar_address(0) == 0) continue;
+    for (u64 ring = 0; ring < config.streamer.rings; ++ring) {
+      board_->mmio_write(Phys(device->bar_address(0) + kRings + ring * kStride), Width::W64, 0);
+    }
+  }
 }
 
 void InProcessRig::end_program() {

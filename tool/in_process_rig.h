@@ -67,6 +67,7 @@ class InProcessRig final : public Rig, private scenarios::Witness {
   };
 
   void bury();
+  void still_devices();
   void intend(const scenarios::Intended& intended) override { declare(config_, intended); }
   void problem(std::string_view what, Errno why) override;
 
