@@ -53,6 +53,8 @@ Options::Options(const char* command_line) {
       tables = value == "legacy" ? vtd::TableModePolicy::Legacy : vtd::TableModePolicy::Scalable;
     } else if (word == "pause=jump") {
       pause_at_jump = true;
+    } else if (word == "irq") {
+      interrupts = true;
     } else if (word == "quiet") {
       quiet = true;
     } else {

@@ -17,6 +17,7 @@ struct Options {
   u64 stretch_us = 0;
   bool pause_at_jump = false;
   bool quiet = false;
+  bool interrupts = false;
   std::string_view unknown;  // a word that is none of these
 };
 

@@ -4,13 +4,13 @@ namespace perdure::metal {
 namespace {
 
 TEST(Options, AreWords) {
-  const Options o("hops=500  devices=ohci,e1000e tables=scalable break=te-gap seed=7 pause=jump stretch_us=20 quiet ");
+  const Options o("hops=500  devices=ohci,e1000e tables=scalable break=te-gap seed=7 pause=jump stretch_us=20 irq quiet ");
   EXPECT_EQ(o.unknown, "");
   EXPECT_EQ(o.hops, 500u);
   EXPECT_EQ(o.tables, vtd::TableModePolicy::Scalable);
   EXPECT_EQ(o.breakage, "te-gap");
   EXPECT_EQ(o.stretch_us, 20u);
-  EXPECT_TRUE(o.pause_at_jump && o.quiet);
+  EXPECT_TRUE(o.pause_at_jump && o.quiet && o.interrupts);
   EXPECT_TRUE(o.wants("ohci") && o.wants("e1000e"));
   EXPECT_FALSE(o.wants("edu") || o.wants("e1000") || o.wants("ohci,e1000e"));
 }
@@ -20,7 +20,7 @@ TEST(Options, AreAllOptional) {
   EXPECT_EQ(o.hops, 0u);
   EXPECT_EQ(o.tables, vtd::TableModePolicy::Auto);
   EXPECT_TRUE(o.wants("ohci") && o.wants("nvme"));
-  EXPECT_FALSE(o.pause_at_jump || o.quiet);
+  EXPECT_FALSE(o.pause_at_jump || o.quiet || o.interrupts);
 }
 
 TEST(Options, SaysWhichItDoesNotKnow) {

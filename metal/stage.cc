@@ -19,6 +19,7 @@ scenarios::BusMastersPlan plan_of(const Options& options) {
   constexpr std::string_view kNames[scenarios::BusMasters::kMasters] = {"ohci", "edu", "e1000e", "nvme"};
   scenarios::BusMastersPlan plan;
   for (u32 m = 0; m < scenarios::BusMasters::kMasters; ++m) plan.wanted[m] = options.wants(kNames[m]);
+  plan.interrupts = options.interrupts;
   plan.may_lose = options.breakage == "record";
   return plan;
 }

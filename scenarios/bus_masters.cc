@@ -173,6 +173,7 @@ Result<void> BusMasters::set_up() {
     TRY(map_domain(d));
     TRY(mark(d));
   }
+  if (edu_) edu_->set_interrupting(plan_.interrupts);
   if (nic_) nic_->set_size(plan_.descriptors);
   if (disk_) disk_->set_reads(plan_.reads);
   for (u32 m = 0; m < kMasters; ++m) {
@@ -297,6 +298,7 @@ Result<void> BusMasters::take_over(u32 domain) {
 void BusMasters::forget() {
   for (client::Fd* fd : {&memory_.fd(), &state_file_.fd(), &iommufd_.fd(), &session_.fd()}) fd->release();
   for (VfioDevice& device : device_) device.fd().release();
+  if (edu_) edu_->forget();
   memory_map_.release();
   state_map_.release();
 }

@@ -130,6 +130,27 @@ TEST_P(BusMastersChain, LiveThroughUpdatesOneAfterTheOther) {
   EXPECT_EQ(problems_of(rig), "");
 }
 
+// A message that is sent while there is no kernel, or before the next program connects, arrives once all the same.
+TEST_F(BusMastersOnTheBoard, EachTransferInterruptsOnceWhoeverIsThere) {
+  BusMastersPlan plan;
+  plan.interrupts = true;
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_NO_FATAL_FAILURE(start(0, plan));
+  for (u32 number = 1; number <= 4; ++number) {
+    ASSERT_DONE(program->preserve());
+    ASSERT_NO_FATAL_FAILURE(leave(number));
+    // In turns it ends in the gap, and long after it.
+    if (number % 2 == 1) rig.run_for(200'000'000);
+    ASSERT_DONE(rig.arrive());
+    ASSERT_NO_FATAL_FAILURE(start(number, plan));
+    ASSERT_DONE(program->settle());
+    EXPECT_GE(evidence(kEdu).number("interrupts"), evidence(kEdu).number("landed"));
+  }
+  EXPECT_EQ(evidence(kEdu).number("carried"), 4U);
+  EXPECT_TRUE(told.empty()) << told.front();
+  EXPECT_EQ(problems_of(rig), "");
+}
+
 // A kernel that stays, and a session that is taken back.
 TEST_F(BusMastersOnTheBoard, NoticeNothingOfAJumpThatFails) {
   ASSERT_DONE(rig.power_on("a"));

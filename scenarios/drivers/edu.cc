@@ -14,14 +14,39 @@ Result<void> Edu::start() {
   TRY(find_registers());
   if ((TRY(get32(kId)) & 0xFF) != 0xED) return wrong("no edu answers at the device's registers");
   if (TRY(busy())) return wrong("the device is in the middle of a transfer that nobody here asked for");
+  const u32 interrupting = state_.interrupting;
   state_ = {};
+  state_.interrupting = interrupting;
+  TRY(connect());
   TRY(device_.set_bus_master(true));
   return arm();
+}
+
+Result<void> Edu::connect() {
+  if (state_.interrupting == 0) return {};
+  event_ = client::Fd(context_.sys, TRY(context_.sys.eventfd()));
+  const s32 number = event_.number();
+  return device_.set_irqs(kMsi, &number, 1);
+}
+
+// One for each transfer, whoever the kernel was when it was sent.
+Result<void> Edu::take_interrupt() {
+  if (state_.interrupting == 0) return {};
+  u64 came = 0;
+  const bool arrived = TRY(wait_until(kPatienceNs, [&]() -> Result<bool> {
+    came += TRY(context_.sys.eventfd_read(event_.number()));
+    return came != 0;
+  }));
+  if (!arrived) return wrong("the interrupt of a transfer did not arrive");
+  if (came != 1) return wrong("a transfer interrupted more than once");
+  ++state_.interrupts;
+  return set32(kAcknowledge, TRY(get32(kInterruptStatus)));
 }
 
 Result<void> Edu::resume() {
   TRY(find_registers());
   ++state_.kernels;
+  TRY(connect());
   if (state_.under_way == kNothing) return wrong("no transfer was under way at the jump");
   const u64 expected = state_.under_way == kIn ? area_.iova + kFrom : kBuffer;
   if (TRY(get(kSource)) != expected || TRY(get(kCount)) != kBlock) {
@@ -34,7 +59,7 @@ Result<void> Edu::command(u64 source, u64 destination, u64 bytes, u32 way) {
   TRY(set(kSource, source));
   TRY(set(kDestination, destination));
   TRY(set(kCount, bytes));
-  return set(kCommand, kRun | way);
+  return set(kCommand, kRun | way | (state_.interrupting != 0 ? kInterrupt : 0));
 }
 
 Result<void> Edu::arm() {
@@ -54,6 +79,7 @@ Result<void> Edu::arm() {
 
 // What came is what went, whole, and nothing else on its page has changed.
 Result<void> Edu::judge() {
+  TRY(take_interrupt());
   const Pattern pattern = block(state_.round);
   if (state_.under_way == kOut) {
     for (u64 at = kPageSize; at < 2 * kPageSize; at += 8) {
@@ -101,6 +127,7 @@ Result<void> Edu::leave() {
 Result<u64> Edu::store(u64 i, u64 iova) {
   TRY(command(kBuffer + 8 * i, iova, 8, kToMemory));
   TRY(wait());
+  TRY(take_interrupt());
   return block(state_.round).word(i);
 }
 
@@ -109,6 +136,7 @@ void Edu::report(Evidence& evidence) const {
   evidence.add("landed", state_.landed);
   evidence.add("carried", state_.carried);
   evidence.add("rounds", state_.round);
+  if (state_.interrupting != 0) evidence.add("interrupts", state_.interrupts);
 }
 
 }  // namespace perdure::scenarios
