@@ -69,7 +69,7 @@ int run(int argc, char** argv) {
   CLI::App* metal_command = app.add_subcommand(
       "metal", "the same on a machine that others wrote: QEMU's q35 with its VT-d; status 77: there is none to run on");
   metal_command->add_option("--hops", on_metal.hops, "live updates to make")
-      ->check(CLI::Range(1, 100'000))
+      ->check(CLI::Range(1, 10'000))
       ->capture_default_str();
   metal_command
       ->add_option("--device", on_metal.devices, "with these bus masters instead of all: ohci, edu, e1000e, nvme")
