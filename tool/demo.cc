@@ -31,8 +31,9 @@ class Demo {
   DemoReport run() {
     const auto began = std::chrono::steady_clock::now();
     report_.seed = config_.board.seed;
-    report_.what = fmt::format("{} devices in {} domains, {} of guest memory in leaves of 1 GiB, 2 MiB and 4 KiB; {}",
-                               config_.plan.devices, config_.plan.domains, bytes(config_.plan.total_memory()),
+    report_.what = fmt::format("{} in {}, {} of guest memory in leaves of 1 GiB, 2 MiB and 4 KiB; {}",
+                               counted(config_.plan.devices, "device"), counted(config_.plan.domains, "domain"),
+                               bytes(config_.plan.total_memory()),
                                options_.in_process ? fmt::format("one process, stepped from seed {}", report_.seed)
                                                    : "board, kernel and program are processes of their own");
     for (const std::string& name : left_) report_.what += fmt::format("\nnot part of it: {}", name);

@@ -67,7 +67,8 @@ int run(int argc, char** argv) {
   namespace metal = perdure::tool::metal;
   metal::MetalOptions on_metal;
   CLI::App* metal_command = app.add_subcommand(
-      "metal", "the same on a machine that others wrote: QEMU's q35 with its VT-d; status 77: there is none to run on");
+      "metal",
+      "live updates on hardware that others wrote: bare metal in QEMU's q35 with its VT-d; status 77: none to run on");
   metal_command->add_option("--hops", on_metal.hops, "live updates to make")
       ->check(CLI::Range(1, 10'000))
       ->capture_default_str();

@@ -60,17 +60,24 @@ void render_audit(std::string& out, const HopReport& hop, const Style& style) {
                                 "lost", "dup.", "corr.", "misd.", "longest gap", "not done, by cause"));
   for (const DeviceResult& d : hop.audit.devices) {
     bool device_clean = true;
+    bool at_work = false;
     for (Phase phase : kAllPhases) {
       const PhaseResult& p = d.in(phase);
       device_clean &= p.clean();
+      at_work |= p.done != 0;
       const std::string line =
           fmt::format("  {:<12} {:<7} {:>10} {:>6} {:>6} {:>6} {:>6} {:>11}  {}", phase == Phase::Before ? d.name : "",
                       board::phase_name(phase), p.done, p.lost, p.duplicated, p.corrupted, p.misdirected,
                       duration(p.longest_gap_ns), not_done(p));
       out += (p.clean() ? line : style.bad(line)) + "\n";
     }
-    out += device_clean ? style.good(fmt::format("  {:<12} verdict: nothing lost", "")) + "\n"
-                        : style.bad(fmt::format("  {:<12} verdict: DMA did not survive", "")) + "\n";
+    if (!device_clean) {
+      out += style.bad(fmt::format("  {:<12} verdict: DMA did not survive", "")) + "\n";
+    } else if (at_work) {
+      out += style.good(fmt::format("  {:<12} verdict: nothing lost", "")) + "\n";
+    } else {
+      out += fmt::format("  {:<12} did no DMA: it took no part\n", "");
+    }
   }
 }
 
@@ -116,6 +123,10 @@ std::string duration(u64 ns) {
   if (ns < 1'000'000) return fmt::format("{:.3g} us", v / 1e3);
   if (ns < 1'000'000'000) return fmt::format("{:.3g} ms", v / 1e6);
   return fmt::format("{:.3g} s", v / 1e9);
+}
+
+std::string counted(u64 n, std::string_view what) {
+  return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s");
 }
 
 std::string bytes(u64 n) {
@@ -185,7 +196,7 @@ std::string render(const DemoReport& report, bool colour) {
     out += (c.ok ? style.good(line) : style.bad(line)) + "\n";
   }
   out += "\n" + (report.clean() ? style.good("nothing was lost") : style.bad("FAILED: see above")) +
-         fmt::format(" ({} hops, {})\n", report.hops.size(), duration(report.elapsed_ns));
+         fmt::format(" ({}, {})\n", counted(report.hops.size(), "hop"), duration(report.elapsed_ns));
   return out;
 }
 

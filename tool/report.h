@@ -74,5 +74,7 @@ nlohmann::json to_json(const DemoReport& report);
 // 1.23 ms, 45.6 us: three digits.
 std::string duration(u64 ns);
 std::string bytes(u64 n);
+// "1 hop", "2 hops".
+std::string counted(u64 n, std::string_view what);
 
 }  // namespace perdure::tool
