@@ -61,7 +61,7 @@ TEST(Traffic, TheFeederLeavesNoFrameOutAndEndsWhileItIsHeldUp) {
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fd), 0);
   host::Descriptor reader(fd[1]);
   {
-    Feeder feeder(host::Descriptor(fd[0]), 3, 1'000'000);
+    Feeder feeder(host::Descriptor{fd[0]}, 3, 1'000'000);
     u64 sequence = 0;
     const auto take = [&](usize n) {
       std::vector<unsigned char> bytes(n);
@@ -82,7 +82,7 @@ TEST(Traffic, TheFeederEndsWhenNobodyListens) {
   int fd[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fd), 0);
   close(fd[1]);
-  const Feeder feeder(host::Descriptor(fd[0]), 3, 20'000);
+  const Feeder feeder(host::Descriptor{fd[0]}, 3, 20'000);
 }
 
 }  // namespace

@@ -153,15 +153,17 @@ void Transcript::on_hop_event(const json& said, u64 now_ns) {
   }
   if (const auto timeline = said.find("timeline"); timeline != said.end() && timeline->is_array()) {
     for (const json& p : *timeline) {
-      const auto begin = p.is_object() ? number_of(p, "begin_ns") : std::nullopt;
-      const auto end = p.is_object() ? number_of(p, "end_ns") : std::nullopt;
+      const auto began = p.is_object() ? number_of(p, "begin_ns") : std::nullopt;
+      const auto ended = p.is_object() ? number_of(p, "end_ns") : std::nullopt;
+      const u64 begin = began.value_or(0);
+      const u64 end = ended.value_or(0);
       const std::string name = p.is_object() ? printable(text_of(p, "name")) : std::string();
-      const bool ordered = hop.timeline.empty() || (begin && *begin >= hop.timeline.front().begin_ns);
-      if (name.empty() || !begin || !end || *end < *begin || !ordered || hop.timeline.size() == kMostPhases) {
+      const bool ordered = hop.timeline.empty() || begin >= hop.timeline.front().begin_ns;
+      if (name.empty() || !began || !ended || end < begin || !ordered || hop.timeline.size() == kMostPhases) {
         hop.problems.push_back("its timeline has a phase that cannot be: " + shown(p));
         break;
       }
-      hop.timeline.push_back({name, *begin, *end});
+      hop.timeline.push_back({name, begin, end});
     }
   }
   if (hop.timeline.empty()) hop.problems.emplace_back("it has no timeline");
