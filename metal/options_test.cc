@@ -4,7 +4,8 @@ namespace perdure::metal {
 namespace {
 
 TEST(Options, AreWords) {
-  const Options o("hops=500  devices=ohci,e1000e tables=scalable break=te-gap seed=7 pause=jump stretch_us=20 irq quiet ");
+  const Options o(
+      "hops=500  devices=ohci,e1000e tables=scalable break=te-gap seed=7 pause=jump stretch_us=20 irq quiet ");
   EXPECT_EQ(o.unknown, "");
   EXPECT_EQ(o.hops, 500u);
   EXPECT_EQ(o.tables, vtd::TableModePolicy::Scalable);

@@ -25,8 +25,8 @@ struct BusMastersPlan {
   // By Master: to be driven if the machine has it.
   bool wanted[kMasters] = {true, true, true, true};
   Take take = Take::Replace;
-  u32 descriptors = 8192;  // of the e1000e's ring, a multiple of 8
-  u32 reads = 63;          // in the NVMe controller's queue, up to 63
+  u32 descriptors = 8192;   // of the e1000e's ring, a multiple of 8
+  u32 reads = 63;           // in the NVMe controller's queue, up to 63
   bool interrupts = false;  // of the edu's transfers; for machines that remap them
   // A device that its kernel refuses to hand out after a jump is watched: its memory must not change for so long.
   // Otherwise it is a failure of the scenario.

@@ -56,6 +56,11 @@ modes() {
   for device in ohci edu e1000e nvme; do
     on_metal "one long hop: $device alone" 0 "$device +nothing lost" --hops 1 --device $device --stretch-us 400000
   done
+  for tables in legacy scalable; do
+    on_metal "messages of transfers that were under way arrive once: $tables" 0 '"clean": true' --interrupts --json --hops 5 \
+      --device edu ohci --tables $tables
+    json 'in every kernel' "[e['numbers']['interrupts'] >= e['numbers']['landed'] > 0 for h in r['hops'] for e in h['evidence'] if e['device'] == 'edu'] == [True] * 5"
+  done
   for run in 1 2; do
     on_metal "instructions are the clock, run $run" 0 "$clean" --icount --hops 3 --verbose
     grep -v '^  ' "$work/err" >"$work/icount$run"

@@ -83,6 +83,8 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   metal_command->add_flag("--icount", on_metal.icount,
                           "instructions are the clock, so that every run is the same (edu and ohci)");
+  metal_command->add_flag("--interrupts", on_metal.interrupts,
+                          "the edu's transfers interrupt, through the unit's remapping table");
   metal_command->add_option("--break", on_metal.breakage, "make the proof fail")
       ->check(CLI::IsMember(std::vector<std::string>(std::begin(metal::kBreakages), std::end(metal::kBreakages))));
   metal_command->add_flag("--json", on_metal.json, "the report as JSON");

@@ -58,6 +58,7 @@ std::expected<Plan, std::string> plan_of(const MetalOptions& options) {
   plan.machine = {.devices = options.devices,
                   .scalable = options.tables == "scalable",
                   .seabios = options.firmware == "seabios",
+                  .interrupts = options.interrupts,
                   .icount_shift = options.icount ? 7U : 0U};
   for (const char* name : kDeviceNames) {
     const bool wanted = options.devices.empty() && (!options.icount || deterministic(name));
@@ -71,6 +72,9 @@ std::expected<Plan, std::string> plan_of(const MetalOptions& options) {
       return std::unexpected(fmt::format("--device {} is given twice", name));
     }
   }
+  if (options.interrupts && !contains(plan.machine.devices, "edu")) {
+    return std::unexpected("--interrupts are the edu's, which is not there");
+  }
   if (options.raw && options.dump.empty()) return std::unexpected("--raw is for --dump");
 
   plan.expected = {.hops = options.hops, .devices = plan.machine.devices, .quiet = options.hops > kShortChain};
@@ -79,6 +83,7 @@ std::expected<Plan, std::string> plan_of(const MetalOptions& options) {
   const unsigned stretch_us = options.stretch_us != 0 ? options.stretch_us : plan.expected.quiet ? 0 : 50'000;
   if (stretch_us != 0) plan.words += fmt::format(" stretch_us={}", stretch_us);
   if (plan.expected.quiet) plan.words += " quiet";
+  if (options.interrupts) plan.words += " irq";
   if (!options.breakage.empty()) plan.words += " break=" + options.breakage;
   if (!options.dump.empty()) plan.words += " pause=jump";
 
@@ -156,7 +161,8 @@ class MetalRun {
                  {{"devices", plan_.machine.devices},
                   {"tables", options_.tables},
                   {"firmware", options_.firmware},
-                  {"icount", options_.icount}}},
+                  {"icount", options_.icount},
+                  {"interrupts", options_.interrupts}}},
                 {"pace", nullptr}};
     if (pace_) {
       out["pace"] = {{"hop_ns", pace_->hop_ns},

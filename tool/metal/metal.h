@@ -15,6 +15,7 @@ struct MetalOptions {
   std::string tables = "legacy";     // or "scalable" (second stage)
   std::string firmware = "qboot";    // or "seabios"
   bool icount = false;               // instructions are the clock: the same run each time
+  bool interrupts = false;           // the edu's transfers interrupt, through the unit's table
   std::string breakage;              // kBreakages, or empty
   bool json = false;
   bool verbose = false;

@@ -172,7 +172,8 @@ std::vector<std::string> arguments(const Qemu& qemu, const MachineSpec& machine,
   add("-serial", "stdio");
   add("-chardev", fmt::format("socket,id=monitor0,fd={}", with.monitor));
   add("-mon", "chardev=monitor0,mode=control");
-  add("-device", fmt::format("intel-iommu,intremap=off,aw-bits=48{}", machine.scalable ? ",x-scalable-mode=on" : ""));
+  add("-device", fmt::format("intel-iommu,intremap={},aw-bits=48{}", machine.interrupts ? "on" : "off",
+                             machine.scalable ? ",x-scalable-mode=on" : ""));
   for (const std::string& name : machine.devices) {
     const auto* device =
         std::find_if(std::begin(kDevices), std::end(kDevices), [&](const NeededDevice& d) { return d.name == name; });

@@ -21,6 +21,7 @@ struct MachineSpec {
   std::vector<std::string> devices;
   bool scalable = false;
   bool seabios = false;
+  bool interrupts = false;    // the unit remaps them
   unsigned icount_shift = 0;  // instructions are the clock, 2^shift ns each; 0: they are not
   bool probes = false;        // what the list of behaviours asks the unit with: functions that do DMA on request
 };

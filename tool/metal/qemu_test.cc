@@ -54,6 +54,8 @@ TEST(Qemu, ArgumentsNameWhatWasAskedFor) {
     EXPECT_NE(whole.find(part), std::string::npos) << part << " in " << whole;
   }
   EXPECT_EQ(whole.find("-icount"), std::string::npos);
+  EXPECT_NE(whole.find("intremap=off"), std::string::npos);
+  EXPECT_NE(line({.devices = {"edu"}, .interrupts = true}).find("intremap=on"), std::string::npos);
   const std::string few = line({.devices = {"edu"}, .scalable = false, .seabios = true, .icount_shift = 7});
   EXPECT_NE(few.find("-icount shift=7,sleep=off"), std::string::npos);
   for (const char* part : {"-bios", "x-scalable-mode", "pci-ohci", "e1000e", "nvme"}) {
