@@ -184,6 +184,7 @@ std::string render(const DemoReport& report, bool colour) {
     render_evidence(out, hop, style);
     render_quarantined(out, hop, style);
     std::vector<std::string> findings;
+    findings.reserve(hop.audit.findings.size());
     for (const board::Finding& f : hop.audit.findings) findings.push_back(f.to_string());
     render_some(out, findings, "", style);
     render_some(out, hop.violations, "hardware rule broken: ", style);
