@@ -12,8 +12,8 @@ namespace perdure::sabotage {
 
 namespace {
 
-constexpr std::string_view kNames[] = {"te-gap",    "no-iotlb-flush", "no-context-flush",
-                                       "wrong-did", "table-page",     "record"};
+constexpr std::string_view kNames[] = {"te-gap", "no-iotlb-flush", "no-context-flush", "wrong-did", "table-page",
+                                       "record", "crash"};
 
 // VT-d, hardware.md §1, §3 and §5.
 constexpr u64 kEcap = 0x10, kGcmd = 0x18, kGsts = 0x1C, kRtaddr = 0x20, kIqt = 0x88, kIqa = 0x90;
@@ -24,6 +24,7 @@ constexpr u64 kContextFlush = 1, kIotlbFlush = 2, kPasidIotlbFlush = 6;  // the 
 constexpr u64 kFirstStage = 1;                                           // PGTT
 constexpr u64 kNobody = 0xFFFF;                                          // neither a domain nor a requester
 constexpr u64 kGapNs = 5'000'000;
+constexpr u64 kNowhere = 0x10;                  // where no machine has anything mapped
 constexpr u64 kPoison = 0x0BAD'0BAD'0BAD'0F87;  // present, writable, reserved bits set
 
 }  // namespace
@@ -75,6 +76,11 @@ void Saboteur::rewrite(u64 (&descriptor)[2]) const {
 void Saboteur::before_jump() {
   if (!unit_) return;
   if (breakage_ == "te-gap") open_gap();
+  if (breakage_ == "crash") {
+    const volatile u64 nowhere = kNowhere;
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): it shall fault
+    static_cast<void>(hw::load(reinterpret_cast<const u64*>(nowhere)));
+  }
   if (breakage_ == "table-page") poison_table();
   if (breakage_ == "record" && machine_.boot().hop == 0) damage_record();  // one device, and the others go on
 }

@@ -8,32 +8,52 @@ command -v "$qemu" >/dev/null || { echo "skipped: no $qemu (Debian: apt-get inst
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
 
-# boot NAME HOPS QEMU-ARGUMENTS…
-boot() {
-  name=$1 hops=$2
-  shift 2
-  timeout 60 "$qemu" -M q35 -accel tcg -m 256M -nodefaults -no-user-config -display none -no-reboot \
+# start WORDS QEMU-ARGUMENTS…: leaves its status in $status, and what it said in $out.
+start() {
+  words=$1
+  shift
+  timeout 60 "$qemu" -M q35 -accel tcg -nodefaults -no-user-config -display none -no-reboot \
     -device isa-debug-exit,iobase=0xf4,iosize=0x04 -serial "file:$out" \
-    -kernel "$images/perdure-metal-a.elf" -initrd "$images/metal-modules.bin" -append "${words}hops=$hops" \
+    -kernel "$images/perdure-metal-a.elf" -initrd "$images/metal-modules.bin" -append "$words" \
     -device "intel-iommu,$unit,aw-bits=48" -device edu,dma_mask=0xffffffff -device pci-ohci "$@"
   status=$?
-  if [ $status -ne 33 ] || ! grep -q "\"event\":\"end\",\"ok\":true,\"hops\":$hops" "$out" ||
-    grep -qE '\] (warn|error): ' "$out"; then
-    echo "not ok - $name: status $status"
-    cat "$out"
-    exit 1
-  fi
+}
+wrong() {
+  echo "not ok - $1: status $status"
+  cat "$out"
+  exit 1
+}
+
+# boot NAME WORDS HOPS QEMU-ARGUMENTS…: all is well.
+boot() {
+  name=$1 more=$2 hops=$3
+  shift 3
+  start "${more}hops=$hops" -m 256M "$@"
+  [ $status -eq 33 ] || wrong "$name"
+  grep -q "\"event\":\"end\",\"ok\":true,\"hops\":$hops" "$out" || wrong "$name"
+  ! grep -qE '\] (warn|error): ' "$out" || wrong "$name"
   echo "ok - $name"
 }
-# Messages go through the unit's table, which every kernel makes anew.
-interrupts() {
-  unit=intremap=on
-  words="irq "
-  boot "interrupts of transfers that were under way" 3 -bios /usr/share/qemu/qboot.rom
+
+# ends NAME PATTERN WORDS QEMU-ARGUMENTS…: with status 37, and says why.
+ends() {
+  name=$1 pattern=$2
+  shift 2
+  start "$@"
+  [ $status -eq 37 ] || wrong "$name"
+  grep -qE "$pattern" "$out" || wrong "$name"
+  echo "ok - $name"
 }
-unit=intremap=off words=
-for firmware in /usr/share/qemu/qboot.rom /usr/share/seabios/bios-256k.bin; do
+
+unit=intremap=off
+qboot=/usr/share/qemu/qboot.rom
+for firmware in $qboot /usr/share/seabios/bios-256k.bin; do
   [ -f "$firmware" ] || { echo "skipped: no $firmware (Debian: qemu-system-data, seabios)"; exit 77; }
-  boot "$(basename "$firmware")" 3 -bios "$firmware"
+  boot "$(basename "$firmware")" '' 3 -bios "$firmware"
 done
-interrupts
+boot 'memory above 4 GiB' '' 2 -m 6G -bios "$qboot"
+ends 'an exception' 'error: exception 14 at RIP 0x[0-9a-f]+, error code 0x0, CR2 0x10,' 'hops=1 break=crash' -m 256M -bios "$qboot"
+ends 'too little memory' 'error: too little memory' 'hops=1' -m 64M -bios "$qboot"
+# Messages go through the unit's table, which every kernel makes anew.
+unit=intremap=on
+boot 'interrupts of transfers that were under way' 'irq ' 3 -bios "$qboot"
