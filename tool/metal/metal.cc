@@ -242,6 +242,7 @@ class MetalRun {
   void set_pace(const Heard& heard) {
     if (!heard.boot_ns || heard.hops_ns.empty()) return;
     std::vector<u64> each;
+    each.reserve(heard.hops_ns.size());
     u64 before = *heard.boot_ns;
     for (const u64 at : heard.hops_ns) each.push_back(at - std::exchange(before, at));
     pace_.emplace();
