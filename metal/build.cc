@@ -10,7 +10,9 @@ PERDURE_KERNEL_NOTE(perdure_kernel_note, PERDURE_KERNEL_RELEASE, PERDURE_KERNEL_
 
 namespace perdure::metal {
 
-constinit const Config kBuild{.release = PERDURE_KERNEL_RELEASE, .write_version = PERDURE_KERNEL_WRITES};
+// The root table is renewed: the hosted kernels leave it in place.
+constinit const Config kBuild{
+    .release = PERDURE_KERNEL_RELEASE, .write_version = PERDURE_KERNEL_WRITES, .renew_root_table = true};
 constinit const std::string_view kNextKernel = PERDURE_KERNEL_NEXT;
 
 }  // namespace perdure::metal

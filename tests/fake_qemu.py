@@ -47,7 +47,7 @@ for hop in range(1, hops + 1):
         sys.exit(37)
     if mode == "gap":
         trace((ON, 0x04000000), (0x44000000, 0x84000000))
-    if mode == "root":
+    if mode not in ("lazy", "root"):
         trace((ON, 0xC4000000))
     if mode != "lazy":
         trace((ON, 0x80000000), (0xC0000000, 0x84000000))

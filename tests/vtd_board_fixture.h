@@ -402,8 +402,10 @@ class VtdBoardTest : public testing::TestWithParam<Variant> {
     hw.frames = &world.frames();
     hw.devices();
   }
-  Result<void> adopt(const abi::IommuUnitRecord& record) {
-    auto made = VtdUnit::adopt(world.heap(), world.kho(), record, config());
+  Result<void> adopt(const abi::IommuUnitRecord& record, bool renew_root_table = false) {
+    UnitConfig with = config();
+    with.renew_root_table = renew_root_table;
+    auto made = VtdUnit::adopt(world.heap(), world.kho(), record, with);
     if (!made) return fail(made.error());
     unit = std::move(*made);
     return {};

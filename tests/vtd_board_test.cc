@@ -118,12 +118,27 @@ TEST_P(VtdBoardTest, LiveUpdateGoesOnUnderDma) {
     jump();
     hw.must_not.clear();
     hw.writes.clear();
-    ASSERT_TRUE(adopt(record)) << log();
+    // The second kernel wants a root table of its own.
+    const bool renew = hop == 1;
+    ASSERT_TRUE(adopt(record, renew)) << log();
+    unsigned set_root = 0;
     for (const auto& [offset, value] : hw.writes) {
-      EXPECT_NE(offset, 0x20u) << "the root pointer and the table mode stay (R29)";
-      if (offset == 0x18) {
-        EXPECT_EQ(value >> 30, 2u) << "TE, and no SRTP";
+      if (offset == 0x20) {
+        EXPECT_TRUE(renew) << "the root pointer and the table mode stay (R29)";
+        EXPECT_EQ(value & 0xc00, record.rtaddr & 0xc00) << "so does the mode when the pointer does not";
+        EXPECT_NE(value, record.rtaddr);
       }
+      if (offset == 0x18) {
+        EXPECT_EQ(value >> 31, 1u) << "TE";
+        set_root += value >> 30 & 1;
+      }
+    }
+    EXPECT_EQ(set_root, renew ? 1u : 0u) << "SRTP";
+    if (renew) {
+      // Nothing reads the former one any more; it is anybody's page.
+      EXPECT_TRUE(world.frames().any_free(Phys(record.root), kPageSize));
+      std::memset(world.machine.virt(Phys(record.root)), 0xff, kPageSize);
+      hw.devices();
     }
     must_not(kLeaves, 0x20'0000);
     hw.devices();

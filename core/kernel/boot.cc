@@ -172,6 +172,7 @@ Result<void> Kernel::boot_unit(const acpi::DmarUnit& found, Vec<vtd::VtdUnit*>& 
                                .stage = config_.stage,
                                .interrupt_remapping = config_.interrupt_remapping && dmar_->interrupt_remapping,
                                .interrupt_owners = owners.span(),
+                               .renew_root_table = config_.renew_root_table,
                                .defer_fault_event = true};
   const auto add = [&](Owned<vtd::VtdUnit> unit) -> Result<void> {
     vtd::VtdUnit* const added = unit.get();

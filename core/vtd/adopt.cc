@@ -1,5 +1,7 @@
 // Taking over a unit that translates: hardware.md §9.3 (entry checks) and §9.4 (live re-initialisation). Translation
 // stays on throughout; what a command does not name it does not change.
+#include <cstring>
+
 #include "core/base/scope_guard.h"
 #include "core/vtd/legacy_tables.h"
 #include "core/vtd/scalable_tables.h"
@@ -119,6 +121,10 @@ Result<void> VtdUnit::take_over(Kho& kho, const abi::IommuUnitRecord& record, st
   // Everything that can fail for want of memory comes before anything is touched.
   const QueueMemory memory = TRY(InvalidationQueue::allocate(heap_.frames(), Ecap::Smts::test(info_.ecap)));
   ScopeGuard free_memory([&] { InvalidationQueue::release(heap_.frames(), memory); });
+  const Phys root = renew_root_ ? TRY(heap_.frames().alloc_zeroed(0)) : Phys();
+  ScopeGuard free_root([&] {
+    if (root) heap_.frames().free(root, 0);
+  });
   if (Global::Ire::test(status)) TRY(interrupts_.prepare(kho, record, owners));
   Handover from{Phys(record.root), record.context_tables, old_memory, info_.base, info_.segment};
   tables_ = TRY(
@@ -128,7 +134,8 @@ Result<void> VtdUnit::take_over(Kho& kho, const abi::IommuUnitRecord& record, st
   // From here on the unit is ours: what goes wrong leaves it as it is, and its memory with it.
   state_ = State::Abandoned;
   free_memory.dismiss();
-  if (auto done = re_initialise_locked(kho, has_queue ? &old_memory : nullptr, memory); !done) {
+  free_root.dismiss();
+  if (auto done = re_initialise_locked(kho, has_queue ? &old_memory : nullptr, memory, root); !done) {
     log(heap_.machine(), LogLevel::Error,
         unit_line(info_.base) << "translates, but cannot be driven (" << done.error() << "): GSTS "
                               << Hex{registers_.status()} << ", IQH " << Hex{registers_.read(reg::kQueueHead)}
@@ -139,7 +146,8 @@ Result<void> VtdUnit::take_over(Kho& kho, const abi::IommuUnitRecord& record, st
   return {};
 }
 
-Result<void> VtdUnit::re_initialise_locked(Kho& kho, const QueueMemory* old_memory, const QueueMemory& memory) {
+Result<void> VtdUnit::re_initialise_locked(Kho& kho, const QueueMemory* old_memory, const QueueMemory& memory,
+                                           Phys root) {
   // Before anything else: what a former kernel left armed would come at vectors that are this one's.
   mask_events();
   if (old_memory) {
@@ -158,8 +166,23 @@ Result<void> VtdUnit::re_initialise_locked(Kho& kho, const QueueMemory* old_memo
   // Again, now that the former queue is off: its last waits may have asked for an event.
   mask_events();
   if (!defer_fault_event_) faults_.arm();
+  if (root) TRY(renew_root_locked(root));
   if (interrupts_.set_up()) return interrupts_.move(kho);
   return remap_ ? interrupts_.start() : Result<void>();
+}
+
+Result<void> VtdUnit::renew_root_locked(Phys root) {
+  const Phys former = tables_->root();
+  std::memcpy(heap_.machine().virt(root), heap_.machine().virt(former), kPageSize);
+  writer_.write_back_page(root);
+  hw::fence();
+  tables_->set_root(root);
+  TRY(registers_.set_root(tables_->rtaddr()));
+  // Only then is nothing read from the former one any more.
+  TRY(flush_all_locked());
+  if (Cap::Rwbf::test(info_.cap)) TRY(registers_.flush_write_buffer());
+  heap_.frames().free(former, 0);
+  return {};
 }
 
 }  // namespace perdure::vtd

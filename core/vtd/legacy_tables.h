@@ -20,6 +20,7 @@ class LegacyTables final : public TranslationTables {
 
   TableMode mode() const override { return TableMode::Legacy; }
   Phys root() const override { return root_; }
+  void set_root(Phys root) override { root_ = root; }
   EntryState read(u16 bdf) const override;
   bool bus_in_use(u8 bus) const override;
   Result<bool> make_room(u16 bdf, Kho* kho) override;
@@ -45,7 +46,7 @@ class LegacyTables final : public TranslationTables {
   FrameAllocator& frames_;
   const HwWriter writer_;
   const EntryLimits limits_;
-  const Phys root_;
+  Phys root_;
 };
 
 }  // namespace perdure::vtd

@@ -24,6 +24,7 @@ class ScalableTables final : public TranslationTables {
 
   TableMode mode() const override { return TableMode::Scalable; }
   Phys root() const override { return root_; }
+  void set_root(Phys root) override { root_ = root; }
   EntryState read(u16 bdf) const override;
   bool bus_in_use(u8 bus) const override;
   Result<bool> make_room(u16 bdf, Kho* kho) override;
@@ -58,7 +59,7 @@ class ScalableTables final : public TranslationTables {
   FrameAllocator& frames_;
   const HwWriter writer_;
   const EntryLimits limits_;
-  const Phys root_;
+  Phys root_;
 };
 
 }  // namespace perdure::vtd

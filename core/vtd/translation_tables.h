@@ -40,6 +40,9 @@ class TranslationTables : public HeapObject {
  public:
   virtual TableMode mode() const = 0;
   virtual Phys root() const = 0;
+  // `root` holds what the present one does, and hardware goes by it from the caller's next command on; the present one
+  // is the caller's to free.
+  virtual void set_root(Phys root) = 0;
   u64 rtaddr() const;
 
   // --- entries; `bdf` without segment -------------------------------------------------------------------

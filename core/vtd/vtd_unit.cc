@@ -33,6 +33,7 @@ VtdUnit::VtdUnit(Heap& heap, Phys base, u16 segment, const Capabilities& can, Ta
       limits_(can.limits(mode)),
       drain_{Cap::Drd::test(can.cap), Cap::Dwd::test(can.cap)},
       remap_(config.interrupt_remapping && Ecap::Ir::test(can.ecap)),
+      renew_root_(config.renew_root_table),
       defer_fault_event_(config.defer_fault_event),
       faults_(registers_, segment, can.cap, config.faults),
       queue_(registers_, writer_),

@@ -29,6 +29,9 @@ struct UnitConfig {
   bool interrupt_remapping = true;
   // adopt(): whose interrupt entries may be carried over.
   std::span<const InterruptOwner> interrupt_owners = {};
+  // adopt(): the root table is copied and RTADDR set anew, with translation on (hardware.md §9.4, 5). Otherwise it
+  // stays where the former kernel had it (R29).
+  bool renew_root_table = false;
   // The fault event stays masked until arm_faults(). For a machine of several units: vectors that the devices of one
   // bring along must be taken before another's event is given one.
   bool defer_fault_event = false;
@@ -119,7 +122,10 @@ class VtdUnit final : public IommuUnit {
   Result<void> bring_up();
   Result<void> check_registers(const abi::IommuUnitRecord& record) const;
   Result<void> take_over(Kho& kho, const abi::IommuUnitRecord& record, std::span<const InterruptOwner> owners);
-  Result<void> re_initialise_locked(Kho& kho, const QueueMemory* old_memory, const QueueMemory& memory) REQUIRES(lock_);
+  // `root`: memory for a copy of the root table; null address: it stays.
+  Result<void> re_initialise_locked(Kho& kho, const QueueMemory* old_memory, const QueueMemory& memory, Phys root)
+      REQUIRES(lock_);
+  Result<void> renew_root_locked(Phys root) REQUIRES(lock_);
   Result<void> protected_memory_off();
 
   bool ours(SourceId source) const { return source.segment == info_.segment; }
@@ -148,6 +154,7 @@ class VtdUnit final : public IommuUnit {
   const EntryLimits limits_;
   const Drain drain_;
   const bool remap_;  // interrupts, when the unit is set up anew
+  const bool renew_root_;
   const bool defer_fault_event_;
   FaultLog faults_;
   InvalidationQueue queue_;

@@ -22,8 +22,8 @@ class GcmdTrace {
   u64 queue_restarts() const { return queue_restarts_; }  // times the queue was turned on while translation was on
   bool enabled() const { return enabled_; }
 
-  // After each jump the queue is made anew; an adopted unit's root pointer is not reprogrammed (R29).
   RunCheck never_dropped() const;
+  // After each jump queue and root table are made anew.
   RunCheck remade(unsigned jumps) const;
 
  private:
