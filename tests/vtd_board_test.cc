@@ -122,6 +122,7 @@ TEST_P(VtdBoardTest, LiveUpdateGoesOnUnderDma) {
     const bool renew = hop == 1;
     ASSERT_TRUE(adopt(record, renew)) << log();
     unsigned set_root = 0;
+    std::optional<u64> after_srtp;  // the register that is written next
     for (const auto& [offset, value] : hw.writes) {
       if (offset == 0x20) {
         EXPECT_TRUE(renew) << "the root pointer and the table mode stay (R29)";
@@ -132,9 +133,11 @@ TEST_P(VtdBoardTest, LiveUpdateGoesOnUnderDma) {
         EXPECT_EQ(value >> 31, 1u) << "TE";
         set_root += value >> 30 & 1;
       }
+      if (set_root != 0 && offset != 0x18 && !after_srtp) after_srtp = offset;
     }
     EXPECT_EQ(set_root, renew ? 1u : 0u) << "SRTP";
     if (renew) {
+      EXPECT_EQ(after_srtp, 0x88u) << "IQT: caches may hold what the former table said";
       // Nothing reads the former one any more; it is anybody's page.
       EXPECT_TRUE(world.frames().any_free(Phys(record.root), kPageSize));
       std::memset(world.machine.virt(Phys(record.root)), 0xff, kPageSize);
