@@ -67,19 +67,24 @@ void add_region(Facts& facts, u64 base, u64 length, bool usable) {
   facts.region[at] = {base, end - base, usable ? u64{1} : u64{0}};
 }
 
-// The upper half of the largest stretch of RAM, as far as the archive leaves it.
+// The upper half of the largest stretch of RAM, as far as the archive leaves it: loaders put that at the top.
 void set_share_aside(Facts& facts) {
+  constexpr u64 kSlotsEnd = kSlots[1].value + kSlotBytes;
   Facts::Region largest{};
   for (const Facts::Region& r : facts.memory()) {
     if (r.usable != 0 && r.length > largest.length) largest = r;
   }
   u64 end = largest.base + largest.length;
-  const u64 half = align_up(largest.base + largest.length / 2, kHugePageSize);
-  if (facts.archive >= half && facts.archive < end) end = facts.archive;
+  if (facts.archive_bytes != 0) {
+    const bool stays = facts.is_ram(Phys(facts.archive), facts.archive_bytes) &&
+                       !ranges_overlap(facts.archive, facts.archive_bytes, kSlots[0].value, kSlotsEnd - kSlots[0].value);
+    if (!stays) give_up("the archive of kernels lies outside of RAM, or where kernels go");
+    if (facts.archive >= largest.base && facts.archive < end) end = facts.archive;
+  }
+  const u64 half = align_up(largest.base + (end - largest.base) / 2, kHugePageSize);
   end = align_down(end, kHugePageSize);
-  constexpr u64 kSlotsEnd = kSlots[1].value + kSlotBytes;
   if (half < kSlotsEnd + kSlotBytes || half >= end) {
-    give_up("too little memory: two kernels and what they hand over need 128 MiB");
+    give_up("too little memory: two kernels and what they hand over need 128 MiB beside their archive");
   }
   facts.share = half;
   facts.share_bytes = end - half;

@@ -6,7 +6,9 @@ images=$1
 qemu=${PERDURE_QEMU:-qemu-system-x86_64}
 command -v "$qemu" >/dev/null || { echo "skipped: no $qemu (Debian: apt-get install qemu-system-x86)"; exit 77; }
 out=$(mktemp)
-trap 'rm -f "$out"' EXIT
+large=$(mktemp)
+trap 'rm -f "$out" "$large"' EXIT
+archive=$images/metal-modules.bin
 
 # start WORDS QEMU-ARGUMENTS…: leaves its status in $status, and what it said in $out.
 start() {
@@ -14,7 +16,7 @@ start() {
   shift
   timeout 60 "$qemu" -M q35 -accel tcg -nodefaults -no-user-config -display none -no-reboot \
     -device isa-debug-exit,iobase=0xf4,iosize=0x04 -serial "file:$out" \
-    -kernel "$images/perdure-metal-a.elf" -initrd "$images/metal-modules.bin" -append "$words" \
+    -kernel "$images/perdure-metal-a.elf" -initrd "$archive" -append "$words" \
     -device "intel-iommu,$unit,aw-bits=48" -device edu,dma_mask=0xffffffff -device pci-ohci "$@"
   status=$?
 }
@@ -54,6 +56,14 @@ done
 boot 'memory above 4 GiB' '' 2 -m 6G -bios "$qboot"
 ends 'an exception' 'error: exception 14 at RIP 0x[0-9a-f]+, error code 0x0, CR2 0x10,' 'hops=1 break=crash' -m 256M -bios "$qboot"
 ends 'too little memory' 'error: too little memory' 'hops=1' -m 64M -bios "$qboot"
+# With something behind the two kernels that takes more than the upper half of memory, and nearly all of it.
+cp "$archive" "$large"
+archive=$large
+truncate -s 150M "$large"
+boot 'an archive of more than half of the memory' '' 2 -bios "$qboot"
+truncate -s 230M "$large"
+ends 'an archive where kernels go' 'error: the archive of kernels lies .* where kernels go' 'hops=1' -m 256M -bios "$qboot"
+archive=$images/metal-modules.bin
 # Messages go through the unit's table, which every kernel makes anew.
 unit=intremap=on
 boot 'interrupts of transfers that were under way' 'irq ' 3 -bios "$qboot"

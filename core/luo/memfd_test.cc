@@ -449,6 +449,22 @@ TEST_F(Memfd, DamagedRecordsAreRefusedAndTheOtherFileIsFine) {
   }
 }
 
+// Two folios alike but for their places in the memory: only the memory map knows which is which.
+TEST_F(Memfd, FoliosOfOneSizeInWrongOrderAreRefused) {
+  w.machines.max_order = 9;
+  w.jump();
+  auto s = w.create("s");
+  (void)add(u64{64} << 20, 1, *s);
+  ASSERT_TRUE(w.luo().serialize());
+  std::swap(folios(record(0))[0].word, folios(record(0))[1].word);
+  w.held.push_back(std::move(s));
+  w.jump();
+  auto in = *w.retrieve("s");
+  EXPECT_EQ(w.retrieve(*in, 1).error(), Errno::Eproto);
+  EXPECT_TRUE(w.logged("not where the memory map has"));
+  w.held.push_back(std::move(in));
+}
+
 TEST_F(Memfd, DamagedRecordsAreGivenUpUnread) {
   for (const Damage& d : kDamages) {
     SCOPED_TRACE(d.what);

@@ -2,6 +2,7 @@
 #pragma once
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstring>
 #include <mutex>
 #include <stdexcept>
@@ -99,10 +100,10 @@ class TestMachine : public Machine {
 
   CountingSteps counting;
   abi::BootInfo boot_info;
-  u64 clock_ns = 0;
+  std::atomic<u64> clock_ns = 0;
   u64 clock_step_ns = 1;  // that each look at the clock takes
   TestHardware* hardware = nullptr;
-  u64 write_backs = 0;
+  std::atomic<u64> write_backs = 0;
   std::mutex lines_mutex;  // for tests with threads; those without read `lines` as they like
   std::vector<std::string> lines;
 };

@@ -40,7 +40,7 @@ class List {
  public:
   void line(std::string_view text) {
     if (text.empty() || text.front() != '{') return;
-    const json said = json::parse(text, nullptr, false);
+    const json said = shallow(text) ? json::parse(text, nullptr, false) : json();
     const std::string event = said.is_object() ? text_of(said, "event") : std::string();
     if (event == "behaviour") {
       behaviour(said);

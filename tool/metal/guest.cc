@@ -137,13 +137,16 @@ GuestRun Guest::run(u64 deadline_ns) {
   feeder_.reset();
   if (!over) process_->kill();
   const Ending ending = process_->wait();
+  // What is in the pipes; whoever may still hold their other ends is not waited for.
+  const auto empty = [&](usize which, const std::function<void(std::string_view)>& take) {
+    while (p[which].fd >= 0 && poll(&p[which], 1, 0) > 0 && drain(p[which].fd, take)) {
+    }
+  };
   if (over) {
     result.ending = ending;
-    while (p[kSerial].fd >= 0 && fault_.empty() && drain(process_->output(), hear)) {
-    }
+    if (fault_.empty()) empty(kSerial, hear);
   }
-  while (p[kOutput].fd >= 0 && drain(process_->errors(), note)) {
-  }
+  empty(kOutput, note);
   result.fault = fault_;
   result.elapsed_ns = now();
   return result;

@@ -8,6 +8,7 @@ namespace perdure::tool::metal {
 
 namespace {
 constexpr usize kMostShown = 300;
+constexpr unsigned kDeepest = 32;
 }  // namespace
 
 std::string printable(std::string_view text) {
@@ -22,6 +23,22 @@ std::string printable(std::string_view text) {
     }
   }
   return out;
+}
+
+bool shallow(std::string_view json) {
+  unsigned depth = 0;
+  bool quoted = false;
+  for (usize i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (c == '"') quoted = !quoted;
+    if (!quoted) {
+      if ((c == '[' || c == '{') && ++depth > kDeepest) return false;
+      if ((c == ']' || c == '}') && depth > 0) --depth;
+    } else if (c == '\\') {
+      ++i;  // whatever it is, it does not end the text
+    }
+  }
+  return true;
 }
 
 std::string cut(std::string_view text) {

@@ -26,6 +26,8 @@ class Lines {
 
 // Control characters and broken UTF-8 made visible: what a guest prints goes to terminals and into JSON.
 std::string printable(std::string_view text);
+// Whether a line is JSON that no reader has to go deep for: each level costs some of the reader's stack.
+bool shallow(std::string_view json);
 // At most a line or two of it.
 std::string cut(std::string_view text);
 

@@ -63,6 +63,10 @@ void Transcript::line(std::string_view text, u64 now_ns) {
     log_line(text);
     return;
   }
+  if (!shallow(text)) {
+    problem("the guest printed an event that is nested too deep: " + cut(printable(text)));
+    return;
+  }
   const json said = json::parse(text, nullptr, false);
   if (said.is_discarded() || !said.is_object()) {
     problem("the guest printed an event that is no JSON: " + cut(printable(text)));
@@ -210,7 +214,7 @@ void Transcript::on_evidence(const json& said) {
 
 void Transcript::on_quarantined(const json& said) {
   QuarantinedDevice q{.bdf = printable(text_of(said, "bdf")),
-                      .stopped = flag_of(said, "stopped"),
+                      .stopped = flag_of(said, "stopped") && !flag_of(said, "translated"),
                       .what = printable(text_of(said, "what"))};
   if (q.what.empty()) q.what = printable(text_of(said, "device"));
   if (hops_.empty()) {
