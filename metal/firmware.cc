@@ -76,9 +76,9 @@ void set_share_aside(Facts& facts) {
   }
   u64 end = largest.base + largest.length;
   if (facts.archive_bytes != 0) {
-    const bool stays = facts.is_ram(Phys(facts.archive), facts.archive_bytes) &&
-                       !ranges_overlap(facts.archive, facts.archive_bytes, kSlots[0].value, kSlotsEnd - kSlots[0].value);
-    if (!stays) give_up("the archive of kernels lies outside of RAM, or where kernels go");
+    if (ranges_overlap(facts.archive, facts.archive_bytes, kSlots[0].value, kSlotsEnd - kSlots[0].value)) {
+      give_up("the archive of kernels lies where kernels go");
+    }
     if (facts.archive >= largest.base && facts.archive < end) end = facts.archive;
   }
   const u64 half = align_up(largest.base + (end - largest.base) / 2, kHugePageSize);

@@ -65,7 +65,6 @@ std::expected<Process, std::string> Process::start(const std::string& program,
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
-    setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(kCannotStart);
     dup2(in->read.get(), STDIN_FILENO);
@@ -77,7 +76,6 @@ std::expected<Process, std::string> Process::start(const std::string& program,
     execvp(argv[0], argv.data());
     _exit(kCannotStart);
   }
-  setpgid(pid, pid);  // whichever of us comes first
   Process child;
   child.pid_ = pid;
   child.handle_ = host::Descriptor(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
@@ -102,7 +100,7 @@ Process::~Process() {
 }
 
 void Process::kill() {
-  if (pid_ > 0) ::kill(-pid_, SIGKILL);
+  if (pid_ > 0) ::kill(pid_, SIGKILL);
 }
 
 Ending Process::wait() {

@@ -22,8 +22,7 @@ class Process {
  public:
   // Where standard error goes.
   enum class Errors : u8 { WithOutput, Apart };
-  // Starts `program` (found in PATH) with these descriptors inherited under their numbers, in a process group of its
-  // own: programs are often started by scripts, and no signal of the terminal's is for them. The child dies with us.
+  // Starts `program` (found in PATH) with these descriptors inherited under their numbers. The child dies with us.
   static std::expected<Process, std::string> start(const std::string& program,
                                                    const std::vector<std::string>& arguments,
                                                    const std::vector<int>& inherited, Errors errors);
@@ -38,7 +37,6 @@ class Process {
   int errors() const { return errors_.get(); }
   // Readable once it has ended.
   int handle() const { return handle_.get(); }
-  // With whatever it has started, unless that left the group.
   void kill();
   // Waits for its end.
   Ending wait();
