@@ -24,8 +24,8 @@ struct Config {
   // Interrupts go through the IOMMU units' tables, where firmware says so and a unit can. Without it no device with
   // interrupts on can be preserved.
   bool interrupt_remapping = true;
-  // The root table of a unit that is taken over is copied to this kernel's own memory, with translation on. Otherwise it
-  // stays where it is, as the series has it (R29).
+  // The root table of a unit that is taken over is copied to this kernel's own memory, with translation on. Otherwise
+  // it stays where it is, as the series has it (R29).
   bool renew_root_table = false;
   // The two ioctls that Linux does not have; 0: off (-ENOTTY).
   u32 ioctl_hwpt_mark_preserve = 0x3b96;
