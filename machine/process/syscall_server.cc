@@ -114,6 +114,7 @@ class Connection {
         data.assign(piece.begin(), piece.end());
         return u64{status_.size()};
       }
+      default: break;
     }
     return fail(Errno::Enosys);
   }

@@ -18,10 +18,12 @@ struct Header {
   u64 a = 0;
   u64 b = 0;
   u64 c = 0;
+  u64 d = 0;
+  u64 task = 0;   // system calls: on whose behalf
   u32 bytes = 0;  // of the payload
   u32 has_fd = 0;
 };
-static_assert(sizeof(Header) == 40);
+static_assert(sizeof(Header) == 56);
 
 struct Message {
   Header head;
