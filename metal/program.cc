@@ -8,6 +8,7 @@
 namespace perdure::metal {
 
 Program::~Program() {
+  if (process_) process_->end();
   for (Mapping& m : mappings_) m = {};
   for (Ref<File>& f : files_) f = nullptr;
 }
@@ -187,6 +188,11 @@ Result<void> Program::resolve(UserAddr at, u64 length, Access,
 Result<Ref<File>> Program::file(s32 fd) {
   if (fd < 0 || fd >= kMostFiles || !files_[fd]) return fail(Errno::Ebadf);
   return files_[fd];
+}
+
+Result<Ref<Process>> Program::process() {
+  if (!process_) process_ = TRY(kernel_.heap().make_ref<ProgramProcess>(*this));
+  return Ref<Process>(process_.get());
 }
 
 Result<s32> Program::reserve_fd() {

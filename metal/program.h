@@ -7,6 +7,27 @@
 
 namespace perdure::metal {
 
+// The program's process: there is one, whose memory is reached through its own calls.
+class ProgramProcess final : public Process {
+ public:
+  explicit ProgramProcess(const Task& task) : task_(&task) {}
+  void end() { task_ = nullptr; }
+  Result<void> resolve(Task& via, UserAddr at, u64 length, Access access,
+                       FunctionRef<Result<void>(Ref<SharedMemory>, u64, u64)> piece) override {
+    return &via == task_ ? via.resolve(at, length, access, piece) : fail(Errno::Efault);
+  }
+  Result<void> copy_in(Task& via, std::span<std::byte> to, UserAddr from) override {
+    return &via == task_ ? via.copy_in(to, from) : fail(Errno::Efault);
+  }
+  Result<void> copy_out(Task& via, UserAddr to, std::span<const std::byte> from) override {
+    return &via == task_ ? via.copy_out(to, from) : fail(Errno::Efault);
+  }
+  u64 memlock_limit(Task&) override { return ~u64{0}; }
+
+ private:
+  const Task* task_;  // compared, never followed
+};
+
 class Program final : public client::Syscalls, private Task {
  public:
   Program(Kernel& kernel, MetalMachine& machine) : kernel_(kernel), machine_(machine) {}
@@ -55,6 +76,7 @@ class Program final : public client::Syscalls, private Task {
   void install_fd(s32 fd, Ref<File> file) override;
   void release_fd(s32 fd) override { reserved_[fd] = false; }
   const Creds& creds() const override { return creds_; }
+  Result<Ref<Process>> process() override;
 
   // Before every call: what did devices say?
   void enter();
@@ -68,6 +90,7 @@ class Program final : public client::Syscalls, private Task {
   Ref<File> files_[kMostFiles];
   bool reserved_[kMostFiles] = {};
   Mapping mappings_[kMostMappings];
+  Ref<ProgramProcess> process_;  // once somebody asked for it
   Creds creds_;
 };
 

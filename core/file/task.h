@@ -3,11 +3,10 @@
 #include <span>
 
 #include "core/base/function_ref.h"
-#include "core/file/file.h"
+#include "core/file/process.h"
 
 namespace perdure {
 
-class SharedMemory;
 class EventFd;
 
 struct Creds {
@@ -50,6 +49,8 @@ class Task {
   virtual void release_fd(s32 fd) = 0;
 
   virtual const Creds& creds() const = 0;
+  // The process (not the thread) that calls: always the same object for the same process.
+  virtual Result<Ref<Process>> process() = 0;
 
  protected:
   ~Task() = default;

@@ -69,7 +69,7 @@ TEST_P(AdoptTest, NothingIsMappedAnew) {
   EXPECT_EQ(w.iommu.hw_a.entry_writes, entry_writes);
   EXPECT_EQ(w.reached(a0, kBase), w.place(m, 0));
   EXPECT_EQ(w.reached(a0, kFar), w.place(m, 3 * kMiB) + " r");
-  EXPECT_EQ(*w.file(fd).attach(*device, hwpt), hwpt) << "the device is attached to it already";
+  EXPECT_EQ(*w.file(fd).attach(w.task, *device, hwpt), hwpt) << "the device is attached to it already";
   EXPECT_EQ(error_of(w.adopt(fd, kHwpt)), Errno::Enoent) << "once";
   EXPECT_EQ(error_of(w.restore(fd, kHwpt)), Errno::Enoent) << "with or without";
   unbind();
@@ -88,7 +88,7 @@ TEST_P(AdoptTest, CostsDoNotDependOnTheNumberOfPages) {
     // Off by a page, so that every leaf is a small one.
     ASSERT_TRUE(world.map_file(context, space, memory.fd, 0, bytes, kBase + kPageSize));
     const u32 table = *world.hwpt(context, bound->id(), space);
-    ASSERT_TRUE(world.file(context).attach(*bound, table));
+    ASSERT_TRUE(world.file(context).attach(w.task, *bound, table));
     ASSERT_TRUE(world.mark(context, table, kHwpt));
     world.preserve_memfd(memory, kMemfd);
     ASSERT_TRUE(world.preserve(context, kContext));
@@ -166,8 +166,8 @@ TEST_P(AdoptTest, TakesFurtherDevicesAndHwpts) {
   // Another table of the same IOAS, for another unit; and another device on the adopted one.
   Ref<iommufd::Device> other = w.bind(fd, b0), third = w.bind(fd, a1);
   const u32 fresh = *w.hwpt(fd, other->id(), ioas);
-  ASSERT_TRUE(w.file(fd).attach(*other, fresh));
-  EXPECT_EQ(*w.file(fd).attach(*third, hwpt), hwpt);
+  ASSERT_TRUE(w.file(fd).attach(w.task, *other, fresh));
+  EXPECT_EQ(*w.file(fd).attach(w.task, *third, hwpt), hwpt);
   EXPECT_EQ(w.iommu.hw_a.entries.at(a1).did, unit_a_did());
   for (const SourceId source : {a0, b0, a1}) {
     EXPECT_EQ(w.reached(source, kBase + kMiB), w.place(m, kMiB));
@@ -181,9 +181,9 @@ TEST_P(AdoptTest, TakesFurtherDevicesAndHwpts) {
   for (const SourceId source : {a0, b0, a1}) EXPECT_EQ(w.reached(source, kBase), "");
 
   // Moved between the two, each way; detached; gone.
-  ASSERT_TRUE(w.file(fd).attach(*device, fresh));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, fresh));
   EXPECT_EQ(w.reached(a0, 0x10000), w.place(m, 0));
-  ASSERT_TRUE(w.file(fd).attach(*device, hwpt));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, hwpt));
   EXPECT_EQ(error_of(w.destroy(fd, hwpt)), Errno::Ebusy);
   ASSERT_TRUE(w.file(fd).detach(*device));
   EXPECT_EQ(w.reached(a0, 0x10000), "blocked");
@@ -205,7 +205,7 @@ TEST_P(AdoptTest, FlushesTheDidOfEveryUnit) {
   // Taken, so that the two units' DIDs differ.
   w.iommu.hw_b.dids.insert(kFirstDynamicDid);
   Ref<iommufd::Device> other = w.bind(fd, b0);
-  ASSERT_TRUE(w.file(fd).attach(*other, hwpt));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *other, hwpt));
   const u32 did_a = w.iommu.hw_a.entries.at(a0).did, did_b = w.iommu.hw_b.entries.at(b0).did;
   ASSERT_NE(did_a, did_b);
   preserve_all();
@@ -221,7 +221,7 @@ TEST_P(AdoptTest, FlushesTheDidOfEveryUnit) {
   EXPECT_EQ(w.iommu.count("flush_pages did " + std::to_string(did_b) + " "), 1u);
   EXPECT_EQ(error_of(w.map_file(fd, ioas, m.fd, 0, kPageSize, 0xfee00000)), Errno::Einval) << "for it, too";
   other = *w.file(fd).bind_held(w.iommu.device(b0), IommufdWorld::kGeneration, kContext);
-  EXPECT_EQ(*w.file(fd).attach(*other, hwpt), hwpt);
+  EXPECT_EQ(*w.file(fd).attach(w.task, *other, hwpt), hwpt);
   EXPECT_EQ(w.reached(b0, kBase), w.place(m, 0));
   EXPECT_EQ(w.reached(b0, kFar), "");
   unbind();
@@ -268,7 +268,7 @@ TEST_P(AdoptTest, HwptsOfOneIoasShareItAgain) {
   set_up();
   Ref<iommufd::Device> other = w.bind(fd, b0);
   const u32 second = *w.hwpt(fd, other->id(), ioas);
-  ASSERT_TRUE(w.file(fd).attach(*other, second));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *other, second));
   ASSERT_TRUE(w.mark(fd, second, kHwpt2));
   // An empty one of another IOAS, which has the same (no) areas as a third.
   const u32 empty = *w.hwpt(fd, other->id(), w.ioas(fd)), empty2 = *w.hwpt(fd, other->id(), w.ioas(fd));
@@ -320,8 +320,8 @@ TEST_P(AdoptTest, AnIoasDoesNotWaitForWhatCannotJoinIt) {
   set_up();
   Ref<iommufd::Device> other = w.bind(fd, b0), third = w.bind(fd, a1);
   const u32 second = *w.hwpt(fd, other->id(), ioas), kept = *w.hwpt(fd, third->id(), ioas);
-  ASSERT_TRUE(w.file(fd).attach(*other, second));
-  ASSERT_TRUE(w.file(fd).attach(*third, kept));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *other, second));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *third, kept));
   ASSERT_TRUE(w.mark(fd, second, kHwpt2));
   ASSERT_TRUE(w.mark(fd, kept, 33));
   preserve_all();
@@ -470,7 +470,7 @@ TEST_P(AdoptTest, MemoryOfADamagedTableStaysPinned) {
 TEST_P(AdoptTest, TablesThatAreNeverFreedAreNotAdopted) {
   set_up();
   Ref<iommufd::Device> other = w.bind(fd, a1);
-  ASSERT_TRUE(w.file(fd).attach(*other, hwpt));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *other, hwpt));
   preserve_all();
   ASSERT_TRUE(w.file(fd).preserve_device(*other, *w.session));
   static_cast<void>(other.release());

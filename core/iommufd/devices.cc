@@ -171,7 +171,7 @@ Result<void> IommufdFile::switch_to_locked(Device& device, HwptPaging& hwpt, Ref
 
 // The automatic HWPTs of the IOAS in the order of their creation; Einval means that one does not fit, and the next is
 // tried. Else a new one.
-Result<void> IommufdFile::attach_automatic_locked(Device& device, Ioas& ioas, Ref<Object>& drop) {
+Result<void> IommufdFile::attach_automatic_locked(Task& task, Device& device, Ioas& ioas, Ref<Object>& drop) {
   for (HwptPaging& hwpt : automatic_) {
     if (hwpt.ioas() != &ioas) continue;
     const Result<void> attached = switch_to_locked(device, hwpt, drop);
@@ -186,7 +186,7 @@ Result<void> IommufdFile::attach_automatic_locked(Device& device, Ioas& ioas, Re
   if (!device.hwpt) {
     // Attached first, then filled: what reserves addresses is known before areas are looked at.
     TRY(first_attach_locked(device, *hwpt));
-    const Result<void> filled = ioas.add_domain(*hwpt);
+    const Result<void> filled = ioas.add_domain(task, *hwpt);
     if (!filled) {
       if (!device.group().detach(*owner_)) hwpt->lost = true;
       ioas.unreserve(&device);
@@ -195,7 +195,7 @@ Result<void> IommufdFile::attach_automatic_locked(Device& device, Ioas& ioas, Re
       return filled;
     }
   } else {
-    TRY(ioas.add_domain(*hwpt));
+    TRY(ioas.add_domain(task, *hwpt));
     const Result<void> replaced = replace_locked(device, *hwpt, drop);
     if (!replaced) {
       ioas.remove_domain(*hwpt);
@@ -209,7 +209,7 @@ Result<void> IommufdFile::attach_automatic_locked(Device& device, Ioas& ioas, Re
   return {};
 }
 
-Result<u32> IommufdFile::attach(Device& device, u32 pt_id) {
+Result<u32> IommufdFile::attach(Task& task, Device& device, u32 pt_id) {
   Ref<Object> drop;
   MutexGuard guard(lock_);
   TRY(check_attach_locked(device));
@@ -218,7 +218,7 @@ Result<u32> IommufdFile::attach(Device& device, u32 pt_id) {
   if (HwptPaging* hwpt = object_cast<HwptPaging>(pt)) {
     TRY(switch_to_locked(device, *hwpt, drop));
   } else if (Ioas* ioas = object_cast<Ioas>(pt)) {
-    TRY(attach_automatic_locked(device, *ioas, drop));
+    TRY(attach_automatic_locked(task, device, *ioas, drop));
   } else {
     return fail(Errno::Einval);
   }

@@ -19,6 +19,7 @@ Result<void> IommufdFile::destroy(Call<uapi::IommuDestroy>& call) {
     if (hwpt->domain().attached_devices() != 0) return fail(Errno::Ebusy);
     drop = retire_hwpt_locked(*hwpt);
   } else {
+    if (object == compat_ioas_) compat_ioas_ = nullptr;
     drop = objects_.remove(call.cmd.id);
   }
   return {};
@@ -62,7 +63,7 @@ Result<void> IommufdFile::hwpt_alloc(Call<uapi::IommuHwptAlloc>& call) {
     // Nesting, dirty tracking and PASIDs are not there; page faults (kFaultIdValid) are judged by their queue, below.
     if ((cmd.flags & ~uapi::iommu_hwpt::kFaultIdValid) != 0 || cmd.data_type != 0) return fail(Errno::Eopnotsupp);
     hwpt = TRY(make_hwpt_locked(Ref<Ioas>(ioas), device->iommu_device(), false));
-    TRY(ioas->add_domain(*hwpt));
+    TRY(ioas->add_domain(call.task, *hwpt));
     ScopeGuard remove([&] { ioas->remove_domain(*hwpt); });
     if ((cmd.flags & uapi::iommu_hwpt::kFaultIdValid) != 0) return fail(Errno::Enoent);
     cmd.out_hwpt_id = TRY(objects_.reserve());

@@ -215,7 +215,7 @@ Result<void> Ioas::reserve_aperture_locked(const HwptPaging& hwpt) {
   return reserved_.add(&hwpt, {end, kHighest});
 }
 
-Result<void> Ioas::add_domain(HwptPaging& hwpt) {
+Result<void> Ioas::add_domain(Task&, HwptPaging& hwpt) {
   PagingDomain& domain = hwpt.domain();
   const pt::Geometry& geometry = domain.geometry();
   MutexGuard guard(lock_);

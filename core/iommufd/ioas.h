@@ -35,7 +35,7 @@ class Ioas final : public Object {
   // Fills the domain with every area, pinning them if it is the first. Eaddrinuse: an area lies where the domain
   // cannot translate or is not aligned to its pages; Einval: its smallest page is larger than ours; Efault/Einval: an
   // area that cannot be pinned; Enomem. On failure nothing changed.
-  Result<void> add_domain(HwptPaging& hwpt) EXCLUDES(lock_);
+  Result<void> add_domain(Task& task, HwptPaging& hwpt) EXCLUDES(lock_);
   // Which no device is attached to any more, so nothing is unmapped one by one. Unpins with the last domain.
   void remove_domain(HwptPaging& hwpt) EXCLUDES(lock_);
   // One IOAS rebuilt around what a former kernel's domains translate. First its areas, before anybody else sees it;

@@ -19,8 +19,8 @@ class Iommufd {
   Iommufd(const Iommufd&) = delete;
   Iommufd& operator=(const Iommufd&) = delete;
 
-  // Each open is a context of its own. Enomem.
-  Result<Ref<IommufdFile>> open();
+  // Each open is a context of its own. /dev/iommu charges users, /dev/vfio/vfio processes. Enomem.
+  Result<Ref<IommufdFile>> open(Accounting accounting = Accounting::User);
 
   Heap& heap() const { return kho.heap(); }
   Machine& machine() const { return kho.machine(); }

@@ -6,13 +6,18 @@
 
 namespace perdure::iommufd {
 
-Result<Ref<IommufdFile>> Iommufd::open() {
+Result<Ref<IommufdFile>> Iommufd::open(Accounting accounting) {
   Ref<DmaOwner> owner = TRY(heap().make_ref<DmaOwner>());
-  return heap().make_ref<IommufdFile>(*this, std::move(owner));
+  return heap().make_ref<IommufdFile>(*this, std::move(owner), accounting);
 }
 
-IommufdFile::IommufdFile(Iommufd& module, Ref<DmaOwner> owner)
-    : module_(module), heap_(module.heap()), owner_(std::move(owner)), objects_(heap_), preserved_hwpts_(heap_) {}
+IommufdFile::IommufdFile(Iommufd& module, Ref<DmaOwner> owner, Accounting accounting)
+    : module_(module),
+      heap_(module.heap()),
+      owner_(std::move(owner)),
+      objects_(heap_),
+      preserved_hwpts_(heap_),
+      accounting_(accounting) {}
 
 void IommufdFile::log_line(LogLevel level, std::string_view text) const {
   log(heap_.machine(), level, Line() << "iommufd: " << text);
@@ -20,6 +25,10 @@ void IommufdFile::log_line(LogLevel level, std::string_view text) const {
 
 // No device is bound: each would hold a reference. HWPTs go before the IOASes that they use.
 void IommufdFile::last_close() {
+  {
+    MutexGuard guard(lock_);
+    compat_ioas_ = nullptr;
+  }
   for (const bool hwpts : {true, false}) {
     for (u32 id = 0;;) {
       Ref<Object> drop;
@@ -94,7 +103,7 @@ Result<u64> IommufdFile::ioctl(Task& task, u32 cmd, UserAddr arg) {
       D::change<uapi::IommuIoasMap, &IommufdFile::ioas_map, &uapi::IommuIoasMap::ioas_id>(uapi::kIommuIoasMap),
       D::change<uapi::IommuIoasUnmap, &IommufdFile::ioas_unmap, &uapi::IommuIoasUnmap::ioas_id>(uapi::kIommuIoasUnmap),
       D::op<uapi::IommuOption, &IommufdFile::option>(uapi::kIommuOption),
-      D::no<uapi::IommuVfioIoas>(uapi::kIommuVfioIoas),
+      D::op<uapi::IommuVfioIoas, &IommufdFile::vfio_ioas>(uapi::kIommuVfioIoas),
       D::op<uapi::IommuHwptAlloc, &IommufdFile::hwpt_alloc>(uapi::kIommuHwptAlloc, uapi::kIommuHwptAllocMin),
       D::op<uapi::IommuHwInfo, &IommufdFile::get_hw_info>(uapi::kIommuGetHwInfo, uapi::kIommuHwInfoMin),
       D::change<uapi::IommuHwptSetDirtyTracking, &IommufdFile::hwpt_set_dirty_tracking,
@@ -123,8 +132,7 @@ Result<u64> IommufdFile::ioctl(Task& task, u32 cmd, UserAddr arg) {
     op = &restore;
   } else {
     const u32 index = (cmd & 0xff) - kFirst;
-    // Linux hands these to the VFIO container's emulation, which is not there.
-    if (index >= std::size(kOps)) return fail(Errno::Enotty);
+    if (index >= std::size(kOps)) return vfio_ioctl(task, cmd, arg);
     op = &kOps[index];
   }
   const u32 caller_size = TRY(ioctl_size(task, arg));
@@ -214,40 +222,49 @@ Result<Access> check_map(const Cmd& cmd, u32 reserved) {
 }
 
 template <class Cmd>
-Result<void> map_source(Ioas& ioas, Call<Cmd>& call, Source source, Access access) {
-  const Iova fixed(call.cmd.iova);
-  const bool is_fixed = (call.cmd.flags & uapi::iommu_map::kFixedIova) != 0;
-  const Iova mapped = TRY(ioas.map(std::move(source), call.cmd.length, is_fixed ? &fixed : nullptr, access));
-  call.cmd.iova = mapped.value;
+Result<void> answer_map(Call<Cmd>& call, Result<Iova> mapped) {
+  call.cmd.iova = TRY(std::move(mapped))
+  .value;
   return call.respond();
+}
+
+template <class Cmd>
+bool is_fixed(const Cmd& cmd) {
+  return (cmd.flags & uapi::iommu_map::kFixedIova) != 0;
 }
 
 }  // namespace
 
 // What lies behind the address is taken down now, and is what devices reach from then on, whatever the program maps
 // there later. (Linux looks only when it has to pin; where nothing can be pinned, that is when it fails here, too.)
+Result<Iova> IommufdFile::map_user(Task& task, Ioas& ioas, u64 from, u64 length, const Iova* fixed, Access access) {
+  if (from + length < from) return fail(Errno::Eoverflow);
+  if (length == 0) return fail(Errno::Einval);
+  Source source(heap_);
+  source.kind = Source::Kind::User;
+  source.start = from;
+  const Access wanted = includes(access, Access::Write) ? Access::Write : Access::Read;
+  u64 found = 0;
+  const Result<void> resolved = task.resolve(UserAddr(from), length, wanted,
+                                             [&](Ref<SharedMemory> memory, u64 offset, u64 bytes) -> Result<void> {
+                                               found += bytes;
+                                               return source.pieces.push_back({std::move(memory), offset, bytes});
+                                             });
+  if (!resolved && resolved.error() != Errno::Efault) return fail(resolved.error());
+  if (!resolved || found != length) {
+    source.pieces.clear();
+    source.unpinnable = Errno::Efault;
+  }
+  return ioas.map(std::move(source), length, fixed, access);
+}
+
 Result<void> IommufdFile::ioas_map(Call<uapi::IommuIoasMap>& call) {
   const uapi::IommuIoasMap& cmd = call.cmd;
   const Access access = TRY(check_map(cmd, cmd.reserved));
   const Ref<Ioas> ioas = TRY(find_ioas(cmd.ioas_id));
-  if (cmd.user_va + cmd.length < cmd.user_va) return fail(Errno::Eoverflow);
-  if (cmd.length == 0) return fail(Errno::Einval);
-  Source source(heap_);
-  source.kind = Source::Kind::User;
-  source.start = cmd.user_va;
-  const Access wanted = includes(access, Access::Write) ? Access::Write : Access::Read;
-  u64 found = 0;
-  const Result<void> resolved = call.task.resolve(
-      UserAddr(cmd.user_va), cmd.length, wanted, [&](Ref<SharedMemory> memory, u64 offset, u64 length) -> Result<void> {
-        found += length;
-        return source.pieces.push_back({std::move(memory), offset, length});
-      });
-  if (!resolved && resolved.error() != Errno::Efault) return resolved;
-  if (!resolved || found != cmd.length) {
-    source.pieces.clear();
-    source.unpinnable = Errno::Efault;
-  }
-  return map_source(*ioas, call, std::move(source), access);
+  const Iova fixed(cmd.iova);
+  return answer_map(call,
+                    map_user(call.task, *ioas, cmd.user_va, cmd.length, is_fixed(cmd) ? &fixed : nullptr, access));
 }
 
 Result<void> IommufdFile::ioas_map_file(Call<uapi::IommuIoasMapFile>& call) {
@@ -267,7 +284,8 @@ Result<void> IommufdFile::ioas_map_file(Call<uapi::IommuIoasMapFile>& call) {
   } else {
     source.unpinnable = Errno::Einval;
   }
-  return map_source(*ioas, call, std::move(source), access);
+  const Iova fixed(cmd.iova);
+  return answer_map(call, ioas->map(std::move(source), cmd.length, is_fixed(cmd) ? &fixed : nullptr, access));
 }
 
 Result<void> IommufdFile::ioas_unmap(Call<uapi::IommuIoasUnmap>& call) {

@@ -12,6 +12,9 @@ namespace perdure::iommufd {
 
 class Iommufd;
 
+// Who is charged for pinned memory (uapi §2.4): the user, or the mapper's process as if it had locked it.
+enum class Accounting : u8 { User, Process };
+
 // One ioctl: its structure as read, and where the answer goes.
 template <class T>
 struct Call {
@@ -28,7 +31,7 @@ class IommufdFile final : public File {
  public:
   static constexpr FileType kType{"/dev/iommu"};
 
-  IommufdFile(Iommufd& module, Ref<DmaOwner> owner);
+  IommufdFile(Iommufd& module, Ref<DmaOwner> owner, Accounting accounting);
   const FileType& type() const override { return kType; }
   Result<u64> ioctl(Task& task, u32 cmd, UserAddr arg) override;
 
@@ -46,10 +49,17 @@ class IommufdFile final : public File {
   // To a HWPT, or to an IOAS through an automatic HWPT; attached already: replaced in place, and on failure nothing
   // changed. Returns the HWPT's id. Enoent, Einval (wrong kind, incompatible, restored, or results differ from those of
   // the restored HWPT to be replaced), Eaddrinuse, Ebusy: preserved, or attached to what nobody reclaimed yet; Enomem.
-  Result<u32> attach(Device& device, u32 pt_id) EXCLUDES(lock_);
+  // `task`: whose call it is; memory of other processes may have to be pinned.
+  Result<u32> attach(Task& task, Device& device, u32 pt_id) EXCLUDES(lock_);
   // Not attached: nothing happens. Ebusy as above.
   Result<void> detach(Device& device) EXCLUDES(lock_);
   u32 id_of(const Device& device) const { return device.id(); }
+
+  // --- VFIO's container (uapi §2.13) -----------------------------------------------------------------------------
+  // The IOAS that a container's ioctls mean: the one that VFIO_IOAS named, or that make_compat_ioas() made. Enodev.
+  Result<Ref<Ioas>> compat_ioas() const EXCLUDES(lock_);
+  // The same; if there is none, a new one, as when the first group is put into the container. Enomem.
+  Result<Ref<Ioas>> make_compat_ioas() EXCLUDES(lock_);
 
   // --- live update, old kernel (called by the handlers, under the session's lock) --------------------------------
   // Preserves every marked HWPT; returns the record. Ebusy: preserved already; Einval, Enoent: an area that cannot be
@@ -118,6 +128,9 @@ class IommufdFile final : public File {
   Result<void> hwpt_mark_preserve(Call<uapi::IommuHwptMarkPreserve>& call);
   Result<void> hwpt_restore(Call<uapi::IommuHwptRestore>& call);
   Result<void> option(Call<uapi::IommuOption>& call);
+  Result<void> vfio_ioas(Call<uapi::IommuVfioIoas>& call);
+  // What is no number of iommufd's table is VFIO's, or nobody's (Enotty). `cmd` as the program passed it.
+  Result<u64> vfio_ioctl(Task& task, u32 cmd, UserAddr arg) EXCLUDES(lock_);
   Result<void> ioas_change_process(Call<uapi::IommuIoasChangeProcess>& call);
   // Immutability::may_change() of the object; there is none: nothing to say.
   Result<void> may_change(u32 id) const EXCLUDES(lock_);
@@ -127,6 +140,8 @@ class IommufdFile final : public File {
   }
 
   Result<Ref<Ioas>> find_ioas(u32 id) const EXCLUDES(lock_);
+  // Maps what the program has at `from`, at `fixed` or where it fits. The errors of MAP from "va+length" on.
+  Result<Iova> map_user(Task& task, Ioas& ioas, u64 from, u64 length, const Iova* fixed, Access access);
   Result<Ref<HwptPaging>> make_hwpt_locked(Ref<Ioas> ioas, IommuDevice& device, bool automatic) REQUIRES(lock_);
   // Out of the table and of its IOAS; the reference is to be dropped with no lock held.
   [[nodiscard]] Ref<Object> retire_hwpt_locked(HwptPaging& hwpt) REQUIRES(lock_);
@@ -141,7 +156,7 @@ class IommufdFile final : public File {
   Device* attached_sibling_locked(const Device& device) const REQUIRES(lock_);
   Result<void> first_attach_locked(Device& device, HwptPaging& hwpt) REQUIRES(lock_);
   Result<void> replace_locked(Device& device, HwptPaging& hwpt, Ref<Object>& drop) REQUIRES(lock_);
-  Result<void> attach_automatic_locked(Device& device, Ioas& ioas, Ref<Object>& drop) REQUIRES(lock_);
+  Result<void> attach_automatic_locked(Task& task, Device& device, Ioas& ioas, Ref<Object>& drop) REQUIRES(lock_);
   Result<void> switch_to_locked(Device& device, HwptPaging& hwpt, Ref<Object>& drop) REQUIRES(lock_);
   void set_hwpt_locked(Device& device, HwptPaging& hwpt) REQUIRES(lock_);
   Result<void> detach_locked(Device& device, Ref<Object>& drop) REQUIRES(lock_);
@@ -171,6 +186,8 @@ class IommufdFile final : public File {
   Immutability immutability_;  // of the set of marked HWPTs: held while preserved
   Vec<PreservedHwpt> preserved_hwpts_ GUARDED_BY(lock_);
   Owned<Incoming> incoming_ GUARDED_BY(lock_);
+  Ioas* compat_ioas_ GUARDED_BY(lock_) = nullptr;  // an object of the table, without a use
+  Accounting accounting_ GUARDED_BY(lock_);        // of what is mapped from now on
 };
 
 }  // namespace perdure::iommufd

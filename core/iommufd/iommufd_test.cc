@@ -130,7 +130,7 @@ TEST_F(IommufdTest, DestroyAnswersByUse) {
   EXPECT_EQ(hwpt, 3u);
   EXPECT_EQ(error_of(w.destroy(fd, device->id())), Errno::Ebusy) << "its driver holds it";
   EXPECT_EQ(error_of(w.destroy(fd, ioas)), Errno::Ebusy) << "the HWPT uses it";
-  EXPECT_EQ(*w.file(fd).attach(*device, hwpt), hwpt);
+  EXPECT_EQ(*w.file(fd).attach(w.task, *device, hwpt), hwpt);
   EXPECT_EQ(error_of(w.destroy(fd, hwpt)), Errno::Ebusy) << "the device uses it";
   ASSERT_TRUE(w.file(fd).detach(*device));
   EXPECT_TRUE(w.destroy(fd, hwpt));
@@ -150,8 +150,8 @@ TEST_F(IommufdTest, WrongTypeIsAsGoodAsUnknownWhereOneTypeIsMeant) {
   EXPECT_EQ(error_of(w.hwpt(fd, device->id(), device->id())), Errno::Einval) << "pt_id of another type";
   EXPECT_EQ(error_of(w.hwpt(fd, device->id(), hwpt)), Errno::Eopnotsupp) << "nesting";
   EXPECT_EQ(error_of(w.mark(fd, ioas, 1)), Errno::Enoent);
-  EXPECT_EQ(error_of(w.file(fd).attach(*device, 77)), Errno::Enoent);
-  EXPECT_EQ(error_of(w.file(fd).attach(*device, device->id())), Errno::Einval);
+  EXPECT_EQ(error_of(w.file(fd).attach(w.task, *device, 77)), Errno::Enoent);
+  EXPECT_EQ(error_of(w.file(fd).attach(w.task, *device, device->id())), Errno::Einval);
   unbind(device);
 }
 
@@ -246,6 +246,34 @@ TEST_F(IommufdTest, InvalidateWritesItsCountOnFailureToo) {
   EXPECT_EQ(error_of(w.call(fd, uapi::kIommuHwptInvalidate, cmd)), Errno::Einval);
 }
 
+// VFIO_IOAS: GET none Enodev; SET unknown Enoent; another op Eopnotsupp; the IOAS is named, not used.
+TEST_F(IommufdTest, TheContainersIoasIsNamedAndForgotten) {
+  const auto call = [&](u16 op, u32 id = 0, u16 reserved = 0) {
+    uapi::IommuVfioIoas cmd{.size = sizeof(cmd), .ioas_id = id, .op = op, .reserved = reserved};
+    const Result<void> done = w.call(fd, uapi::kIommuVfioIoas, cmd);
+    return done ? Result<u32>(cmd.ioas_id) : fail(done.error());
+  };
+  EXPECT_EQ(error_of(call(9, 99, 1)), Errno::Eopnotsupp);
+  EXPECT_EQ(error_of(call(3, 99)), Errno::Eopnotsupp);
+  EXPECT_EQ(error_of(call(uapi::iommu_vfio_ioas::kGet)), Errno::Enodev);
+  EXPECT_EQ(error_of(call(uapi::iommu_vfio_ioas::kSet, 99)), Errno::Enoent);
+  Ref<iommufd::Device> device = w.bind(fd, a0);
+  EXPECT_EQ(error_of(call(uapi::iommu_vfio_ioas::kSet, device->id())), Errno::Enoent);
+  const u32 one = w.ioas(fd), two = w.ioas(fd);
+  for (const u32 id : {one, two}) {
+    EXPECT_TRUE(call(uapi::iommu_vfio_ioas::kSet, id));
+    EXPECT_EQ(*call(uapi::iommu_vfio_ioas::kGet), id);
+  }
+  EXPECT_TRUE(call(uapi::iommu_vfio_ioas::kClear, 77));
+  EXPECT_EQ(error_of(call(uapi::iommu_vfio_ioas::kGet)), Errno::Enodev);
+  ASSERT_TRUE(call(uapi::iommu_vfio_ioas::kSet, two));
+  EXPECT_TRUE(w.destroy(fd, one));
+  EXPECT_TRUE(call(uapi::iommu_vfio_ioas::kGet));
+  EXPECT_TRUE(w.destroy(fd, two));
+  EXPECT_EQ(error_of(call(uapi::iommu_vfio_ioas::kGet)), Errno::Enodev) << "gone with the IOAS";
+  unbind(device);
+}
+
 // --- IOVA ranges -------------------------------------------------------------------------------------------------
 
 TEST_F(IommufdTest, IovaRangesShowWhatDevicesAndDomainsLeave) {
@@ -267,7 +295,7 @@ TEST_F(IommufdTest, IovaRangesShowWhatDevicesAndDomainsLeave) {
   EXPECT_EQ(w.task.peek<uapi::IommuIovaRange>(out).last, ~u64{0});
 
   Ref<iommufd::Device> device = w.bind(fd, a0);
-  ASSERT_TRUE(w.file(fd).attach(*device, ioas));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, ioas));
   // Too many for the program: an error, with everything written that fits.
   cmd.num_iovas = 1;
   EXPECT_EQ(error_of(w.call(fd, uapi::kIommuIoasIovaRanges, cmd)), Errno::Emsgsize);
@@ -344,7 +372,7 @@ TEST_F(IommufdTest, WithADomainEverythingIsAlignedAndPinned) {
   const auto m = w.memfd(kMiB);
   const auto small = w.memfd(100);
   Ref<iommufd::Device> device = w.bind(fd, a0);
-  ASSERT_TRUE(w.file(fd).attach(*device, ioas));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, ioas));
 
   EXPECT_EQ(error_of(w.map_file(fd, ioas, m.fd, 0, 100, kMiB)), Errno::Einval) << "length";
   EXPECT_EQ(error_of(w.map_file(fd, ioas, m.fd, 0, kPageSize, kMiB + 1)), Errno::Einval) << "address";
@@ -377,7 +405,7 @@ TEST_F(IommufdTest, WithoutADomainTroubleWaitsForTheFirstOne) {
     ASSERT_TRUE(mapped) << errno_name(mapped.error());
     Ref<iommufd::Device> device = w.bind(own, a0);
     EXPECT_EQ(error_of(w.hwpt(own, device->id(), ioas)), expected);
-    EXPECT_EQ(error_of(w.file(own).attach(*device, ioas)), expected);
+    EXPECT_EQ(error_of(w.file(own).attach(w.task, *device, ioas)), expected);
     EXPECT_EQ(w.reached(a0, 0x10000), "blocked");
     // Nothing was left: not even a use of the IOAS.
     EXPECT_TRUE(w.destroy(own, ioas));
@@ -399,8 +427,8 @@ TEST_F(IommufdTest, WithoutADomainTroubleWaitsForTheFirstOne) {
   Ref<iommufd::Device> device = w.bind(fd, a0);
   const Result<u32> hwpt = w.hwpt(fd, device->id(), ioas);
   ASSERT_TRUE(hwpt);
-  EXPECT_EQ(error_of(w.file(fd).attach(*device, *hwpt)), Errno::Eaddrinuse);
-  EXPECT_EQ(error_of(w.file(fd).attach(*device, ioas)), Errno::Eaddrinuse);
+  EXPECT_EQ(error_of(w.file(fd).attach(w.task, *device, *hwpt)), Errno::Eaddrinuse);
+  EXPECT_EQ(error_of(w.file(fd).attach(w.task, *device, ioas)), Errno::Eaddrinuse);
   unbind(device);
 }
 
@@ -413,7 +441,7 @@ TEST_F(IommufdTest, AFailedFillTakesBackWhatItGave) {
   ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, 2 * kMiB, 0x100000)) << "beyond the file: shows now";
   Ref<iommufd::Device> device = w.bind(fd, a0);
   w.iommu.events.clear();
-  EXPECT_EQ(error_of(w.file(fd).attach(*device, ioas)), Errno::Einval);
+  EXPECT_EQ(error_of(w.file(fd).attach(w.task, *device, ioas)), Errno::Einval);
   usize flushed = w.iommu.event("set 1:0.0 did 2");
   while (flushed < w.iommu.events.size() && !w.iommu.events[flushed].starts_with("flush_pages did 2")) ++flushed;
   EXPECT_LT(flushed, w.iommu.event("clear 1:0.0"));
@@ -432,7 +460,7 @@ TEST_F(IommufdTest, ProgramsAddressesLeadToTheMemoryBehindThemAtThatTime) {
   w.task.map_shared(UserAddr(0x104000), 0x4000, n.memory, 0);
   w.task.map_shared(UserAddr(0x108000), 0x1000, ro.memory, 0, false);
   Ref<iommufd::Device> device = w.bind(fd, a0);
-  ASSERT_TRUE(w.file(fd).attach(*device, ioas));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, ioas));
   ASSERT_EQ(*w.map(fd, ioas, 0x102000, 0x4000, 0x50000), 0x50000u);
   EXPECT_EQ(w.reached(a0, 0x50000), w.place(m, 0x4000));
   EXPECT_EQ(w.reached(a0, 0x52000), w.place(n, 0));
@@ -475,7 +503,7 @@ TEST_F(IommufdTest, AutomaticAddressesAvoidReservedOnesAndOneByteHoles) {
   EXPECT_EQ(*w.map_file(fd, ioas, m.fd, 0, 1, 0, IommufdWorld::kRw), 0x1002u);
   ASSERT_TRUE(w.unmap(fd, ioas, 0, ~u64{0}));
   Ref<iommufd::Device> device = w.bind(fd, a0);
-  ASSERT_TRUE(w.file(fd).attach(*device, ioas));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, ioas));
   EXPECT_EQ(error_of(w.map_file(fd, ioas, m.fd, 0x800, kPageSize, 0, IommufdWorld::kRw)), Errno::Einval)
       << "the alignment that the start has is less than the domain's";
   // Everything up to the interrupt window is in use.
@@ -490,7 +518,7 @@ TEST_F(IommufdTest, UnmapTakesWholeAreasOrNone) {
   const u32 ioas = w.ioas(fd);
   const auto m = w.memfd(kMiB);
   Ref<iommufd::Device> device = w.bind(fd, a0);
-  ASSERT_TRUE(w.file(fd).attach(*device, ioas));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, ioas));
   EXPECT_EQ(error_of(w.unmap(fd, 99, 0, 1)), Errno::Enoent);
   EXPECT_EQ(error_of(w.unmap(fd, ioas, ~u64{0}, 1)), Errno::Eoverflow);
   EXPECT_EQ(error_of(w.unmap(fd, ioas, 1, ~u64{0})), Errno::Eoverflow);
@@ -517,7 +545,7 @@ TEST_F(IommufdTest, MemoryIsPinnedWhileADomainMapsIt) {
   ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, kMiB, 0x100000));
   EXPECT_TRUE(w.machine().banks.empty());
   Ref<iommufd::Device> device = w.bind(fd, a0);
-  ASSERT_TRUE(w.file(fd).attach(*device, ioas));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, ioas));
   EXPECT_EQ(w.machine().banks.size(), 1u);
   w.task.close(m.fd);
   m.memory = nullptr;
@@ -533,7 +561,7 @@ TEST_F(IommufdTest, WhatAUnitDidNotConfirmIsNeverGivenBack) {
   const u32 ioas = w.ioas(fd);
   auto m = w.memfd(kMiB);
   Ref<iommufd::Device> device = w.bind(fd, a0);
-  ASSERT_TRUE(w.file(fd).attach(*device, ioas));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, ioas));
   ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, kMiB, 0x100000));
   w.iommu.hw_a.fail_after["flush_pages"] = 0;
   w.iommu.hw_a.fail_after["flush_domain"] = 0;
@@ -552,8 +580,8 @@ TEST_F(IommufdTest, AnIoasTranslatesAlikeThroughAllOfItsDomains) {
   ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, 0x4000, 0x10000));
   Ref<iommufd::Device> one = w.bind(fd, a0), two = w.bind(fd, a1);
   const u32 manual = *w.hwpt(fd, one->id(), ioas);
-  ASSERT_EQ(*w.file(fd).attach(*one, manual), manual);
-  const u32 automatic = *w.file(fd).attach(*two, ioas);
+  ASSERT_EQ(*w.file(fd).attach(w.task, *one, manual), manual);
+  const u32 automatic = *w.file(fd).attach(w.task, *two, ioas);
   EXPECT_NE(automatic, manual) << "manual HWPTs are never picked";
   EXPECT_EQ(w.reached(a0, 0x11000), w.place(m, 0x1000));
   EXPECT_EQ(w.reached(a1, 0x11000), w.place(m, 0x1000));
@@ -570,14 +598,14 @@ TEST_F(IommufdTest, AnIoasTranslatesAlikeThroughAllOfItsDomains) {
 TEST_F(IommufdTest, AutomaticHwptsAreSharedAndGoWithTheirLastDevice) {
   const u32 ioas = w.ioas(fd), other = w.ioas(fd);
   Ref<iommufd::Device> one = w.bind(fd, a0), two = w.bind(fd, a1);
-  const u32 hwpt = *w.file(fd).attach(*one, ioas);
-  EXPECT_EQ(*w.file(fd).attach(*two, ioas), hwpt);
-  EXPECT_EQ(*w.file(fd).attach(*two, ioas), hwpt) << "again: nothing to do";
+  const u32 hwpt = *w.file(fd).attach(w.task, *one, ioas);
+  EXPECT_EQ(*w.file(fd).attach(w.task, *two, ioas), hwpt);
+  EXPECT_EQ(*w.file(fd).attach(w.task, *two, ioas), hwpt) << "again: nothing to do";
   EXPECT_EQ(error_of(w.destroy(fd, hwpt)), Errno::Ebusy);
   ASSERT_TRUE(w.file(fd).detach(*one));
   EXPECT_EQ(w.reached(a0, 0), "blocked");
   EXPECT_EQ(error_of(w.destroy(fd, ioas)), Errno::Ebusy);
-  const u32 next = *w.file(fd).attach(*two, other);
+  const u32 next = *w.file(fd).attach(w.task, *two, other);
   EXPECT_NE(next, hwpt);
   const auto m = w.memfd(kMiB);
   EXPECT_TRUE(w.map_file(fd, ioas, m.fd, 0, kPageSize, 0xfee00000)) << "no device reserves it here any more";
@@ -596,10 +624,10 @@ TEST_F(IommufdTest, AFailedReplaceLeavesTheOldAttachment) {
   ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, 0x1000, 0x10000));
   ASSERT_TRUE(w.map_file(fd, bad, m.fd, 0, 0x1000, 0xfee00000));
   Ref<iommufd::Device> device = w.bind(fd, a0);
-  const u32 hwpt = *w.file(fd).attach(*device, ioas);
-  EXPECT_EQ(error_of(w.file(fd).attach(*device, bad)), Errno::Eaddrinuse);
+  const u32 hwpt = *w.file(fd).attach(w.task, *device, ioas);
+  EXPECT_EQ(error_of(w.file(fd).attach(w.task, *device, bad)), Errno::Eaddrinuse);
   EXPECT_EQ(w.reached(a0, 0x10000), w.place(m, 0));
-  EXPECT_EQ(*w.file(fd).attach(*device, ioas), hwpt);
+  EXPECT_EQ(*w.file(fd).attach(w.task, *device, ioas), hwpt);
   EXPECT_TRUE(w.destroy(fd, bad));
   // The old IOAS lets go of its interrupt window only with the device.
   EXPECT_EQ(error_of(w.map_file(fd, ioas, m.fd, 0, 0x1000, 0xfee00000)), Errno::Einval);
@@ -629,7 +657,7 @@ TEST_F(IommufdTest, LastCloseEndsEverything) {
     ASSERT_TRUE(w.map_file(own, ioas, m.fd, 0, kMiB, 0x100000));
     Ref<iommufd::Device> device = w.bind(own, a0);
     ASSERT_TRUE(w.hwpt(own, device->id(), ioas));
-    ASSERT_TRUE(w.file(own).attach(*device, ioas));
+    ASSERT_TRUE(w.file(own).attach(w.task, *device, ioas));
     w.file(own).unbind(*device);
     device = nullptr;
     w.task.close(own);
@@ -649,8 +677,8 @@ TEST_F(IommufdTest, AFailedMapTakesBackWhatItGave) {
   ASSERT_TRUE(m.host->resize(2 * kMiB));  // two banks: filled in two steps
   Ref<iommufd::Device> device = w.bind(fd, a0), second = w.bind(fd, b0);
   const u32 ioas = w.ioas(fd);
-  ASSERT_TRUE(w.file(fd).attach(*device, *w.hwpt(fd, device->id(), ioas)));
-  ASSERT_TRUE(w.file(fd).attach(*second, *w.hwpt(fd, second->id(), ioas)));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, *w.hwpt(fd, device->id(), ioas)));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *second, *w.hwpt(fd, second->id(), ioas)));
   for (const SourceId where : {a0, b0}) {
     // Something is in the way that the IOAS does not know of.
     const Ref<PagingDomain> domain = w.iommu.group(where).domain();
@@ -724,8 +752,8 @@ TEST_F(IommufdTest, EveryFailingAllocationIsUndone) {
   ASSERT_TRUE(m.host->resize(8 * kMiB));
   Ref<iommufd::Device> device = w.bind(fd, a0), second = w.bind(fd, b0);
   const u32 ioas = w.ioas(fd);
-  ASSERT_TRUE(w.file(fd).attach(*device, ioas));
-  ASSERT_TRUE(w.file(fd).attach(*second, *w.hwpt(fd, second->id(), ioas)));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, ioas));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *second, *w.hwpt(fd, second->id(), ioas)));
   struct Step {
     const char* what;
     std::function<bool()> run;
@@ -744,7 +772,7 @@ TEST_F(IommufdTest, EveryFailingAllocationIsUndone) {
        [&] { ASSERT_TRUE(w.destroy(fd, made)); }},
       {"replace by an automatic HWPT",
        [&] {
-         const Result<u32> id = w.file(fd).attach(*device, made);
+         const Result<u32> id = w.file(fd).attach(w.task, *device, made);
          return id.has_value();
        },
        [&] { ASSERT_TRUE(w.destroy(fd, made)); }},
@@ -766,7 +794,7 @@ TEST_F(IommufdTest, EveryFailingAllocationIsUndone) {
       ASSERT_LT(n, 500u);
     }
     if (std::string_view(step.what).starts_with("replace")) {
-      ASSERT_TRUE(w.file(fd).attach(*device, ioas));
+      ASSERT_TRUE(w.file(fd).attach(w.task, *device, ioas));
     }
     step.undo();
   }

@@ -84,8 +84,8 @@ TEST_P(IommufdLiveUpdateTest, PreservedMeansImmutableUntilUnpreserved) {
   EXPECT_TRUE(w.destroy(fd, plain));
   ASSERT_TRUE(w.file(fd).preserve_device(*device, *w.session));
   EXPECT_EQ(error_of(w.file(fd).detach(*device)), Errno::Ebusy);
-  EXPECT_EQ(error_of(w.file(fd).attach(*device, second)), Errno::Ebusy);
-  EXPECT_EQ(error_of(w.file(fd).attach(*device, elsewhere)), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.file(fd).attach(w.task, *device, second)), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.file(fd).attach(w.task, *device, elsewhere)), Errno::Ebusy);
   EXPECT_EQ(w.reached(a0, kBase), w.place(m, 0));
 
   w.file(fd).unpreserve_device(*device);
@@ -121,7 +121,7 @@ TEST_P(IommufdLiveUpdateTest, DevicesAreJudgedInOrder) {
   EXPECT_EQ(error_of(w.file(fd).preserve_device(*device, *w.session)), Errno::Enoent) << "context first";
   w.preserve_memfd(m, kMemfd);
   const u32 plain = *w.hwpt(fd, device->id(), ioas);
-  ASSERT_TRUE(w.file(fd).attach(*other, plain));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *other, plain));
   ASSERT_TRUE(w.preserve(fd, kContext));
   EXPECT_EQ(error_of(w.file(fd).preserve_device(*other, *w.session)), Errno::Einval) << "HWPT not marked";
   EXPECT_TRUE(w.file(fd).preserve_device(*device, *w.session));
@@ -223,7 +223,7 @@ TEST_P(IommufdLiveUpdateTest, ComesBackAndIsReplacedWithoutAGap) {
   EXPECT_EQ(error_of(w.file(fd).bind_held(w.iommu.device(a0), IommufdWorld::kGeneration, kContext)), Errno::Eperm);
   // What it runs on has no object yet.
   const u32 empty = w.ioas(fd);
-  EXPECT_EQ(error_of(w.file(fd).attach(*device, empty)), Errno::Ebusy);
+  EXPECT_EQ(error_of(w.file(fd).attach(w.task, *device, empty)), Errno::Ebusy);
   EXPECT_EQ(error_of(w.file(fd).detach(*device)), Errno::Ebusy);
   EXPECT_FALSE(w.can_finish(fd, kContext));
 
@@ -232,16 +232,16 @@ TEST_P(IommufdLiveUpdateTest, ComesBackAndIsReplacedWithoutAGap) {
   EXPECT_EQ(error_of(w.restore(fd, kHwpt)), Errno::Enoent) << "once";
   EXPECT_TRUE(w.can_finish(fd, kContext));
   EXPECT_EQ(error_of(w.destroy(fd, restored)), Errno::Ebusy);
-  EXPECT_EQ(*w.file(fd).attach(*device, restored), restored) << "it is attached";
-  EXPECT_EQ(error_of(w.file(fd).attach(*device, empty)), Errno::Einval) << "other results";
+  EXPECT_EQ(*w.file(fd).attach(w.task, *device, restored), restored) << "it is attached";
+  EXPECT_EQ(error_of(w.file(fd).attach(w.task, *device, empty)), Errno::Einval) << "other results";
   EXPECT_EQ(error_of(w.hwpt(fd, device->id(), restored)), Errno::Eopnotsupp);
   Ref<iommufd::Device> other = w.bind(fd, a1);
-  EXPECT_EQ(error_of(w.file(fd).attach(*other, restored)), Errno::Einval) << "no further devices";
+  EXPECT_EQ(error_of(w.file(fd).attach(w.task, *other, restored)), Errno::Einval) << "no further devices";
   w.file(fd).unbind(*other);
   other = nullptr;
 
   const u32 fresh = rebuild();
-  EXPECT_EQ(*w.file(fd).attach(*device, fresh), fresh);
+  EXPECT_EQ(*w.file(fd).attach(w.task, *device, fresh), fresh);
   EXPECT_EQ(w.reached(a0, kBase), reached);
   EXPECT_EQ(w.iommu.hw_a.entries.at(a0), entry) << "DID and top page stay";
   EXPECT_EQ(w.iommu.hw_a.entry_writes, writes) << "no entry was written";
@@ -305,7 +305,7 @@ TEST_P(IommufdLiveUpdateTest, ReplacementMustGiveTheSameResults) {
   for (const Case& c : cases) {
     const u32 space = w.ioas(fd);
     c.map(space);
-    EXPECT_EQ(error_of(w.file(fd).attach(*device, space)), Errno::Einval) << c.what;
+    EXPECT_EQ(error_of(w.file(fd).attach(w.task, *device, space)), Errno::Einval) << c.what;
     EXPECT_EQ(w.reached(a0, kBase), reached) << c.what;
     EXPECT_EQ(error_of(w.destroy(fd, restored)), Errno::Ebusy) << c.what;
     EXPECT_TRUE(w.destroy(fd, space)) << c.what;
@@ -316,7 +316,7 @@ TEST_P(IommufdLiveUpdateTest, ReplacementMustGiveTheSameResults) {
   ASSERT_TRUE(w.map_file(fd, space, m.fd, kMiB, 2 * kMiB, kBase + kMiB));
   ASSERT_TRUE(w.map_file(fd, space, m.fd, 3 * kMiB, kMiB, kBase + 16 * kMiB, kReadOnly));
   ASSERT_TRUE(w.map_file(fd, space, other.fd, 0, kMiB, kBase + 32 * kMiB));
-  EXPECT_TRUE(w.file(fd).attach(*device, space));
+  EXPECT_TRUE(w.file(fd).attach(w.task, *device, space));
   EXPECT_EQ(w.reached(a0, kBase + kMiB), w.place(m, kMiB));
   EXPECT_EQ(w.reached(a0, kBase + 32 * kMiB), w.place(other, 0));
   unbind();
@@ -365,7 +365,7 @@ TEST_P(IommufdLiveUpdateTest, KeptFirstAndReplacedLater) {
   w.finish(fd, kContext);
   w.iommu.live->finish(0);
   const u32 fresh = rebuild();
-  ASSERT_TRUE(w.file(fd).attach(*device, fresh));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, fresh));
   EXPECT_EQ(w.reached(a0, kBase), reached);
   EXPECT_EQ(w.iommu.hw_a.entries.at(a0), entry);
   EXPECT_TRUE(w.destroy(fd, restored));
@@ -420,7 +420,7 @@ TEST_P(IommufdLiveUpdateTest, RefusedCallsOnARestoredHwptKeepNoReference) {
 TEST_P(IommufdLiveUpdateTest, DevicesThatShareADomainMoveTogether) {
   set_up();
   Ref<iommufd::Device> second = w.bind(fd, a1);
-  ASSERT_TRUE(w.file(fd).attach(*second, hwpt));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *second, hwpt));
   preserve_all();
   ASSERT_TRUE(w.file(fd).preserve_device(*second, *w.session));
   static_cast<void>(second.release());
@@ -429,10 +429,10 @@ TEST_P(IommufdLiveUpdateTest, DevicesThatShareADomainMoveTogether) {
   const u32 restored = *w.restore(fd, kHwpt);
   second = *w.file(fd).bind_held(w.iommu.device(a1), IommufdWorld::kGeneration, kContext);
   const u32 fresh = rebuild();
-  ASSERT_TRUE(w.file(fd).attach(*device, fresh));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, fresh));
   EXPECT_EQ(w.reached(a1, kBase), w.reached(a0, kBase));
   EXPECT_TRUE(w.destroy(fd, restored)) << "nobody runs on it any more";
-  EXPECT_EQ(*w.file(fd).attach(*second, fresh), fresh);
+  EXPECT_EQ(*w.file(fd).attach(w.task, *second, fresh), fresh);
   // What is mapped from now on reaches both.
   ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, kPageSize, 0x10000));
   EXPECT_EQ(w.reached(a0, 0x10000), w.place(m, 0));
@@ -452,7 +452,7 @@ TEST_P(IommufdLiveUpdateTest, DevicesOfTwoUnitsMoveTogetherOrNotAtAll) {
   set_up();
   w.iommu.hw_b.dids.insert(kFirstDynamicDid);  // so that the units' DIDs differ
   Ref<iommufd::Device> second = w.bind(fd, b0);
-  ASSERT_TRUE(w.file(fd).attach(*second, hwpt));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *second, hwpt));
   preserve_all();
   ASSERT_TRUE(w.file(fd).preserve_device(*second, *w.session));
   static_cast<void>(second.release());
@@ -474,9 +474,9 @@ TEST_P(IommufdLiveUpdateTest, DevicesOfTwoUnitsMoveTogetherOrNotAtAll) {
   const u32 wrong = *w.hwpt(fd, device->id(), wrong_space);
   w.iommu.events.clear();
   for (iommufd::Device* asking : {&*device, &*second}) {
-    EXPECT_EQ(error_of(w.file(fd).attach(*asking, wrong)), Errno::Einval);
-    EXPECT_EQ(error_of(w.file(fd).attach(*asking, wrong_space)), Errno::Einval);
-    EXPECT_EQ(*w.file(fd).attach(*asking, restored), restored) << "still attached to what it was";
+    EXPECT_EQ(error_of(w.file(fd).attach(w.task, *asking, wrong)), Errno::Einval);
+    EXPECT_EQ(error_of(w.file(fd).attach(w.task, *asking, wrong_space)), Errno::Einval);
+    EXPECT_EQ(*w.file(fd).attach(w.task, *asking, restored), restored) << "still attached to what it was";
   }
   EXPECT_EQ(snapshot(), before);
   EXPECT_EQ(w.iommu.count("flush") + w.iommu.count("set") + w.iommu.count("clear"), 0u);
@@ -484,7 +484,7 @@ TEST_P(IommufdLiveUpdateTest, DevicesOfTwoUnitsMoveTogetherOrNotAtAll) {
   EXPECT_TRUE(w.destroy(fd, wrong_space)) << "nothing of it was left reserved";
 
   const u32 fresh = rebuild();
-  ASSERT_TRUE(w.file(fd).attach(*second, fresh));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *second, fresh));
   const std::string did_a = std::to_string(w.iommu.hw_a.entries.at(a0).did);
   const std::string did_b = std::to_string(w.iommu.hw_b.entries.at(b0).did);
   EXPECT_NE(did_a, did_b);
@@ -504,7 +504,7 @@ TEST_P(IommufdLiveUpdateTest, DevicesOfTwoUnitsMoveTogetherOrNotAtAll) {
 TEST_P(IommufdLiveUpdateTest, ALateDeviceFindsTheNewHwpt) {
   set_up();
   Ref<iommufd::Device> second = w.bind(fd, a1);
-  ASSERT_TRUE(w.file(fd).attach(*second, hwpt));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *second, hwpt));
   preserve_all();
   ASSERT_TRUE(w.file(fd).preserve_device(*second, *w.session));
   static_cast<void>(second.release());
@@ -512,9 +512,9 @@ TEST_P(IommufdLiveUpdateTest, ALateDeviceFindsTheNewHwpt) {
   come_back();
   ASSERT_TRUE(w.restore(fd, kHwpt));
   const u32 fresh = rebuild();
-  ASSERT_TRUE(w.file(fd).attach(*device, fresh));
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, fresh));
   second = *w.file(fd).bind_held(w.iommu.device(a1), IommufdWorld::kGeneration, kContext);
-  EXPECT_EQ(*w.file(fd).attach(*second, fresh), fresh);
+  EXPECT_EQ(*w.file(fd).attach(w.task, *second, fresh), fresh);
   unbind();
   EXPECT_EQ(error_of(w.destroy(fd, fresh)), Errno::Ebusy) << "the late one uses it";
   w.file(fd).unbind(*second);
@@ -555,7 +555,7 @@ TEST_P(IommufdLiveUpdateTest, AnUnreadableRecordStopsItsDevicesAndNoOthers) {
   Ref<iommufd::Device> other = w.bind(neighbour, a1);
   const u32 space = w.ioas(neighbour);
   const u32 table = *w.hwpt(neighbour, other->id(), space);
-  ASSERT_TRUE(w.file(neighbour).attach(*other, table));
+  ASSERT_TRUE(w.file(neighbour).attach(w.task, *other, table));
   ASSERT_TRUE(w.mark(neighbour, table, kHwpt2));
   ASSERT_TRUE(w.preserve(neighbour, kContext + 1));
   ASSERT_EQ(*w.file(neighbour).preserve_device(*other, *w.session), kContext + 1);

@@ -37,6 +37,7 @@ Result<Ref<File>> Kernel::open(std::string_view path) {
   constexpr std::string_view kCdev = "/dev/vfio/devices/vfio";
   if (path == "/dev/liveupdate") return luo_device_->open();
   if (path == "/dev/iommu") return Ref<File>(TRY(iommufd_->open()));
+  if (path == "/dev/vfio/vfio") return Ref<File>(TRY(iommufd_->open(iommufd::Accounting::Process)));
   if (!path.starts_with(kCdev)) return fail(Errno::Enoent);
   u32 index = 0;
   const std::string_view digits = path.substr(kCdev.size());

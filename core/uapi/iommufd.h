@@ -49,6 +49,10 @@ namespace iommu_option {
 inline constexpr u32 kSet = 0, kGet = 1;
 }  // namespace iommu_option
 
+namespace iommu_vfio_ioas {
+inline constexpr u16 kGet = 0, kSet = 1, kClear = 2;
+}  // namespace iommu_vfio_ioas
+
 namespace iommu_hwpt_restore {
 // With the IOAS of the former kernel: a real one, which holds what was mapped then and can be changed like any other.
 inline constexpr u32 kIoas = 1;

@@ -173,7 +173,7 @@ Result<void> VfioFile::attach(Task& task, UserAddr arg) {
   }
   MutexGuard guard(device_.lock);
   const bool was_attached = static_cast<bool>(device_.iommu_device.group().domain());
-  cmd.pt_id = TRY(iommufd_->attach(*bound_, cmd.pt_id));
+  cmd.pt_id = TRY(iommufd_->attach(task, *bound_, cmd.pt_id));
   const Result<void> answered = task.copy_out(arg + offsetof(uapi::VfioAttachIommufdPt, pt_id), cmd.pt_id);
   // What it replaced is gone; a first attachment nobody heard of is undone.
   if (!answered && !was_attached) static_cast<void>(iommufd_->detach(*bound_));

@@ -17,12 +17,14 @@ host::Descriptor duplicate(int fd) {
 }  // namespace
 
 LocalProgram::~LocalProgram() {
-  if (killed_ || machine_.jumped()) fds_.abandon();
+  if (machine_.jumped()) kill();
+  if (!killed_) process_->end();
 }
 
 void LocalProgram::kill() {
   killed_ = true;
   fds_.abandon();
+  static_cast<void>(process_.release());  // its kernel's end is its end
 }
 
 Result<void> LocalProgram::enter() {

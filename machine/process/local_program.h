@@ -5,13 +5,18 @@
 #include "machine/host/host_calls.h"
 #include "machine/process/fd_table.h"
 #include "machine/process/in_process_machine.h"
+#include "machine/process/task_process.h"
 
 namespace perdure::process {
 
 class LocalProgram : public host::HostCalls, private Task {
  public:
   LocalProgram(Kernel& kernel, InProcessMachine& machine, board::Board& board)
-      : kernel_(kernel), machine_(machine), board_(board), fds_(kernel.host_files(), machine.host_objects()) {}
+      : kernel_(kernel),
+        machine_(machine),
+        board_(board),
+        fds_(kernel.host_files(), machine.host_objects()),
+        process_(Ref<TaskProcess>::adopt(new TaskProcess(machine.host_objects(), *this, 0))) {}
   ~LocalProgram() override;
 
   // The kernel was replaced: nothing is closed.
@@ -38,6 +43,7 @@ class LocalProgram : public host::HostCalls, private Task {
   void install_fd(s32 fd, Ref<File> file) override;
   void release_fd(s32 fd) override { fds_.release(fd); }
   const Creds& creds() const override { return creds_; }
+  Result<Ref<Process>> process() override { return Ref<Process>(process_.get()); }
 
   // Before and after every call: is there a kernel, and what did devices say?
   Result<void> enter();
@@ -46,6 +52,7 @@ class LocalProgram : public host::HostCalls, private Task {
   InProcessMachine& machine_;
   board::Board& board_;
   FdTable fds_;
+  Ref<TaskProcess> process_;
   Creds creds_;
   bool killed_ = false;
 };

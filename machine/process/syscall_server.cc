@@ -137,6 +137,7 @@ class Connection {
     void install_fd(s32 fd, Ref<File> file) override { task_.install_fd(fd, std::move(file)); }
     void release_fd(s32 fd) override { task_.release_fd(fd); }
     const Creds& creds() const override { return task_.creds(); }
+    Result<Ref<Process>> process() override { return task_.process(); }
 
    private:
     Task& task_;

@@ -11,9 +11,33 @@
 
 namespace perdure::test {
 
+// The process of a FakeTask, which may outlive it: Efault then.
+class FakeProcess final : public Process {
+ public:
+  explicit FakeProcess(Task& task) : task_(&task) {}
+  void end() { task_ = nullptr; }
+  Result<void> resolve(Task&, UserAddr at, u64 length, Access access,
+                       FunctionRef<Result<void>(Ref<SharedMemory>, u64, u64)> piece) override {
+    return task_ ? task_->resolve(at, length, access, piece) : fail(Errno::Efault);
+  }
+  Result<void> copy_in(Task&, std::span<std::byte> to, UserAddr from) override {
+    return task_ ? task_->copy_in(to, from) : fail(Errno::Efault);
+  }
+  Result<void> copy_out(Task&, UserAddr to, std::span<const std::byte> from) override {
+    return task_ ? task_->copy_out(to, from) : fail(Errno::Efault);
+  }
+  u64 memlock_limit(Task&) override { return limit; }
+
+  u64 limit = ~u64{0};
+
+ private:
+  void dispose() override { ::delete this; }
+  Task* task_;
+};
+
 class FakeTask : public Task {
  public:
-  virtual ~FakeTask() = default;
+  virtual ~FakeTask() { end_process(); }
   using Task::copy_in;
   using Task::copy_out;
 
@@ -119,12 +143,16 @@ class FakeTask : public Task {
   }
   void release_fd(s32 fd) override { reserved.erase(fd); }
   const Creds& creds() const override { return credentials; }
+  Result<Ref<Process>> process() override { return Ref<Process>(own_process.get()); }
+  // The process ends, although the object goes on.
+  void end_process() { own_process->end(); }
 
   std::map<s32, Ref<File>> files;
   std::map<s32, bool> reserved;
   usize fd_limit = 64;
   std::function<void()> before_copy_out;  // once: what another thread does while a call writes its answer
   Creds credentials;
+  Ref<FakeProcess> own_process = Ref<FakeProcess>::adopt(new FakeProcess(*this));
 
  private:
   struct Private {

@@ -43,6 +43,7 @@ class TestTask final : public Task {
   void install_fd(s32 fd, Ref<File> file) override { files[fd] = std::move(file); }
   void release_fd(s32) override { ++fds_left; }
   const Creds& creds() const override { return creds_; }
+  Result<Ref<Process>> process() override { return fail(Errno::Enosys); }
 
   // A structure at the start of memory, with the caller's idea of its size in its first word.
   template <class T>

@@ -25,7 +25,7 @@ class IommufdUpdate : public ::testing::TestWithParam<u32> {
     m = w.memfd(4 * kMiB);
     device = w.bind(fd, a0);
     hwpt = *w.hwpt(fd, device->id(), ioas);
-    ASSERT_TRUE(w.file(fd).attach(*device, hwpt));
+    ASSERT_TRUE(w.file(fd).attach(w.task, *device, hwpt));
     ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, 3 * kMiB, kBase));
     ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 3 * kMiB, kMiB, kBase + 16 * kMiB, uapi::iommu_map::kReadable | 1));
     ASSERT_TRUE(w.mark(fd, hwpt, kHwpt));

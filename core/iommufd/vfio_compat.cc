@@ -1,0 +1,52 @@
+// A context as VFIO's container (uapi §2.13): its ioctls on the compatibility IOAS.
+#include "core/iommufd/iommufd.h"
+
+namespace perdure::iommufd {
+
+Result<Ref<Ioas>> IommufdFile::compat_ioas() const {
+  MutexGuard guard(lock_);
+  if (!compat_ioas_) return fail(Errno::Enodev);
+  return Ref<Ioas>(compat_ioas_);
+}
+
+Result<Ref<Ioas>> IommufdFile::make_compat_ioas() {
+  Ref<Ioas> fresh = TRY(heap_.make_ref<Ioas>(heap_));
+  MutexGuard guard(lock_);
+  if (compat_ioas_) return Ref<Ioas>(compat_ioas_);
+  objects_.finalize(TRY(objects_.reserve()), fresh);
+  compat_ioas_ = fresh.get();
+  return fresh;
+}
+
+Result<void> IommufdFile::vfio_ioas(Call<uapi::IommuVfioIoas>& call) {
+  uapi::IommuVfioIoas& cmd = call.cmd;
+  if (cmd.reserved != 0) return fail(Errno::Eopnotsupp);
+  switch (cmd.op) {
+    case uapi::iommu_vfio_ioas::kGet: {
+      MutexGuard guard(lock_);
+      if (!compat_ioas_) return fail(Errno::Enodev);
+      cmd.ioas_id = compat_ioas_->id();
+      break;
+    }
+    case uapi::iommu_vfio_ioas::kSet: {
+      MutexGuard guard(lock_);
+      Ioas* const ioas = objects_.find_as<Ioas>(cmd.ioas_id);
+      if (!ioas) return fail(Errno::Enoent);
+      compat_ioas_ = ioas;
+      return {};
+    }
+    case uapi::iommu_vfio_ioas::kClear: {
+      MutexGuard guard(lock_);
+      compat_ioas_ = nullptr;
+      return {};
+    }
+    default: return fail(Errno::Eopnotsupp);
+  }
+  return call.respond();
+}
+
+Result<u64> IommufdFile::vfio_ioctl(Task&, u32, UserAddr) {
+  return fail(Errno::Enotty);
+}
+
+}  // namespace perdure::iommufd
