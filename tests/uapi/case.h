@@ -33,10 +33,12 @@ struct Stop {};
 
 class Case {
  public:
-  Case(Syscalls& s, std::string name, std::vector<std::string> devices)
-      : sys(s), name_(std::move(name)), devices_(std::move(devices)) {}
+  Case(Syscalls& s, std::string name, std::vector<std::string> devices, bool is_program)
+      : sys(s), program(is_program), name_(std::move(name)), devices_(std::move(devices)) {}
 
   Syscalls& sys;
+  // Descriptors are those of this process: libc may be called with them.
+  const bool program;
 
   // --- what there is -----------------------------------------------------------------------------------------------
   // A node of /dev. Skips the test where there is none, or where this user may not.
@@ -95,10 +97,13 @@ std::string show(const T& value) {
   return out.str();
 }
 
+// What std::cmp_equal takes.
+template <class T>
+concept Number = std::is_integral_v<T> && !std::is_same_v<T, bool> && !std::is_same_v<T, char>;
+
 template <class A, class B>
 bool same(const A& a, const B& b) {
-  if constexpr (std::is_integral_v<A> && std::is_integral_v<B> && !std::is_same_v<A, bool> &&
-                !std::is_same_v<B, bool>) {
+  if constexpr (Number<A> && Number<B>) {
     return std::cmp_equal(a, b);
   } else {
     return a == b;

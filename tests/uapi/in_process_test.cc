@@ -30,7 +30,7 @@ class Uapi : public testing::TestWithParam<Row> {
     const Row& row = GetParam();
     std::vector<std::string> devices;
     for (u32 i = 0; i < kDevices; ++i) devices.push_back("/dev/vfio/devices/vfio" + std::to_string(i));
-    Case t(rig.new_program(), std::string(row.name) + "@" + std::string(row.id), devices);
+    Case t(rig.new_program(), std::string(row.name) + "@" + std::string(row.id), devices, false);
     try {
       body(t);
     } catch (const uapi_test::Skip& skip) {

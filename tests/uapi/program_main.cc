@@ -197,7 +197,7 @@ int first_stage(const std::vector<Row>& chosen, const Options& options, Syscalls
   Tap tap(chosen.size());
   std::vector<Fd> kept;
   for (const Row& row : chosen) {
-    Case t(sys, short_name(row), options.devices);
+    Case t(sys, short_name(row), options.devices, true);
     const Outcome out = run_half(row.before, t);
     for (Fd& fd : t.take_kept()) kept.push_back(std::move(fd));
     tap.report(row, out);
@@ -236,7 +236,7 @@ int run(Options options) {
       tap.report(row, {Outcome::Kind::Skipped, {"needs a live update: --stage 1, then --stage 2"}});
       continue;
     }
-    Case t(sys, short_name(row), options.devices);
+    Case t(sys, short_name(row), options.devices, true);
     tap.report(row, options.fork ? run_in_child(row.run, t) : run_half(row.run, t));
   }
   return tap.finish();
