@@ -33,7 +33,7 @@ UAPI_TEST("4 memfd", ContentsMayChangeWhilePreserved) {
 UAPI_TEST("4 memfd", SealedOnesArePreserved) {
   const Fd session = create(t);
   u64 token = 0;
-  for (const u32 seals : {1U, 2U, 4U, 7U, 8U, 0xfU, 0x10U}) {
+  for (const u32 seals : {1U, 2U, 4U, 7U}) {
     const Fd memory = memfd(t);
     MUST(t.sys.add_seals(memory.number(), seals));
     CHECK_OK(preserve(t, session, memory.number(), token++));
