@@ -89,8 +89,7 @@ std::string left_behind(const BoardConfig& board, const DeviceConfig& device) {
   }
   const Bdf group = unisolated_below(board, device);
   for (const DeviceConfig& other : board.devices) {
-    const bool endpoint =
-        other.kind == DeviceKind::Streamer || other.kind == DeviceKind::Edu || other.kind == DeviceKind::Ohci;
+    const bool endpoint = other.kind != DeviceKind::Bridge && other.kind != DeviceKind::Vmd;
     if (!endpoint || &other == &device || unisolated_below(board, other) != group) continue;
     return fmt::format("it is not isolated from {}", other.name.empty() ? other.bdf.to_string() : other.name);
   }

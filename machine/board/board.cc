@@ -11,6 +11,7 @@
 #include "machine/board/auditor.h"
 #include "machine/board/bridge.h"
 #include "machine/board/edu.h"
+#include "machine/board/ioat.h"
 #include "machine/board/ohci.h"
 #include "machine/board/streamer.h"
 
@@ -74,6 +75,10 @@ BoardConfig checked(BoardConfig config) {
     }
     if (d.kind == DeviceKind::Edu && !is_pow2(d.edu.dma_mask + 1) && d.edu.dma_mask != ~u64{0}) {
       refuse("an edu's dma_mask must be a number of ones");
+    }
+    if (d.kind == DeviceKind::Ioat && (d.ioat.transfer_log2 < 12 || d.ioat.transfer_log2 > 31 ||
+                                       d.ioat.bytes_per_second == 0 || d.ioat.bytes_per_second > 1'000'000'000'000)) {
+      refuse("an ioat has transfer_log2 12 to 31 and copies 1 to 10^12 bytes_per_second");
     }
     if (d.kind == DeviceKind::Vmd &&
         (!is_pow2(d.vmd.buses) || d.vmd.buses < 2 || d.vmd.buses > 256 || !is_pow2(d.vmd.window) ||
@@ -141,6 +146,7 @@ void Board::build_devices() {
       case DeviceKind::Streamer: device = std::make_unique<Streamer>(name("streamer"), d.bdf, d.streamer, bus); break;
       case DeviceKind::Bridge: device = std::make_unique<Bridge>(name("bridge"), d.bdf, d.bridge, bus); break;
       case DeviceKind::Ohci: device = std::make_unique<Ohci>(name("ohci"), d.bdf, bus); break;
+      case DeviceKind::Ioat: device = std::make_unique<Ioat>(name("ioat"), d.bdf, d.ioat, bus); break;
       case DeviceKind::Vmd: device = std::make_unique<Vmd>(name("vmd"), d.bdf, d.vmd, bus); break;
     }
     if (device == nullptr) throw std::runtime_error("board: no such kind of device");
@@ -528,8 +534,13 @@ void Board::stop() {
 void Board::serve(const std::stop_token& stop, usize first, usize stride) {
   constexpr u64 kShortest = 20'000;
   constexpr u64 kLongest = 1'000'000;
+  const auto wakes = [this] {
+    const std::scoped_lock lock(wake_mutex_);
+    return wakes_;
+  };
   while (!stop.stop_requested()) {
     u64 next = ~u64{0};
+    const u64 seen = wakes();
     for (usize i = first; i < bus_.size(); i += stride) {
       Device& d = bus_.at(i);
       const DeviceGuard guard(d.lock());
@@ -543,8 +554,18 @@ void Board::serve(const std::stop_token& stop, usize first, usize stride) {
     flush_messages();
     const u64 now = now_ns();
     const u64 wait = std::clamp(next > now ? next - now : 0, kShortest, kLongest);
-    std::this_thread::sleep_for(std::chrono::nanoseconds(wait));
+    std::unique_lock lock(wake_mutex_);
+    wakened_.wait_for(lock, stop, std::chrono::nanoseconds(wait), [&] { return wakes_ != seen; });
   }
+}
+
+void Board::wake() {
+  if (!running()) return;
+  {
+    const std::scoped_lock lock(wake_mutex_);
+    ++wakes_;
+  }
+  wakened_.notify_all();
 }
 
 // --- the jump --------------------------------------------------------------------------------------------------------

@@ -9,10 +9,12 @@
 // into the other and never back.
 #pragma once
 #include <atomic>
+#include <condition_variable>
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -129,6 +131,7 @@ class Board final : private DeviceBus {
   DmaResult dma_write(Device& device, u64 iova, std::span<const std::byte> data) override;
   DmaResult dma_read(Device& device, u64 iova, std::span<std::byte> data) override;
   void send_message(Device& device, u64 address, u32 data) override;
+  void wake() override;
 
   template <class Byte>
   DmaResult dma(Device& device, u64 iova, std::span<Byte> data);
@@ -158,6 +161,10 @@ class Board final : private DeviceBus {
   std::atomic_flag stepping_ = ATOMIC_FLAG_INIT;
   SeededRandom random_;  // owned by whoever holds stepping_
   std::vector<std::jthread> threads_;
+  // Calls of wake(); what the threads wait for beside the time.
+  std::mutex wake_mutex_;
+  std::condition_variable_any wakened_;
+  u64 wakes_ = 0;
 
   DeviceMutex outbox_lock_;
   std::vector<Message> outbox_ GUARDED_BY(outbox_lock_);

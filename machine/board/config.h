@@ -26,6 +26,7 @@ enum class DeviceKind : u8 {
   Streamer,  // endless self-describing DMA, docs/devices.md
   Bridge,    // type 1 header; BridgeConfig says of which kind
   Ohci,      // USB host controller, its heartbeat alone
+  Ioat,      // Intel's copy engine, register-compatible
   Vmd,       // volume management device: functions of a segment of its own, whose DMA carries its requester id
 };
 
@@ -47,6 +48,12 @@ struct StreamerConfig {
   unsigned rings = 4;     // 1..16
   unsigned vectors = 16;  // MSI-X, 1..64
   bool operator==(const StreamerConfig&) const = default;
+};
+
+struct IoatConfig {
+  unsigned transfer_log2 = 12;           // 12..31: the largest copy of one descriptor
+  u64 bytes_per_second = 4'000'000'000;  // that it copies
+  bool operator==(const IoatConfig&) const = default;
 };
 
 struct BridgeConfig {
@@ -80,6 +87,7 @@ struct DeviceConfig {
   u32 class_code = 0;  // instead of the kind's own; 0: that one
   EduConfig edu;
   StreamerConfig streamer;
+  IoatConfig ioat;
   BridgeConfig bridge;
   VmdConfig vmd;
 

@@ -40,6 +40,7 @@ inline constexpr std::array kKinds{
     Named<KindOf>{"streamer", {DeviceKind::Streamer, {}}},
     Named<KindOf>{"edu", {DeviceKind::Edu, {}}},
     Named<KindOf>{"ohci", {DeviceKind::Ohci, {}}},
+    Named<KindOf>{"ioat", {DeviceKind::Ioat, {}}},
     Named<KindOf>{"vmd", {DeviceKind::Vmd, {}}},
     Named<KindOf>{"root-port", {DeviceKind::Bridge, BridgeKind::RootPort}},
     Named<KindOf>{"upstream-port", {DeviceKind::Bridge, BridgeKind::UpstreamPort}},
@@ -69,7 +70,7 @@ consteval usize members() {
 static_assert(members<IommuModelConfig>() == 40);
 static_assert(members<IommuQuirks>() == 17);
 static_assert(sizeof(UnitConfig) == 152);
-static_assert(sizeof(DeviceConfig) == 96);
+static_assert(sizeof(DeviceConfig) == 112);
 static_assert(sizeof(ReservedConfig) == 64);
 static_assert(sizeof(BoardConfig) == 128);
 
@@ -164,6 +165,10 @@ void describe(V& v, DeviceConfig& d) {
       v.number("transfer_ns", d.edu.transfer_ns, 0, ~u64{0});
       break;
     case DeviceKind::Ohci: break;
+    case DeviceKind::Ioat:
+      v.number("transfer_log2", d.ioat.transfer_log2, 12, 31);
+      v.number("bytes_per_second", d.ioat.bytes_per_second, 1, 1'000'000'000'000);
+      break;
     case DeviceKind::Vmd:
       v.number("behind", d.vmd.segment, 3, 0xFFFF);
       v.number("buses", d.vmd.buses, 2, 256);

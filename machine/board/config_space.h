@@ -35,6 +35,7 @@ inline constexpr u16 kBridgeControl = 0x3E;
 
 inline constexpr u16 kCommandMemory = 1 << 1;
 inline constexpr u16 kCommandBusMaster = 1 << 2;
+inline constexpr u16 kStatusMasterAbort = 1 << 13;
 inline constexpr u16 kBridgeControlReset = 1 << 6;
 }  // namespace pci_reg
 

@@ -316,6 +316,10 @@ bool Device::raise(unsigned vector) {
   return true;
 }
 
+void Device::read_refused() {
+  config_.set(pci_reg::kStatus, 2, config_.read(pci_reg::kStatus, 2) | pci_reg::kStatusMasterAbort);
+}
+
 void Device::send_pending() {
   if (msix_ != 0 && (config_.read(static_cast<u16>(msix_ + kMsixControl), 2) & kMsixEnable) != 0) {
     for (u64 left = msix_pending_; left != 0; left &= left - 1) {

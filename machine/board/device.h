@@ -44,6 +44,8 @@ class DeviceBus {
   // A message-signalled interrupt: goes out when the device's lock is released.
   virtual void send_message(Device& device, u64 address, u32 data) = 0;
   virtual u64 now_ns() = 0;
+  // A register write gave the device something to do earlier than next_due_ns() said.
+  virtual void wake() {}
 
  protected:
   ~DeviceBus() = default;
@@ -146,6 +148,8 @@ class Device {
   // Sends the vector's message by MSI-X or MSI, whichever is on; marks it pending while masked. True when a message
   // was sent.
   bool raise(unsigned vector) REQUIRES(lock_);
+  // A read of this function was answered with an error: its status register tells (PCI 3.0, 6.2.3).
+  void read_refused() REQUIRES(lock_);
 
   DeviceBus& bus_;
   mutable DeviceMutex lock_;
