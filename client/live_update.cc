@@ -47,4 +47,15 @@ Result<void> Session::finish() const {
   return {};
 }
 
+Result<std::string_view> Session::name(std::span<char> to) const {
+  LiveupdateGetName arg{};
+  arg.size = sizeof arg;
+  TRY(fd_.sys().ioctl(number(), kLiveupdateSessionGetName, &arg));
+  usize length = 0;
+  while (length < sizeof arg.name && arg.name[length] != '\0') ++length;
+  if (to.size() < length) return fail(Errno::Erange);
+  std::memcpy(to.data(), arg.name, length);
+  return std::string_view(to.data(), length);
+}
+
 }  // namespace perdure::client

@@ -1,5 +1,7 @@
 // /dev/liveupdate: sessions of files that survive the replacement of the kernel.
 #pragma once
+#include <span>
+
 #include "client/fd.h"
 
 namespace perdure::client {
@@ -13,6 +15,8 @@ class Session {
   // Incoming.
   Result<Fd> retrieve(u64 token) const;
   Result<void> finish() const;
+  // As it was created; `to` needs room for 64 bytes. Returns the part of it that is the name.
+  Result<std::string_view> name(std::span<char> to) const;
   s32 number() const { return fd_.number(); }
   Fd& fd() { return fd_; }
 

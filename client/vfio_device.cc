@@ -65,6 +65,20 @@ Result<void> VfioDevice::set_bus_master(bool on) const {
   return write(config, kCommand, 2, (on ? command | kBusMaster : command & ~kBusMaster) | kMemory);
 }
 
+Result<Mapping> VfioDevice::map(const Region& region) const {
+  if ((region.flags & vfio_region::kMmap) == 0) return fail(Errno::Einval);
+  return Mapping(fd_.sys(), TRY(fd_.sys().mmap(number(), region.offset, region.size)), region.size);
+}
+
+Result<u32> VfioDevice::ids() const {
+  return static_cast<u32>(TRY(read(TRY(region(vfio_region::kConfig)), 0, 4)));
+}
+
+Result<void> VfioDevice::reset() const {
+  TRY(fd_.sys().ioctl(number(), kVfioDeviceReset, nullptr));
+  return {};
+}
+
 Result<void> VfioDevice::set_irqs(u32 index, const s32* eventfds, u32 count) const {
   constexpr u32 kMost = 64;
   if (count > kMost) return fail(Errno::Einval);

@@ -2,6 +2,7 @@
 #pragma once
 #include "client/fd.h"
 #include "client/iommufd.h"
+#include "client/memfd.h"
 
 namespace perdure::client {
 
@@ -29,6 +30,12 @@ class VfioDevice {
   Result<u64> read(const Region& region, u64 offset, unsigned bytes) const;
   Result<void> write(const Region& region, u64 offset, unsigned bytes, u64 value) const;
   Result<void> set_bus_master(bool on) const;
+  // A region in the program's memory; Einval where it has no kMmap flag.
+  Result<Mapping> map(const Region& region) const;
+  // Vendor in the lower half, device in the upper one.
+  Result<u32> ids() const;
+  // The function, not the bus; bus mastering is off afterwards.
+  Result<void> reset() const;
   // Interrupt vectors [0, count) of MSI-X or MSI (index) to eventfds.
   Result<void> set_irqs(u32 index, const s32* eventfds, u32 count) const;
   Result<void> disable_irqs(u32 index) const;

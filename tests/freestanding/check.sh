@@ -1,11 +1,10 @@
 #!/bin/sh
-# check.sh ARCHIVE: what the freestanding core needs from outside must be this list and nothing else.
+# check.sh ARCHIVES…: what freestanding code needs from outside must be this list and nothing else.
 set -eu
-archive=$1
 allowed='memcpy memset memmove memcmp __cxa_pure_virtual perdure_thread_context perdure_relax perdure_panic'
 whole=$(mktemp)
 trap 'rm -f "$whole"' EXIT
-ld -r --whole-archive "$archive" -o "$whole"
+ld -r --whole-archive "$@" -o "$whole"
 needed=$(nm -u "$whole" | awk '{print $2}' | sort -u)
 bad=0
 for symbol in $needed; do
