@@ -191,7 +191,7 @@ Result<Ref<File>> Program::file(s32 fd) {
 }
 
 Result<Ref<Process>> Program::process() {
-  if (!process_) process_ = TRY(kernel_.heap().make_ref<ProgramProcess>(*this));
+  if (!process_) process_ = TRY(kernel_.heap().make_ref<ProgramProcess>(static_cast<Task&>(*this)));
   return Ref<Process>(process_.get());
 }
 
