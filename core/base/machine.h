@@ -2,6 +2,7 @@
 // into the next kernel. One implementation per machine: in process with the board, a kernel process
 // beside a board process, bare metal.
 #pragma once
+#include <span>
 #include <string_view>
 
 #include "core/base/ref.h"
@@ -56,6 +57,11 @@ class HostMemory : public RefCounted {
   virtual Result<void> resize(u64 bytes) = 0;
   virtual u64 position() const = 0;  // file offset
   virtual void set_position(u64 bytes) = 0;
+  // Memory that cannot be mapped here, like a program's private pages on the hosted machine: devices reach its banks,
+  // but nothing stands at their place in the direct map. read() and write() are the way to it (Efault: it is gone).
+  virtual bool remote() const { return false; }
+  virtual Result<void> read(u64, std::span<std::byte>) { return fail(Errno::Eopnotsupp); }
+  virtual Result<void> write(u64, std::span<const std::byte>) { return fail(Errno::Eopnotsupp); }
 };
 
 // A stretch of host memory at a place in the physical address space. `base` and `length` are multiples of

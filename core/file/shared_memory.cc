@@ -111,10 +111,27 @@ Result<void> SharedMemory::move_bytes(u64 pos, usize bytes, FunctionRef<Result<v
   });
 }
 
+Result<usize> SharedMemory::move_remote(Task& task, UserAddr at, usize bytes, u64 pos, bool write) {
+  std::byte chunk[512];
+  for (usize done = 0; done < bytes;) {
+    const std::span part(chunk, std::min(bytes - done, sizeof(chunk)));
+    if (write) {
+      TRY(task.copy_in(part, at + done));
+      TRY(host_->write(pos + done, part));
+    } else {
+      TRY(host_->read(pos + done, part));
+      TRY(task.copy_out(at + done, part));
+    }
+    done += part.size();
+  }
+  return bytes;
+}
+
 Result<usize> SharedMemory::read(Task& task, UserAddr to, usize bytes, u64 pos) {
   const u64 end = size();
   if (pos >= end) return usize{0};
   bytes = std::min<u64>(bytes, end - pos);
+  if (remote()) return move_remote(task, to, bytes, pos, false);
   const auto out = [&](std::span<std::byte> part) -> Result<void> {
     TRY(task.copy_out(to, part));
     to += part.size();
@@ -130,6 +147,7 @@ Result<usize> SharedMemory::write(Task& task, UserAddr from, usize bytes, u64 po
   const u32 sealed = seals();
   if ((sealed & (seal::kWrite | seal::kFutureWrite)) != 0) return fail(Errno::Eperm);
   if (pos + bytes > size()) TRY(resize(pos + bytes));
+  if (remote()) return move_remote(task, from, bytes, pos, true);
   const auto in = [&](std::span<std::byte> part) -> Result<void> {
     TRY(task.copy_in(part, from));
     from += part.size();
@@ -141,6 +159,7 @@ Result<usize> SharedMemory::write(Task& task, UserAddr from, usize bytes, u64 po
 
 Result<MapTarget> SharedMemory::mmap(Task&, u64 offset, u64 length, Access access) {
   if (length == 0 || offset % kPageSize != 0) return fail(Errno::Einval);
+  if (remote()) return fail(Errno::Enodev);
   if (includes(access, Access::Write) && (seals() & (seal::kWrite | seal::kFutureWrite)) != 0)
     return fail(Errno::Eperm);
   MapTarget target;

@@ -36,6 +36,8 @@ class SharedMemory final : public File {
   u64 size() const { return host_->size(); }
   u32 seals() const { return host_->seals(); }
   HostMemory& host() const { return *host_; }
+  // Nothing of it is in the direct map: see HostMemory. Never preserved, never mapped.
+  bool remote() const { return host_->remote(); }
 
   // Gives [offset, offset + length) physical addresses (attaching a bank when growth needs one) and visits them in
   // file order, with no lock held. Einval beyond the current size, rounded up to pages, or beyond the size at which the
@@ -73,6 +75,7 @@ class SharedMemory final : public File {
   friend class HostFiles;
   // The extent that starts at `offset`, at most `length` long.
   Result<FileExtent> extent_at(u64 offset, u64 length) EXCLUDES(lock_);
+  Result<usize> move_remote(Task& task, UserAddr at, usize bytes, u64 pos, bool write);
   Result<void> move_bytes(u64 pos, usize bytes, FunctionRef<Result<void>(std::span<std::byte>)> piece);
   u64 limit_locked() const REQUIRES(lock_);
 

@@ -72,6 +72,7 @@ class Kernel {
   Iommu& iommu() { return *iommu_; }
   IommuLiveUpdate& live_update() { return *live_update_; }
   pci::Bus& bus() { return *bus_; }
+  vfio::Vfio& vfio() { return *vfio_; }
   pci::LiveUpdate& pci_live_update() { return *pci_live_update_; }
 
  private:

@@ -1,7 +1,5 @@
 #include "machine/process/fd_table.h"
 
-#include "machine/host/host_files.h"
-
 namespace perdure::process {
 
 Result<Ref<File>> FdTable::get(s32 fd) {
@@ -9,17 +7,6 @@ Result<Ref<File>> FdTable::get(s32 fd) {
   const auto file = files_.find(fd);
   if (file == files_.end()) return fail(Errno::Ebadf);
   return file->second;
-}
-
-Result<Ref<File>> FdTable::wrap(host::Descriptor fd) {
-  switch (host::kind_of(fd.get())) {
-    case host::HostKind::Memory:
-      return Ref<File>(TRY(host_files_.memory(TRY(host::open_memory(host_objects_, std::move(fd))))));
-    case host::HostKind::Event:
-      return Ref<File>(TRY(host_files_.event(TRY(host::open_event(host_objects_, std::move(fd))))));
-    case host::HostKind::Other: break;
-  }
-  return Ref<File>(Ref<OpaqueFile>::adopt(new OpaqueFile(host_objects_)));
 }
 
 Result<s32> FdTable::reserve() {
@@ -69,11 +56,6 @@ void FdTable::abandon() {
   const std::scoped_lock lock(mutex_);
   for (auto& [fd, file] : files_) (void)file.release();
   files_.clear();
-}
-
-int FdTable::host_descriptor(File& file) {
-  auto* memory = file_cast<SharedMemory>(&file);
-  return memory ? static_cast<host::Memfd&>(memory->host()).fd() : -1;
 }
 
 }  // namespace perdure::process

@@ -28,6 +28,7 @@ Result<Ref<KernelImage>> KernelMachine::image_open(std::string_view name) {
 
 Result<void> KernelMachine::jump(KernelImage& image, const abi::BootInfo& next, Phys at) {
   TRY(remote_.prepare(next, at));
+  if (before_jump_) before_jump_();
   // Everything but the board's socket and the standard streams is close-on-exec, and no argument or environment goes
   // along: what the next kernel knows, it knows from the board.
   char name[] = "perdure-kernel";

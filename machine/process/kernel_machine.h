@@ -14,6 +14,9 @@ class KernelMachine final : public PortMachine {
   Result<Ref<KernelImage>> image_open(std::string_view name) override;
   Result<void> jump(KernelImage& image, const abi::BootInfo& next, Phys at) override;
 
+  // Called when the board expects the next kernel and nothing is left that could refuse it, before this one goes.
+  void before_jump(std::function<void()> call) { before_jump_ = std::move(call); }
+
   void irq_raise(MsiTarget target) override { remote_.interrupt_page().mark(target.address, target.data); }
   void irq_enable() override;
 
@@ -25,6 +28,7 @@ class KernelMachine final : public PortMachine {
   KernelMachine(RemotePort& port, LogSink log) : PortMachine(port, std::move(log)), remote_(port) {}
   void deliver();
   RemotePort& remote_;
+  std::function<void()> before_jump_;
 };
 
 }  // namespace perdure::process

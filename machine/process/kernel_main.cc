@@ -64,6 +64,12 @@ int main(int argc, char**) {
   if (auto listening = server.listen((*port)->program_socket()); !listening) {
     return refuse("programs' socket", listening.error());
   }
+  (*machine)->before_jump([&server, &m = **machine] {
+    if (const unsigned silent = server.reboot(); silent != 0) {
+      log(m, LogLevel::Warn,
+          Line() << silent << " supervisors did not end their programs in time; the kernel goes without waiting more");
+    }
+  });
   if (auto said = (*port)->ready(kKernelConfig.release); !said) return refuse("the board", said.error());
   server.run();
   return 0;

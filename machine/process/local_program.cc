@@ -7,6 +7,7 @@
 
 #include "machine/host/host_files.h"
 #include "machine/host/memory_access.h"
+#include "machine/process/wrapped_file.h"
 
 namespace perdure::process {
 
@@ -103,7 +104,7 @@ Result<void> LocalProgram::resolve(UserAddr at, u64 length, Access,
                                    FunctionRef<Result<void>(Ref<SharedMemory>, u64, u64)> piece) {
   for (u64 done = 0; done < length;) {
     const Mapped mapped = TRY(mapped_at(at.value + done));
-    const Ref<File> wrapped = TRY(fds_.wrap(duplicate(mapped.fd)));
+    const Ref<File> wrapped = TRY(wrap(duplicate(mapped.fd)));
     auto* memory = file_cast<SharedMemory>(wrapped.get());
     if (!memory) return fail(Errno::Efault);
     const u64 n = std::min(mapped.length, length - done);
@@ -113,15 +114,19 @@ Result<void> LocalProgram::resolve(UserAddr at, u64 length, Access,
   return {};
 }
 
+Result<Ref<File>> LocalProgram::wrap(host::Descriptor fd) {
+  return wrap_host_file(kernel_.host_files(), machine_.host_objects(), std::move(fd));
+}
+
 Result<Ref<File>> LocalProgram::file(s32 fd) {
   if (fd >= host::kFirstKernelFd) return fds_.get(fd);
   host::Descriptor copy = duplicate(fd);
   if (!copy) return fail(Errno::Ebadf);
-  return fds_.wrap(std::move(copy));
+  return wrap(std::move(copy));
 }
 
 void LocalProgram::install_fd(s32 fd, Ref<File> installed) {
-  if (const int host = FdTable::host_descriptor(*installed); host >= 0) install(fd, duplicate(host));
+  if (const int host = host_descriptor(*installed); host >= 0) install(fd, duplicate(host));
   fds_.install(fd, std::move(installed));
 }
 

@@ -15,7 +15,6 @@ class LocalProgram : public host::HostCalls, private Task {
       : kernel_(kernel),
         machine_(machine),
         board_(board),
-        fds_(kernel.host_files(), machine.host_objects()),
         process_(Ref<TaskProcess>::adopt(new TaskProcess(machine.host_objects(), *this, 0))) {}
   ~LocalProgram() override;
 
@@ -45,6 +44,7 @@ class LocalProgram : public host::HostCalls, private Task {
   const Creds& creds() const override { return creds_; }
   Result<Ref<Process>> process() override { return Ref<Process>(process_.get()); }
 
+  Result<Ref<File>> wrap(host::Descriptor fd);
   // Before and after every call: is there a kernel, and what did devices say?
   Result<void> enter();
 

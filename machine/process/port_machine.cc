@@ -33,6 +33,7 @@ void PortMachine::mmio_write(Phys at, Width width, u64 value) {
 }
 
 Result<Bank> PortMachine::bank_attach(HostMemory& memory, u64 offset, u64 length) {
+  if (memory.remote()) return fail(Errno::Efault);
   const int fd = static_cast<host::Memfd&>(memory).fd();
   const Bank bank = TRY(port_.bank_attach(fd, offset, length));
   if (auto mapped = view_.map(bank.base.value, bank.length, fd, bank.offset); !mapped) {

@@ -1,7 +1,8 @@
 #include "machine/process/status.h"
 
-#include <cstdio>
 #include <nlohmann/json.hpp>
+
+#include "machine/process/devices.h"
 
 namespace perdure::process {
 
@@ -58,11 +59,7 @@ std::string status_json(Kernel& kernel) {
         {"heap_bytes", kernel.heap().bytes_in_use()}}},
       {"timeline", json::array()}};
   kernel.iommu().each_device([&](IommuDevice& device) {
-    const SourceId source = device.source();
-    char function[16];
-    std::snprintf(function, sizeof function, "%04x:%02x:%02x.%u", unsigned{source.segment}, unsigned{source.bus()},
-                  unsigned{source.device()}, unsigned{source.function()});
-    status["devices"].push_back({{"function", function},
+    status["devices"].push_back({{"function", function_name(device.source())},
                                  {"ownership", std::string(ownership_name(device.group().ownership()))},
                                  {"preserved", device.preserved()}});
   });

@@ -1,31 +1,35 @@
-// Serves programs over the wire: one thread and one descriptor table for each.
+// Serves front ends over the wire: programs that know of it, and supervisors of programs that do not. One thread for
+// each connection.
 #pragma once
-#include <list>
-#include <mutex>
 #include <string>
-#include <thread>
 
 #include "core/kernel/kernel.h"
-#include "machine/process/fd_table.h"
-#include "machine/wire/message.h"
+#include "machine/process/front.h"
 
 namespace perdure::process {
 
 class SyscallServer {
  public:
-  SyscallServer(Kernel& kernel, host::HostObjects& host_objects) : kernel_(kernel), host_objects_(host_objects) {}
+  // `creds`: of every program; who may do what is the machine's policy, not the host's.
+  SyscallServer(Kernel& kernel, host::HostObjects& host_objects, Creds creds = {})
+      : kernel_(kernel), creds_(creds), fronts_(kernel.host_files(), host_objects) {}
 
   // Binds the socket, readable and writable for this user only, in place of a former kernel's. Eacces, Eaddrinuse…
   Result<void> listen(const std::string& path);
   // Accepts and serves; returns when the listening socket breaks.
   void run();
-  // One program at the other end of this socket, until it goes.
-  static void serve_program(Kernel& kernel, host::HostObjects& host_objects, int socket, u32 uid);
+  // One connection, until its front end goes.
+  void serve(host::Descriptor socket);
+  // Everything is frozen, and the next kernel comes: ends all programs. Returns how many supervisors did not say in
+  // time that they had done so.
+  unsigned reboot(std::chrono::milliseconds patience = std::chrono::milliseconds(wire::kRebootTimeoutMs)) {
+    return fronts_.reboot(patience);
+  }
 
  private:
-  void serve(host::Descriptor socket);
   Kernel& kernel_;
-  host::HostObjects& host_objects_;
+  const Creds creds_;
+  Fronts fronts_;
   host::Descriptor listener_;
 };
 

@@ -5,17 +5,18 @@
 #include <string>
 
 #include "machine/host/host_calls.h"
-#include "machine/wire/message.h"
-#include "machine/wire/syscall_protocol.h"
+#include "machine/wire/channel.h"
 
 namespace perdure::wire {
 
-// Thread-safe; calls of one program run one after the other. A call into a kernel that is gone is Ekilled.
+// A front of its own, whose handles are its descriptors. Thread-safe; calls of one program run one after the other. A
+// call into a kernel that is gone is Ekilled.
 class ProgramSyscalls final : public host::HostCalls {
  public:
   // Connects to the kernel's socket; waits up to `timeout_ms` for it to appear. Etimedout.
   static Result<std::unique_ptr<ProgramSyscalls>> connect(const std::string& socket_path, int timeout_ms);
-  explicit ProgramSyscalls(host::Descriptor socket) : socket_(std::move(socket)) {}
+  explicit ProgramSyscalls(host::Descriptor socket) : channel_(std::move(socket)) {}
+  explicit ProgramSyscalls(Channel channel) : channel_(std::move(channel)) {}
 
   Result<s32> open(std::string_view path) override;
   Result<void> close(s32 fd) override;
@@ -25,18 +26,19 @@ class ProgramSyscalls final : public host::HostCalls {
   Result<void> kexec_load(std::string_view kernel) override;
   Result<void> kexec() override;
 
-  // The kernel's state as JSON text.
-  Result<std::string> status();
+  // The kernel's state, and its devices, as JSON text.
+  Result<std::string> status() { return text(Call::Status); }
+  Result<std::string> devices() { return text(Call::Devices); }
   // Blocks until the kernel is gone.
   void wait_killed();
-  int socket() const { return socket_.get(); }
+  int socket() const { return channel_.socket(); }
 
  private:
-  Result<Message> call(Call op, u64 a, u64 b, u64 c, std::span<const std::byte> payload = {});
-  Result<void> answer(const Message& question);
-  Result<void> answer_resolve(u64 at, u64 length);
+  Result<Message> call(const Header& head, std::span<const std::byte> payload = {});
+  Result<Reply> answer(Message& question);
+  Result<std::string> text(Call what);
 
-  host::Descriptor socket_;
+  Channel channel_;
   std::mutex mutex_;
 };
 

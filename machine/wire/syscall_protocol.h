@@ -14,24 +14,25 @@
 namespace perdure::wire {
 
 enum class Call : u32 {
-  Open = 1,     // payload: path, b: O_* flags → a: handle, payload: the name of the file's type
-  Close,        // a: handle. The last close: whoever else uses the file inside the kernel goes on
-  Ioctl,        // a: handle, b: cmd, c: argument → a: value
-  Read,         // a: handle, b: bytes, c: position, d: address in the program → a: bytes
-  Write,        // the same
-  KexecLoad,    // payload: kernel name or path
-  Kexec,        // the kernel goes; a result comes only when that failed
-  Status,       // a: offset → a: bytes in all, payload: JSON text of the kernel's state, as it was at offset 0
-  Front,        // a: 0, or the front to join → a: the front. First message of a connection only. Enoent
-  Events,       // this connection is the front's event channel from now on; no call is made on it any more. Ebusy
-  Poll,         // a: handle → a: events (POLLIN 1, POLLOUT 4)
-  Mmap,         // a: handle, b: length, c: offset, d: prot | (flags << 32) → a: Mapping; Memory: b: where in the
-                // descriptor, c: bytes, with the descriptor. What neither native mmap could answer has been checked
+  Open = 1,   // payload: path, b: O_* flags → a: handle, payload: the name of the file's type
+  Close,      // a: handle. The last close: whoever else uses the file inside the kernel goes on
+  Ioctl,      // a: handle, b: cmd, c: argument → a: value
+  Read,       // a: handle, b: bytes, c: position, d: address in the program → a: bytes
+  Write,      // the same
+  KexecLoad,  // payload: kernel name or path
+  Kexec,      // the kernel goes; a result comes only when that failed
+  Status,     // a: offset → a: bytes in all, payload: JSON text of the kernel's state, as it was at offset 0
+  Front,      // a: 0, or the front to join → a: the front. First message of a connection only. Enoent
+  Events,     // this connection is the front's event channel from now on; no call is made on it any more. Ebusy
+  Poll,       // a: handle → a: events (POLLIN 1, POLLOUT 4)
+  Mmap,  // a: handle, b: length, c: offset, d: prot | (flags << 32) → a: Mapping, b: physical address, c: bytes. What
+         // native mmap could not answer has been checked
   RegionRead,   // a: handle, b: 1, 2, 4 or 8 bytes, c: position → a: value. A trapped access
   RegionWrite,  // a: handle, b: bytes, c: position, d: value
   Devices,      // a: offset → as Status: JSON text of what sysfs shows of the machine's functions
   SysfsWrite,   // payload: path, NUL, text: a program wrote that to an attribute
   TaskExit,     // task: its process is gone
+  TaskMemory,   // task → a: pages that /proc/PID/status shows as VmPin, b: as VmLck beyond what the host counts
 };
 
 enum class Mapping : u64 { Registers, Memory };
@@ -46,7 +47,6 @@ enum class Question : u32 {
   MayInstall,  // → Answer; Emfile: as many files are open as RLIMIT_NOFILE allows
   Install,     // a: placeholder, b: handle, c: flags (kCloseOnExec), payload: the name of the file's type; or b:
                // kNoHandle with a host descriptor → Answer, a: the number it has in the program; Emfile
-  InstallHost,   // (to be replaced by Install) a: number, with the host descriptor behind it; no answer
   Answer = 200,  // head.result: 0 or an Errno
 };
 

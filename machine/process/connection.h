@@ -1,0 +1,48 @@
+// One connection of a front end: its calls, until it goes.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/kernel/kernel.h"
+#include "machine/process/front_task.h"
+
+namespace perdure::process {
+
+class Connection {
+ public:
+  Connection(Kernel& kernel, Fronts& fronts, const Creds& creds, host::Descriptor socket)
+      : kernel_(kernel), fronts_(fronts), creds_(creds), channel_(std::move(socket)) {}
+  ~Connection();
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  void run();
+
+ private:
+  struct Outcome {
+    wire::Header head{.op = static_cast<u32>(wire::Question::Result)};
+    std::vector<std::byte> payload;
+  };
+
+  // What comes of the call; `error` in place of the rest.
+  Result<void> serve(const wire::Message& call, FrontTask& task, Outcome& outcome);
+  Result<u64> open(const wire::Message& call, Outcome& outcome);
+  Result<u64> region_access(const wire::Header& call, FrontTask& task, Outcome& outcome);
+  Result<void> mmap(const wire::Header& call, FrontTask& task, Outcome& outcome);
+  Result<void> sysfs_write(std::string_view path, std::string_view text);
+  // A piece of a text that may not fit a message; it is made at offset 0.
+  template <class Make>
+  Result<u64> text(const wire::Header& call, Outcome& outcome, Make make);
+  void serve_events();
+
+  Kernel& kernel_;
+  Fronts& fronts_;
+  const Creds& creds_;
+  wire::Channel channel_;
+  std::shared_ptr<Front> front_;
+  std::string text_;  // that is being asked for
+  bool is_events_ = false;
+};
+
+}  // namespace perdure::process

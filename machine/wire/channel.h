@@ -1,0 +1,58 @@
+// One connection of the syscall protocol: messages that take turns, call and questions, answers and result.
+#pragma once
+#include <string>
+#include <utility>
+
+#include "machine/wire/message.h"
+#include "machine/wire/syscall_protocol.h"
+
+namespace perdure::wire {
+
+// What a front end says to a question. A descriptor here is sent and stays the sender's.
+struct Reply {
+  u64 a = 0;
+  u64 b = 0;
+  u64 c = 0;
+  std::vector<std::byte> payload;
+  host::Descriptor own;  // sent and closed
+  int fd = -1;           // sent, unless there is `own`
+};
+
+// Not thread-safe: one thread at a time speaks and listens.
+class Channel {
+ public:
+  // The kernel's socket; waits up to `timeout_ms` for it to appear. Etimedout.
+  static Result<Channel> connect(const std::string& socket_path, int timeout_ms);
+  explicit Channel(host::Descriptor socket) : socket_(std::move(socket)) {}
+
+  // See wire::send() and wire::receive().
+  Result<void> send(const Header& head, std::span<const std::byte> payload = {}, int fd = -1) {
+    return wire::send(socket_.get(), head, payload, fd);
+  }
+  Result<Message> receive() { return wire::receive(socket_.get()); }
+
+  // A front end's call: answers the kernel's questions with `answer(question) → Result<Reply>` until the result comes.
+  // The kernel's error, or Ekilled when it is gone, Eproto.
+  template <class Answer>
+  Result<Message> call(const Header& head, std::span<const std::byte> payload, Answer answer) {
+    TRY(send(head, payload));
+    for (;;) {
+      Message m = TRY(receive());
+      if (m.head.op == static_cast<u32>(Question::Result)) {
+        if (m.head.result != 0) return fail(static_cast<Errno>(m.head.result));
+        return m;
+      }
+      TRY(reply(answer(m)));
+    }
+  }
+  // Answers one question, or event.
+  Result<void> reply(const Result<Reply>& reply);
+
+  // For poll() and shutdown(): the other side is gone when it hangs up.
+  int socket() const { return socket_.get(); }
+
+ private:
+  host::Descriptor socket_;
+};
+
+}  // namespace perdure::wire
