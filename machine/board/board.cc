@@ -12,6 +12,7 @@
 #include "machine/board/bridge.h"
 #include "machine/board/edu.h"
 #include "machine/board/ioat.h"
+#include "machine/board/nvme.h"
 #include "machine/board/ohci.h"
 #include "machine/board/streamer.h"
 
@@ -80,6 +81,11 @@ BoardConfig checked(BoardConfig config) {
                                        d.ioat.bytes_per_second == 0 || d.ioat.bytes_per_second > 1'000'000'000'000)) {
       refuse("an ioat has transfer_log2 12 to 31 and copies 1 to 10^12 bytes_per_second");
     }
+    if (d.kind == DeviceKind::Nvme && (d.nvme.queues < 1 || d.nvme.queues > Nvme::kMaxQueues ||
+                                       d.nvme.disk_bytes == 0 || d.nvme.disk_bytes % kPageSize != 0 ||
+                                       d.nvme.disk_bytes > (u64{1} << 50) || d.nvme.command_ns > 1'000'000'000'000)) {
+      refuse("an nvme has a disk of whole pages of 4 KiB, up to 1024 TiB, 1 to 63 queues, and command_ns up to 10^12");
+    }
     if (d.kind == DeviceKind::Vmd &&
         (!is_pow2(d.vmd.buses) || d.vmd.buses < 2 || d.vmd.buses > 256 || !is_pow2(d.vmd.window) ||
          d.vmd.window < (u64{1} << 20) || d.vmd.window > (u64{256} << 20) || d.vmd.segment < PciBus::kSegments)) {
@@ -147,6 +153,7 @@ void Board::build_devices() {
       case DeviceKind::Bridge: device = std::make_unique<Bridge>(name("bridge"), d.bdf, d.bridge, bus); break;
       case DeviceKind::Ohci: device = std::make_unique<Ohci>(name("ohci"), d.bdf, bus); break;
       case DeviceKind::Ioat: device = std::make_unique<Ioat>(name("ioat"), d.bdf, d.ioat, bus); break;
+      case DeviceKind::Nvme: device = std::make_unique<Nvme>(name("nvme"), d.bdf, d.nvme, bus); break;
       case DeviceKind::Vmd: device = std::make_unique<Vmd>(name("vmd"), d.bdf, d.vmd, bus); break;
     }
     if (device == nullptr) throw std::runtime_error("board: no such kind of device");

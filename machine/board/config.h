@@ -27,6 +27,7 @@ enum class DeviceKind : u8 {
   Bridge,    // type 1 header; BridgeConfig says of which kind
   Ohci,      // USB host controller, its heartbeat alone
   Ioat,      // Intel's copy engine, register-compatible
+  Nvme,      // a disk: NVMe controller with one namespace in memory
   Vmd,       // volume management device: functions of a segment of its own, whose DMA carries its requester id
 };
 
@@ -54,6 +55,14 @@ struct IoatConfig {
   unsigned transfer_log2 = 12;           // 12..31: the largest copy of one descriptor
   u64 bytes_per_second = 4'000'000'000;  // that it copies
   bool operator==(const IoatConfig&) const = default;
+};
+
+struct NvmeConfig {
+  u64 disk_bytes = u64{64} << 20;  // multiple of 4 KiB
+  unsigned queues = 8;             // pairs for I/O, 1..63; MSI-X vectors are one more
+  u64 command_ns = 10'000;         // that the disk is busy with each command
+  u64 contents = 0;                // of blocks that were never written: 0 zeros, else a pattern that follows from it
+  bool operator==(const NvmeConfig&) const = default;
 };
 
 struct BridgeConfig {
@@ -88,6 +97,7 @@ struct DeviceConfig {
   EduConfig edu;
   StreamerConfig streamer;
   IoatConfig ioat;
+  NvmeConfig nvme;
   BridgeConfig bridge;
   VmdConfig vmd;
 

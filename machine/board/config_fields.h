@@ -41,6 +41,7 @@ inline constexpr std::array kKinds{
     Named<KindOf>{"edu", {DeviceKind::Edu, {}}},
     Named<KindOf>{"ohci", {DeviceKind::Ohci, {}}},
     Named<KindOf>{"ioat", {DeviceKind::Ioat, {}}},
+    Named<KindOf>{"nvme", {DeviceKind::Nvme, {}}},
     Named<KindOf>{"vmd", {DeviceKind::Vmd, {}}},
     Named<KindOf>{"root-port", {DeviceKind::Bridge, BridgeKind::RootPort}},
     Named<KindOf>{"upstream-port", {DeviceKind::Bridge, BridgeKind::UpstreamPort}},
@@ -70,7 +71,7 @@ consteval usize members() {
 static_assert(members<IommuModelConfig>() == 40);
 static_assert(members<IommuQuirks>() == 17);
 static_assert(sizeof(UnitConfig) == 152);
-static_assert(sizeof(DeviceConfig) == 112);
+static_assert(sizeof(DeviceConfig) == 144);
 static_assert(sizeof(ReservedConfig) == 64);
 static_assert(sizeof(BoardConfig) == 128);
 
@@ -168,6 +169,12 @@ void describe(V& v, DeviceConfig& d) {
     case DeviceKind::Ioat:
       v.number("transfer_log2", d.ioat.transfer_log2, 12, 31);
       v.number("bytes_per_second", d.ioat.bytes_per_second, 1, 1'000'000'000'000);
+      break;
+    case DeviceKind::Nvme:
+      v.size("disk", d.nvme.disk_bytes);
+      v.number("queues", d.nvme.queues, 1, 63);
+      v.number("command_ns", d.nvme.command_ns, 0, 1'000'000'000'000);
+      v.number("contents", d.nvme.contents, 0, ~u64{0});
       break;
     case DeviceKind::Vmd:
       v.number("behind", d.vmd.segment, 3, 0xFFFF);

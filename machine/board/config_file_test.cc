@@ -108,7 +108,11 @@ BoardConfig everything() {
   ioat.kind = DeviceKind::Ioat;
   ioat.bdf = Bdf(0, 10, 0);
   ioat.ioat = {20, 12345};
-  c.devices = {edu, streamer, vmd, ioat};
+  DeviceConfig nvme;
+  nvme.kind = DeviceKind::Nvme;
+  nvme.bdf = Bdf(0, 11, 0);
+  nvme.nvme = {u64{1} << 30, 3, 77, ~u64{0}};
+  c.devices = {edu, streamer, vmd, ioat, nvme};
   for (const auto kind : {BridgeKind::RootPort, BridgeKind::UpstreamPort, BridgeKind::DownstreamPort,
                           BridgeKind::PcieToPci, BridgeKind::PciToPci}) {
     DeviceConfig bridge;
@@ -182,7 +186,7 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"firmware_assigns_bars = 1", "1:25", "is not true or false"},
         Mistake{"device = 1", "1:10", "write [[device]] above each"},
         Mistake{"[[device]]\nat = \"00:01.0\"", "1:1",
-                "device[0].kind: is missing; name one of streamer, edu, ohci, ioat, vmd"},
+                "device[0].kind: is missing; name one of streamer, edu, ohci, ioat, nvme, vmd"},
         Mistake{"[[device]]\nkind = \"nic\"\nat = \"00:01.0\"", "2:8", "is none of streamer, edu"},
         Mistake{"[[device]]\nkind = \"edu\"", "1:1", "device[0].at: is missing"},
         Mistake{"[[device]]\nkind = \"edu\"\nat = \"00:20.0\"", "3:6", "is no function"},
