@@ -7,6 +7,7 @@ namespace perdure {
 enum class Errno : int {
   Eperm = 1,
   Enoent = 2,
+  Esrch = 3,
   Eintr = 4,
   Eio = 5,
   Enxio = 6,
@@ -19,7 +20,10 @@ enum class Errno : int {
   Efault = 14,
   Ebusy = 16,
   Eexist = 17,
+  Exdev = 18,
   Enodev = 19,
+  Enotdir = 20,
+  Eisdir = 21,
   Einval = 22,
   Enfile = 23,
   Emfile = 24,
@@ -29,7 +33,9 @@ enum class Errno : int {
   Espipe = 29,
   Erange = 34,
   Edeadlock = 35,
+  Enametoolong = 36,
   Enosys = 38,
+  Eloop = 40,
   Enodata = 61,
   Eproto = 71,
   Eoverflow = 75,
@@ -47,6 +53,7 @@ constexpr std::string_view errno_name(Errno e) {
   switch (e) {
     case Errno::Eperm: return "EPERM";
     case Errno::Enoent: return "ENOENT";
+    case Errno::Esrch: return "ESRCH";
     case Errno::Eintr: return "EINTR";
     case Errno::Eio: return "EIO";
     case Errno::Enxio: return "ENXIO";
@@ -59,7 +66,10 @@ constexpr std::string_view errno_name(Errno e) {
     case Errno::Efault: return "EFAULT";
     case Errno::Ebusy: return "EBUSY";
     case Errno::Eexist: return "EEXIST";
+    case Errno::Exdev: return "EXDEV";
     case Errno::Enodev: return "ENODEV";
+    case Errno::Enotdir: return "ENOTDIR";
+    case Errno::Eisdir: return "EISDIR";
     case Errno::Einval: return "EINVAL";
     case Errno::Enfile: return "ENFILE";
     case Errno::Emfile: return "EMFILE";
@@ -69,7 +79,9 @@ constexpr std::string_view errno_name(Errno e) {
     case Errno::Espipe: return "ESPIPE";
     case Errno::Erange: return "ERANGE";
     case Errno::Edeadlock: return "EDEADLK";
+    case Errno::Enametoolong: return "ENAMETOOLONG";
     case Errno::Enosys: return "ENOSYS";
+    case Errno::Eloop: return "ELOOP";
     case Errno::Enodata: return "ENODATA";
     case Errno::Eproto: return "EPROTO";
     case Errno::Eoverflow: return "EOVERFLOW";
