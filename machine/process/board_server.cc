@@ -1,9 +1,11 @@
 #include "machine/process/board_server.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +15,7 @@
 #include "machine/host/host_files.h"
 #include "machine/process/board_protocol.h"
 #include "machine/process/boot_data.h"
+#include "machine/process/kernel_image.h"
 #include "machine/process/local_port.h"
 
 namespace perdure::process {
@@ -22,6 +25,9 @@ namespace {
 u32 number(BoardOp op) {
   return static_cast<u32>(op);
 }
+
+// How long a kernel process whose socket is cut may take to end by itself.
+constexpr int kEndMs = 1000;
 
 u64 monotonic_ns() {
   return static_cast<u64>(
@@ -36,13 +42,17 @@ BoardServer::BoardServer(ServerConfig config)
 
 BoardServer::~BoardServer() {
   board_->set_msi_sink(nullptr);
+  {
+    const std::scoped_lock lock(mutex_);
+    ending_ = true;
+  }
   if (mailbox_) mailbox_->close();
   if (kernel_) shutdown(kernel_.get(), SHUT_RDWR);
+  kernel_thread_ = {};
   if (pid_ > 0) {
     kill(pid_, SIGKILL);
     waitpid(pid_, nullptr, 0);
   }
-  kernel_thread_ = {};
   mailbox_thread_ = {};
   board_->stop();
 }
@@ -50,7 +60,7 @@ BoardServer::~BoardServer() {
 Result<void> BoardServer::power_on() {
   mailbox_.emplace(TRY(Mailbox::create()));
   interrupt_page_.emplace(TRY(InterruptPage::create()));
-  TRY(write_cold_boot_info(*board_));
+  TRY(write_cold_boot_info(*board_, config_.command_line));
   boot_info_ = kColdBootInfo;
   TRY(start_kernel());
   mailbox_thread_ = std::jthread([this] { serve_mailbox(); });
@@ -59,7 +69,7 @@ Result<void> BoardServer::power_on() {
 }
 
 Result<void> BoardServer::start_kernel() {
-  const std::string binary = config_.kernel_directory / ("perdure-kernel-" + config_.first_kernel);
+  const std::string binary = kernel_path(config_.kernel_directory, config_.first_kernel);
   if (access(binary.c_str(), X_OK) != 0) return fail(host::last_error());
   auto [ours, theirs] = TRY(wire::socket_pair());
   const pid_t parent = getpid();
@@ -69,10 +79,15 @@ Result<void> BoardServer::start_kernel() {
     // Only calls that are safe between fork and exec. Nothing but the socket and the standard streams goes along.
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(127);
+    const int output = config_.kernel_output == kBoardSocket ? dup(kBoardSocket) : config_.kernel_output;
     if (theirs.get() == kBoardSocket) {
       fcntl(kBoardSocket, F_SETFD, 0);
     } else {
       dup2(theirs.get(), kBoardSocket);
+    }
+    if (output >= 0) {
+      dup2(output, STDOUT_FILENO);
+      dup2(output, STDERR_FILENO);
     }
     close_range(kBoardSocket + 1, ~0U, 0);
     char name[] = "perdure-kernel";
@@ -108,9 +123,38 @@ void BoardServer::serve_kernel() {
     const auto question = wire::receive(kernel_.get());
     if (!question || !answer(*question)) break;
   }
+  kernel_ended();
+}
+
+// The socket is cut. A kernel that closed it and went on would be none: it is ended, and nothing of it stays.
+void BoardServer::kernel_ended() {
+  board_->set_msi_sink(nullptr);
+  bool by_itself = false;
+  {
+    const std::scoped_lock lock(mutex_);
+    by_itself = !ending_;
+  }
+  int status = 0;
+  if (by_itself) {
+    // It may be on its way out, and how it ended is worth knowing; nobody waits for it for long.
+    const host::Descriptor process(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
+    pollfd gone = {process.get(), POLLIN, 0};
+    if (!process || poll(&gone, 1, kEndMs) == 0) kill(pid_, SIGKILL);
+    waitpid(pid_, &status, 0);
+    pid_ = -1;
+  }
+  {
+    const std::scoped_lock lock(mutex_);
+    ended_ = true;
+    if (by_itself) wait_status_ = status;
+    changed_.notify_all();
+  }
+  if (by_itself && config_.on_ended) config_.on_ended(status);
+}
+
+std::optional<int> BoardServer::ended() {
   const std::scoped_lock lock(mutex_);
-  ended_ = true;
-  changed_.notify_all();
+  return wait_status_;
 }
 
 Result<void> BoardServer::answer(const wire::Message& question) {
@@ -159,6 +203,7 @@ Result<void> BoardServer::answer(const wire::Message& question) {
             .release = std::string(reinterpret_cast<const char*>(question.payload.data()), question.payload.size())};
         changed_.notify_all();
       }
+      if (config_.on_ready) config_.on_ready(hop_, ready_->release);
       return wire::send(kernel_.get(), reply);
     }
     default: return failed(Errno::Enosys);

@@ -5,6 +5,7 @@
 
 #include <condition_variable>
 #include <filesystem>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -22,7 +23,14 @@ struct ServerConfig {
   board::BoardConfig board;
   std::filesystem::path kernel_directory;
   std::filesystem::path program_socket;
+  // A name, of perdure-kernel-NAME in the directory, or the path of a binary.
   std::string first_kernel = "a";
+  std::string command_line = {};  // see kernel_options.h
+  int kernel_output = -1;         // kernels' standard output and error; -1: this process's
+  // Told when a kernel serves programs, and when the kernel process ended without being told to, with its wait status;
+  // on threads of the server, which wait meanwhile.
+  std::function<void(u32 hop, std::string_view release)> on_ready = {};
+  std::function<void(int status)> on_ended = {};
 };
 
 class BoardServer {
@@ -34,6 +42,8 @@ class BoardServer {
 
   // Starts the first kernel and serves it in threads of its own. Enoent, Eacces: its binary.
   Result<void> power_on();
+  // Why the kernel process ended; nothing while it is there.
+  std::optional<int> ended();
   // Waits until a kernel newer than `hop` serves programs; returns its hop and release. Etimedout; Ekilled: the
   // kernel process ended.
   struct Ready {
@@ -56,6 +66,7 @@ class BoardServer {
   Result<void> hello();
   void finish_jump();
   Result<void> start_kernel();
+  void kernel_ended();
 
   ServerConfig config_;
   std::unique_ptr<board::Board> board_;
@@ -74,6 +85,8 @@ class BoardServer {
   std::optional<Pending> pending_;
   std::optional<Ready> ready_;
   bool ended_ = false;
+  bool ending_ = false;             // by us
+  std::optional<int> wait_status_;  // of the kernel process that ended by itself
   Phys boot_info_;
   u32 hop_ = 0;
   board::PoisonStats poison_;

@@ -1,5 +1,6 @@
 #include "machine/process/boot_data.h"
 
+#include <algorithm>
 #include <vector>
 
 namespace perdure::process {
@@ -38,8 +39,10 @@ Result<void> write_boot_info(board::Board& board, abi::BootInfo info, Phys at) {
   return {};
 }
 
-Result<void> write_cold_boot_info(board::Board& board) {
+Result<void> write_cold_boot_info(board::Board& board, std::string_view command_line) {
   abi::BootInfo info;
+  if (command_line.size() >= sizeof info.command_line) return fail(Errno::Einval);
+  std::ranges::copy(command_line, info.command_line);
   info.memory_map = kColdMemoryMap.value;
   info.memory_map_count = kColdMapEntries;
   return write_boot_info(board, info, kColdBootInfo);

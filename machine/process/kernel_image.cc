@@ -11,6 +11,11 @@
 
 namespace perdure::process {
 
+std::filesystem::path kernel_path(const std::filesystem::path& directory, std::string_view name) {
+  const std::filesystem::path path(name);
+  return path.has_parent_path() ? path : directory / ("perdure-kernel-" + std::string(name));
+}
+
 Result<Ref<FileImage>> FileImage::open(const std::filesystem::path& path) {
   host::Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return fail(host::last_error());

@@ -9,6 +9,9 @@
 
 namespace perdure::process {
 
+// A bare name is one of the kernels in the directory, a path is a path.
+std::filesystem::path kernel_path(const std::filesystem::path& directory, std::string_view name);
+
 class FileImage final : public KernelImage {
  public:
   // Enoent, Eacces; Enoexec when it is no ELF program.

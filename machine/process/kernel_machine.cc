@@ -19,11 +19,7 @@ Result<std::unique_ptr<KernelMachine>> KernelMachine::create(RemotePort& port, L
 }
 
 Result<Ref<KernelImage>> KernelMachine::image_open(std::string_view name) {
-  // A bare name is one of the kernels beside us; a path is a path.
-  std::filesystem::path path(name);
-  if (!path.has_parent_path())
-    path = std::filesystem::path(remote_.kernel_directory()) / ("perdure-kernel-" + std::string(name));
-  return Ref<KernelImage>(TRY(FileImage::open(path)));
+  return Ref<KernelImage>(TRY(FileImage::open(kernel_path(remote_.kernel_directory(), name))));
 }
 
 Result<void> KernelMachine::jump(KernelImage& image, const abi::BootInfo& next, Phys at) {

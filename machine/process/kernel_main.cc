@@ -10,6 +10,7 @@
 #include "machine/process/board_protocol.h"
 #include "machine/process/kernel_config.h"
 #include "machine/process/kernel_machine.h"
+#include "machine/process/kernel_options.h"
 #include "machine/process/syscall_server.h"
 
 PERDURE_KERNEL_NOTE(perdure_kernel_note, PERDURE_KERNEL_RELEASE, PERDURE_KERNEL_WRITES);
@@ -42,25 +43,33 @@ int main(int argc, char**) {
   if (!comes_with_nothing(argc)) return refuse("started with arguments, environment or open files", Errno::Einval);
   auto port = RemotePort::connect(host::Descriptor(kBoardSocket));
   if (!port) return refuse("no board at descriptor 3", port.error());
-  auto machine = KernelMachine::create(**port, [](LogLevel level, std::string_view line) {
+  KernelOptions options;
+  auto machine = KernelMachine::create(**port, [&options](LogLevel level, std::string_view line) {
     static constexpr const char* kNames[] = {"debug", "info", "warn", "error"};
-    if (level >= LogLevel::Warn) {
+    if (level >= options.log) {
       std::fprintf(stderr, "%s: %s: %.*s\n", kKernelConfig.release.data(), kNames[static_cast<int>(level)],
                    static_cast<int>(line.size()), line.data());
     }
   });
   if (!machine) return refuse("the machine cannot be mapped", machine.error());
 
+  std::vector<std::string> unknown;
+  options = read_options((*machine)->boot().command_line, unknown);
+  for (const std::string& word : unknown) {
+    std::fprintf(stderr, "%s: warn: \"%s\" of the command line means nothing to this kernel\n",
+                 kKernelConfig.release.data(), word.c_str());
+  }
+
   // Never destroyed: a kernel ends by the jump, or with the machine.
   alignas(Kernel) static std::byte storage[sizeof(Kernel)];
-  auto* kernel = new (storage) Kernel(**machine, kKernelConfig);
+  auto* kernel = new (storage) Kernel(**machine, configure(kKernelConfig, options));
   if (auto booted = kernel->boot(); !booted) return refuse("boot failed", booted.error());
 
   std::thread([&m = **machine, kernel] {
     m.serve_interrupts([kernel] { kernel->service(); });
     _exit(0);  // the board is gone, and with it the machine
   }).detach();
-  SyscallServer server(*kernel, (*machine)->host_objects());
+  SyscallServer server(*kernel, (*machine)->host_objects(), options.creds);
   if (auto listening = server.listen((*port)->program_socket()); !listening) {
     return refuse("programs' socket", listening.error());
   }
