@@ -10,7 +10,7 @@
 #include "tool/child.h"
 #include "tool/program.h"
 #include "tool/rig.h"
-#include "tool/run_directory.h"
+#include "tool/machine/run_directory.h"
 
 namespace perdure::tool {
 

@@ -4,6 +4,7 @@
 #include <exception>
 
 #include "tool/demo.h"
+#include "tool/machine/commands.h"
 #include "tool/metal/metal.h"
 #include "tool/program.h"
 #include "tool/selftest.h"
@@ -64,6 +65,8 @@ int run(int argc, char** argv) {
   CLI::App* selftest_command = app.add_subcommand(
       "selftest", "the two-stage test of the kernel series, around kexecs there and back, every refusal included");
 
+  perdure::tool::MachineCommands machine(app);
+
   namespace metal = perdure::tool::metal;
   metal::MetalOptions on_metal;
   CLI::App* metal_command = app.add_subcommand(
@@ -114,6 +117,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : kUsage;
   }
+  if (const auto status = machine.run()) return *status;
   if (*demo_command) return perdure::tool::run_demo(demo);
   if (*metal_command) return metal::run_metal(on_metal);
   if (*selftest_command) return perdure::tool::run_selftest();

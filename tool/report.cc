@@ -117,14 +117,6 @@ void render_some(std::string& out, const std::vector<std::string>& lines, std::s
 
 }  // namespace
 
-std::string duration(u64 ns) {
-  if (ns < 1000) return fmt::format("{} ns", ns);
-  const double v = static_cast<double>(ns);
-  if (ns < 1'000'000) return fmt::format("{:.3g} us", v / 1e3);
-  if (ns < 1'000'000'000) return fmt::format("{:.3g} ms", v / 1e6);
-  return fmt::format("{:.3g} s", v / 1e9);
-}
-
 std::string counted(u64 n, std::string_view what) {
   return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s");
 }

@@ -9,6 +9,7 @@
 #include "core/base/types.h"
 #include "machine/board/poison.h"
 #include "machine/board/results.h"
+#include "tool/machine/duration.h"
 
 namespace perdure::tool {
 
@@ -71,8 +72,6 @@ struct DemoReport {
 std::string render(const DemoReport& report, bool colour);
 nlohmann::json to_json(const DemoReport& report);
 
-// 1.23 ms, 45.6 us: three digits.
-std::string duration(u64 ns);
 std::string bytes(u64 n);
 // "1 hop", "2 hops".
 std::string counted(u64 n, std::string_view what);

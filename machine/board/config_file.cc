@@ -98,6 +98,12 @@ class FileReader {
   std::map<Bdf, DeviceKind> places_;
 };
 
+template <class Config>
+std::string lines(Config config, Config defaults, std::initializer_list<std::string_view> always, bool all) {
+  return lines_of([&](TableWriter& v) { fields::describe(v, config); },
+                  [&](TableWriter& v) { fields::describe(v, defaults); }, always, all);
+}
+
 }  // namespace
 
 BoardConfig parse_board(std::string_view text, std::string_view name) {
@@ -130,20 +136,28 @@ BoardConfig read_board(const std::filesystem::path& file) {
   return parse_board(text, file.string());
 }
 
-std::string write_board(const BoardConfig& config) {
+std::string write_board_keys(const BoardConfig& config, bool all) {
   // The default of the window's width is another one in some builds.
-  std::string text = lines_of(config, BoardConfig{}, {"window_log2"});
-  for (const UnitConfig& unit : config.units) text += "\n[[unit]]\n" + lines_of(unit, UnitConfig{}, {"registers"});
+  return lines(config, BoardConfig{}, {"window_log2"}, all);
+}
+
+std::string write_board_tables(const BoardConfig& config, bool all) {
+  std::string text;
+  for (const UnitConfig& unit : config.units) text += "\n[[unit]]\n" + lines(unit, UnitConfig{}, {"registers"}, all);
   for (const DeviceConfig& device : config.devices) {
     DeviceConfig defaults;
     defaults.kind = device.kind;
     defaults.bridge.kind = device.bridge.kind;
-    text += "\n[[device]]\n" + lines_of(device, defaults, {"kind", "at"});
+    text += "\n[[device]]\n" + lines(device, defaults, {"kind", "at"}, all);
   }
   for (const ReservedConfig& region : config.reserved) {
-    text += "\n[[reserved]]\n" + lines_of(region, ReservedConfig{}, {"base", "length"});
+    text += "\n[[reserved]]\n" + lines(region, ReservedConfig{}, {"base", "length"}, all);
   }
   return text;
+}
+
+std::string write_board(const BoardConfig& config, bool all) {
+  return write_board_keys(config, all) + write_board_tables(config, all);
 }
 
 }  // namespace perdure::board

@@ -21,7 +21,10 @@ BoardConfig read_board(const std::filesystem::path& file);
 // `name` stands in messages in place of the file.
 BoardConfig parse_board(std::string_view text, std::string_view name);
 
-// Reading it again gives an equal configuration. What has its default value is left out.
-std::string write_board(const BoardConfig& config);
+// Reading it again gives an equal configuration. What has its default value is left out, unless `all` is wanted.
+std::string write_board(const BoardConfig& config, bool all = false);
+// The machine's own keys alone, and its units, devices and reserved regions.
+std::string write_board_keys(const BoardConfig& config, bool all);
+std::string write_board_tables(const BoardConfig& config, bool all);
 
 }  // namespace perdure::board

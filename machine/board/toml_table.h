@@ -107,6 +107,16 @@ class TableReader {
     if (!node->is_string()) fail(*node, key, "is not a text");
     value = node->as_string()->get();
   }
+  void texts(std::string_view key, std::vector<std::string>& values) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    values.clear();
+    for (const toml::node& element : array(*node, key)) {
+      if (!element.is_string()) fail(element, key, "has one that is not a text");
+      values.push_back(element.as_string()->get());
+    }
+    if (values.empty()) fail(*node, key, "is empty; name at least one");
+  }
   template <class E, usize N>
   void name(std::string_view key, E& value, std::span<const Named<E>, N> names) {
     const toml::node* node = find(key);
@@ -252,6 +262,12 @@ class TableWriter {
     number(key, value, 0, 0);
   }
   void text(std::string_view key, const std::string& value) { put(key, in_quotes(value)); }
+  void texts(std::string_view key, const std::vector<std::string>& values) {
+    std::vector<std::string> all;
+    all.reserve(values.size());
+    for (const std::string& value : values) all.push_back(in_quotes(value));
+    put(key, "[" + joined(all) + "]");
+  }
   template <class E, usize N>
   void name(std::string_view key, const E& value, std::span<const Named<E>, N> names) {
     for (const Named<E>& one : names) {
@@ -293,16 +309,18 @@ class TableWriter {
   std::vector<std::pair<std::string, std::string>> lines_;
 };
 
-// `always`: keys that are written even when they have the value of `defaults`.
-template <class Config>
-std::string lines_of(Config config, Config defaults, std::initializer_list<std::string_view> always) {
+// One line for each of its fields, "key = value", when it differs from the defaults' or is one of `always`, or `all`
+// are wanted. The two describe a configuration to a visitor.
+template <class Describe, class DescribeDefaults>
+std::string lines_of(Describe describe, DescribeDefaults describe_defaults,
+                     std::initializer_list<std::string_view> always, bool all) {
   TableWriter mine;
   TableWriter theirs;
-  fields::describe(mine, config);
-  fields::describe(theirs, defaults);
+  describe(mine);
+  describe_defaults(theirs);
   std::string text;
   for (const auto& line : mine.lines()) {
-    const bool wanted = std::find(always.begin(), always.end(), line.first) != always.end();
+    const bool wanted = all || std::find(always.begin(), always.end(), line.first) != always.end();
     const auto& known = theirs.lines();
     if (!wanted && std::find(known.begin(), known.end(), line) != known.end()) continue;
     text += line.first + " = " + line.second + "\n";

@@ -85,6 +85,10 @@ Result<void> BoardServer::start_kernel() {
     } else {
       dup2(theirs.get(), kBoardSocket);
     }
+    // What this process takes by descriptor, if anything, is not the kernel's affair.
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
     if (output >= 0) {
       dup2(output, STDOUT_FILENO);
       dup2(output, STDERR_FILENO);
@@ -196,14 +200,15 @@ Result<void> BoardServer::answer(const wire::Message& question) {
       return wire::send(kernel_.get(), reply);
     }
     case BoardOp::Ready: {
+      const Ready ready{
+          .hop = hop_,
+          .release = std::string(reinterpret_cast<const char*>(question.payload.data()), question.payload.size())};
+      if (config_.on_ready) config_.on_ready(ready.hop, ready.release);
       {
         const std::scoped_lock lock(mutex_);
-        ready_ = Ready{
-            .hop = hop_,
-            .release = std::string(reinterpret_cast<const char*>(question.payload.data()), question.payload.size())};
+        ready_ = ready;
         changed_.notify_all();
       }
-      if (config_.on_ready) config_.on_ready(hop_, ready_->release);
       return wire::send(kernel_.get(), reply);
     }
     default: return failed(Errno::Enosys);

@@ -11,7 +11,7 @@
 #include "tool/metal/lines.h"
 #include "tool/progress.h"
 #include "tool/report.h"
-#include "tool/run_directory.h"
+#include "tool/machine/run_directory.h"
 
 namespace perdure::tool::metal {
 

@@ -20,7 +20,7 @@
 #include "tool/metal/transcript.h"
 #include "tool/progress.h"
 #include "tool/report.h"
-#include "tool/run_directory.h"
+#include "tool/machine/run_directory.h"
 
 namespace perdure::tool::metal {
 
