@@ -17,7 +17,9 @@ enum class LockRank : u8 {
   LuoFile,          // L4
   LuoRegistry,      // handler and FLB registration
   LuoFlb,           // one FLB's state
-  VfioDevice,       // one cdev's state
+  VfioGroup,        // who has a group open, and its container
+  VfioContainer,    // a container's groups and mappings
+  VfioDevice,       // devices that a reset of their bus would reset together
   Iommufd,          // one context: object table and live-update state
   Ioas,             // areas and domains of one IOAS
   IommuLiveUpdate,  // records and the restored model

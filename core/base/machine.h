@@ -25,6 +25,14 @@ struct MsiTarget {
   bool operator==(const MsiTarget&) const = default;
 };
 
+// The interrupt pin of a function, 1 to 4, by which its wires lead somewhere.
+struct InterruptLine {
+  u16 segment = 0;
+  u16 bdf = 0;
+  u8 pin = 0;
+  bool operator==(const InterruptLine&) const = default;
+};
+
 class IrqSink {
  public:
   // May run on any thread, with no core lock held; must not block.
@@ -78,6 +86,8 @@ class HostEvent : public RefCounted {
  public:
   virtual u64 id() const = 0;
   virtual void signal(u64 count) = 0;
+  // What others signalled since it was last asked, which is taken away. Does not block.
+  virtual u64 take() { return 0; }
 };
 
 // A kernel that can be jumped to, pinned at the time of loading.
@@ -129,6 +139,16 @@ class Machine {
   // up.
   virtual void irq_disable() {}
   virtual void irq_enable() {}
+
+  // Wired interrupts: level-triggered, and each masks its line until it is unmasked. A machine need not have any.
+  virtual bool has_line(const InterruptLine&) { return false; }
+  // Connected masked. Enodev: leads nowhere; Ebusy: somebody else has it.
+  virtual Result<void> line_connect(const InterruptLine&, IrqSink&) { return fail(Errno::Enodev); }
+  // No call into the sink is under way when this returns.
+  virtual void line_disconnect(const InterruptLine&) {}
+  virtual void line_mask(const InterruptLine&) {}
+  // The sink may be called before this returns.
+  virtual void line_unmask(const InterruptLine&) {}
 
   // Makes stores visible to a walker that does not snoop the CPU's caches (CLFLUSH + fence).
   virtual void write_back(const void* at, usize bytes) = 0;

@@ -251,38 +251,53 @@ bool Function::can_reset() const {
   return af != 0 && (read8(static_cast<u16>(af + AdvancedFeatures::kCapabilities)) & AdvancedFeatures::kCanReset) != 0;
 }
 
+SavedFunction Function::quiesce() {
+  SavedFunction saved;
+  saved.command = read16(reg::kCommand);
+  for (unsigned i = 0; i < kBars; ++i) saved.bars[i] = read32(static_cast<u16>(reg::kBars + 4 * i));
+  // A reset turns isolation off, too; nobody may master before it is on again.
+  saved.acs = find(ExtendedCapabilityId::Acs);
+  if (saved.acs != 0) saved.acs_control = read16(static_cast<u16>(saved.acs + AccessControl::kControl));
+  set_bus_master(false);
+  // A reset with requests under way is allowed to end badly for those; nothing waits for them any more.
+  for (unsigned ms = 0; ms < 100 && transactions_pending(); ++ms) wait_ns(config_.machine(), kMillisecond);
+  return saved;
+}
+
+Result<void> Function::restore(const SavedFunction& saved) {
+  for (unsigned ms = 0; !present(); ++ms) {
+    if (ms == 1000) return fail(Errno::Etimedout);
+    wait_ns(config_.machine(), kMillisecond);
+  }
+  const unsigned count = is_bridge() ? 2 : kBars;
+  for (unsigned i = 0; i < count; ++i) write32(static_cast<u16>(reg::kBars + 4 * i), saved.bars[i]);
+  // One that came over at work was never asked how large its BARs are; nothing of it is at work any more.
+  bool sized = false;
+  for (const Bar& bar : bars_) sized = sized || bar.size != 0;
+  if (!sized) size_bars();
+  if (saved.acs != 0) write16(static_cast<u16>(saved.acs + AccessControl::kControl), saved.acs_control);
+  write16(reg::kCommand, static_cast<u16>(saved.command & ~Command::kBusMaster));
+  return {};
+}
+
 Result<void> Function::reset() {
   if (!can_reset()) return fail(Errno::Eopnotsupp);
-  Machine& machine = config_.machine();
-  const u16 command = read16(reg::kCommand);
-  u32 bars[kBars];
-  for (unsigned i = 0; i < kBars; ++i) bars[i] = read32(static_cast<u16>(reg::kBars + 4 * i));
-  // A reset turns isolation off, too; nobody may master before it is on again.
-  const u16 access = find(ExtendedCapabilityId::Acs);
-  const u16 access_control = access == 0 ? u16{0} : read16(static_cast<u16>(access + AccessControl::kControl));
-
-  set_bus_master(false);
-  for (unsigned ms = 0; ms < 100 && transactions_pending(); ++ms) wait_ns(machine, kMillisecond);
-  // A reset with requests under way is allowed to end badly for those; nothing waits for them any more.
+  const SavedFunction saved = quiesce();
   if (const u16 express = find(CapabilityId::PciExpress); express != 0) {
     config_.update16(source_, static_cast<u16>(express + PciExpress::kDeviceControl), 0, PciExpress::kStartReset);
   } else {
     write8(static_cast<u16>(find(CapabilityId::AdvancedFeatures) + AdvancedFeatures::kControl), 1);
   }
-  wait_ns(machine, 100 * kMillisecond);
-  for (unsigned ms = 0; !present(); ++ms) {
-    if (ms == 1000) return fail(Errno::Etimedout);
-    wait_ns(machine, kMillisecond);
-  }
-  const unsigned count = is_bridge() ? 2 : kBars;
-  for (unsigned i = 0; i < count; ++i) write32(static_cast<u16>(reg::kBars + 4 * i), bars[i]);
-  // One that came over at work was never asked how large its BARs are; nothing of it is at work any more.
-  bool sized = false;
-  for (const Bar& bar : bars_) sized = sized || bar.size != 0;
-  if (!sized) size_bars();
-  if (access != 0) write16(static_cast<u16>(access + AccessControl::kControl), access_control);
-  write16(reg::kCommand, static_cast<u16>(command & ~Command::kBusMaster));
-  return {};
+  wait_ns(config_.machine(), 100 * kMillisecond);
+  return restore(saved);
+}
+
+void Function::reset_secondary() {
+  PERDURE_ASSERT(is_bridge());
+  config_.update16(source_, reg::kBridgeControl, 0, BridgeControl::kSecondaryReset);
+  wait_ns(config_.machine(), 2 * kMillisecond);
+  config_.update16(source_, reg::kBridgeControl, BridgeControl::kSecondaryReset, 0);
+  wait_ns(config_.machine(), 100 * kMillisecond);
 }
 
 }  // namespace perdure::pci

@@ -32,6 +32,14 @@ struct BridgeWindows {
   Window io;
 };
 
+// What a reset takes from a function and is given back to it.
+struct SavedFunction {
+  u32 bars[6] = {};
+  u16 command = 0;
+  u16 acs = 0;  // offset of the capability, 0: none
+  u16 acs_control = 0;
+};
+
 class Function : public HeapObject {
  public:
   static constexpr unsigned kBars = 6;
@@ -115,6 +123,12 @@ class Function : public HeapObject {
   // transactions first. Eopnotsupp: it has none; Etimedout: it does not come back (100 ms by specification, 1 s here).
   Result<void> reset();
   bool can_reset() const;
+  // The two halves of it, for who resets the function by other means: bus mastering off and nothing under way; then BARs
+  // and decoding as they were, once it is back (Etimedout).
+  SavedFunction quiesce();
+  Result<void> restore(const SavedFunction& saved);
+  // Of a bridge: resets everything below it.
+  void reset_secondary();
 
   // --- interrupts ----------------------------------------------------------------------------------------
   unsigned msi_vectors() const;   // 0: no MSI

@@ -25,6 +25,7 @@ inline constexpr u16 kPrefetchLimitUpper = 0x2c;
 inline constexpr u16 kSubsystem = 0x2c;
 inline constexpr u16 kIoBaseUpper = 0x30;  // base, then limit: 16 bits each
 inline constexpr u16 kCapabilities = 0x34;
+inline constexpr u16 kInterruptPin = 0x3d;
 inline constexpr u16 kBridgeControl = 0x3e;
 }  // namespace reg
 
@@ -36,6 +37,9 @@ struct Command {
 };
 struct Status {
   static constexpr u16 kCapabilities = 1 << 4;
+};
+struct BridgeControl {
+  static constexpr u16 kSecondaryReset = 1 << 6;
 };
 struct HeaderType {
   static constexpr u8 kMultiFunction = 0x80;

@@ -133,7 +133,8 @@ void ConfigView::find_extended_capabilities() {
   }
 }
 
-void ConfigView::begin() {
+void ConfigView::begin(bool pin) {
+  pin_ = pin;
   std::fill(std::begin(owner_), std::end(owner_), Owner::Raw);
   std::fill(std::begin(next_), std::end(next_), kNoHeader);
   express_ = function_.find(CapabilityId::PciExpress);
@@ -229,8 +230,7 @@ u32 ConfigView::read_dword(unsigned dword) {
       } else if (at == (pci::reg::kCapabilities & ~3)) {
         value = (value & ~u32{0xff}) | first_capability_;
       } else if (at == kInterruptLine) {
-        // No pin: there is no INTx here.
-        value = (value & 0xffff0000) | state_.interrupt_line;
+        value = (value & (pin_ ? 0xffffff00 : 0xffff0000)) | state_.interrupt_line;
       }
       break;
     case Owner::Power:

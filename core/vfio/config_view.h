@@ -23,8 +23,8 @@ class ConfigView {
   explicit ConfigView(pci::Function& function) : function_(function) {}
 
   // The device gets a new user: capabilities are looked at, and what is kept here starts as the device has it. Reads
-  // only. Again for each user.
-  void begin();
+  // only. Again for each user. `pin`: its interrupt pin leads somewhere, and is shown.
+  void begin(bool pin);
   const VirtualState& state() const { return state_; }
   void set_state(const VirtualState& state) { state_ = state; }
   // Vectors enabled through SET_IRQS: only then a program's MSI enable bit sticks. 0: none.
@@ -36,6 +36,8 @@ class ConfigView {
   void read(u16 offset, std::span<std::byte> to);
   Effect write(u16 offset, std::span<const std::byte> from);
 
+  // The program turned its wired interrupt off in the command register; the device does not know.
+  bool interrupt_disabled() const { return (state_.command & pci::Command::kInterruptDisable) != 0; }
   bool memory_enabled() const;  // BARs answer: decoding is on and the device is not in D3hot
 
  private:
@@ -73,6 +75,7 @@ class ConfigView {
   static constexpr u16 kNoHeader = 1;
   u16 next_[kDwords] = {};
   bool first_extended_hidden_ = false;
+  bool pin_ = false;
 };
 
 }  // namespace perdure::vfio

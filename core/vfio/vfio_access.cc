@@ -26,31 +26,31 @@ Table msix_table(const pci::Function& function) {
 
 }  // namespace
 
-Result<VfioFile::Position> VfioFile::locate(u64 pos) {
+Result<DeviceFile::Position> DeviceFile::locate(u64 pos) {
   if (pos < kRegions) return fail(Errno::Einval);
   const u64 region = (pos - kRegions) >> kRegionShift;
   if (region >= uapi::vfio_region::kCount) return fail(Errno::Einval);
   return Position{static_cast<u32>(region), (pos - kRegions) & ((u64{1} << kRegionShift) - 1)};
 }
 
-bool VfioFile::mappable(u32 region) const {
+bool DeviceFile::mappable(u32 region) const {
   const pci::Bar& bar = device_.function.bars()[region];
   return bar.kind == pci::Bar::Kind::Memory && bar.size >= kPageSize && bar.base.aligned(kPageSize);
 }
 
-bool VfioFile::holds_msix_table(u32 region) const {
+bool DeviceFile::holds_msix_table(u32 region) const {
   const Table table = msix_table(device_.function);
   return table.present && table.bar == region;
 }
 
-bool VfioFile::in_msix_table(u32 region, u64 offset, u64 bytes) const {
+bool DeviceFile::in_msix_table(u32 region, u64 offset, u64 bytes) const {
   const Table table = msix_table(device_.function);
   return table.present && table.bar == region && ranges_overlap(offset, bytes, table.offset, table.bytes);
 }
 
 // The accesses that [offset, offset + bytes) is made of: as wide as alignment and length allow, up to 8 bytes. Those
 // that touch the table of interrupt vectors, which is the kernel's, are hidden.
-Result<usize> VfioFile::access_bar(u32 region, usize bytes, u64 offset,
+Result<usize> DeviceFile::access_bar(u32 region, usize bytes, u64 offset,
                                    FunctionRef<Result<void>(Phys at, Width width, u64 done, bool hidden)> access) {
   const pci::Bar& bar = device_.function.bars()[region];
   if (bar.kind != pci::Bar::Kind::Memory || offset >= bar.size) return fail(Errno::Einval);
@@ -70,11 +70,12 @@ Result<usize> VfioFile::access_bar(u32 region, usize bytes, u64 offset,
   return bytes;
 }
 
-Result<usize> VfioFile::read(Task& task, UserAddr to, usize bytes, u64 pos) {
-  if (!bound()) return fail(Errno::Einval);
-  const Position at = TRY(locate(pos));
-  if (at.region == uapi::vfio_region::kConfig) return read_config(task, to, bytes, at.offset);
+Result<usize> DeviceFile::read(Task& task, UserAddr to, usize bytes, u64 pos) {
+  if (!usable()) return fail(Errno::Einval);
   if (bytes == 0) return usize{0};
+  const Position at = TRY(locate(pos));
+  wake();
+  if (at.region == uapi::vfio_region::kConfig) return read_config(task, to, bytes, at.offset);
   if (at.region >= pci::Function::kBars) return fail(Errno::Einval);
   return access_bar(at.region, bytes, at.offset, [&](Phys reg, Width width, u64 done, bool hidden) -> Result<void> {
     const u64 value = hidden ? ~u64{0} : module_.machine().mmio_read(reg, width);
@@ -82,11 +83,12 @@ Result<usize> VfioFile::read(Task& task, UserAddr to, usize bytes, u64 pos) {
   });
 }
 
-Result<usize> VfioFile::write(Task& task, UserAddr from, usize bytes, u64 pos) {
-  if (!bound()) return fail(Errno::Einval);
-  const Position at = TRY(locate(pos));
-  if (at.region == uapi::vfio_region::kConfig) return write_config(task, from, bytes, at.offset);
+Result<usize> DeviceFile::write(Task& task, UserAddr from, usize bytes, u64 pos) {
+  if (!usable()) return fail(Errno::Einval);
   if (bytes == 0) return usize{0};
+  const Position at = TRY(locate(pos));
+  wake();
+  if (at.region == uapi::vfio_region::kConfig) return write_config(task, from, bytes, at.offset);
   if (at.region >= pci::Function::kBars) return fail(Errno::Einval);
   return access_bar(at.region, bytes, at.offset, [&](Phys reg, Width width, u64 done, bool hidden) -> Result<void> {
     u64 value = 0;
@@ -96,7 +98,7 @@ Result<usize> VfioFile::write(Task& task, UserAddr from, usize bytes, u64 pos) {
   });
 }
 
-Result<usize> VfioFile::read_config(Task& task, UserAddr to, usize bytes, u64 offset) {
+Result<usize> DeviceFile::read_config(Task& task, UserAddr to, usize bytes, u64 offset) {
   for (usize done = 0; done < bytes;) {
     std::byte chunk[kConfigChunk];
     const std::span<std::byte> part(chunk, std::min(bytes - done, kConfigChunk));
@@ -112,7 +114,7 @@ Result<usize> VfioFile::read_config(Task& task, UserAddr to, usize bytes, u64 of
   return bytes;
 }
 
-Result<usize> VfioFile::write_config(Task& task, UserAddr from, usize bytes, u64 offset) {
+Result<usize> DeviceFile::write_config(Task& task, UserAddr from, usize bytes, u64 offset) {
   for (usize done = 0; done < bytes;) {
     std::byte chunk[kConfigChunk];
     const std::span<std::byte> part(chunk, std::min(bytes - done, kConfigChunk));
@@ -124,13 +126,14 @@ Result<usize> VfioFile::write_config(Task& task, UserAddr from, usize bytes, u64
     if (device_.config.write(static_cast<u16>(offset + done), part) == ConfigView::Effect::Reset) {
       static_cast<void>(reset_locked());
     }
+    device_.intx.set_disabled(device_.config.interrupt_disabled());
     done += part.size();
   }
   return bytes;
 }
 
-Result<MapTarget> VfioFile::mmap(Task&, u64 offset, u64 length, Access) {
-  if (!bound()) return fail(Errno::Einval);
+Result<MapTarget> DeviceFile::mmap(Task&, u64 offset, u64 length, Access) {
+  if (!usable()) return fail(Errno::Einval);
   const Position at = TRY(locate(offset));
   if (at.region >= pci::Function::kBars || !mappable(at.region)) return fail(Errno::Einval);
   const u64 size = align_up(bar_size(at.region), kPageSize);
