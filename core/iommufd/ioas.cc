@@ -43,6 +43,13 @@ u64 Ioas::iova_alignment() const {
   return alignment_;
 }
 
+u64 Ioas::page_sizes() const {
+  MutexGuard guard(lock_);
+  u64 sizes = ~(kPageSize - 1);
+  for (const HwptPaging& hwpt : domains_) sizes &= hwpt.domain().geometry().leaf_sizes;
+  return sizes;
+}
+
 Result<void> Ioas::each_gap(FunctionRef<Result<void>(IovaRange)> visit) const {
   MutexGuard guard(lock_);
   return reserved_.each_gap(visit);

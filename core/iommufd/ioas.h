@@ -49,6 +49,8 @@ class Ioas final : public Object {
   void unreserve(const void* owner) EXCLUDES(lock_);
 
   u64 iova_alignment() const EXCLUDES(lock_);
+  // Page sizes that every domain can do, as a mask; what is below the processor's page is that page.
+  u64 page_sizes() const EXCLUDES(lock_);
   Result<void> each_gap(FunctionRef<Result<void>(IovaRange)> visit) const EXCLUDES(lock_);
 
   // --- live update -----------------------------------------------------------------------------------------

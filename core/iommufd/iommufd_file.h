@@ -60,6 +60,12 @@ class IommufdFile final : public File {
   Result<Ref<Ioas>> compat_ioas() const EXCLUDES(lock_);
   // The same; if there is none, a new one, as when the first group is put into the container. Enomem.
   Result<Ref<Ioas>> make_compat_ioas() EXCLUDES(lock_);
+  // The last group left the container: all mappings go, when what is returned is dropped, with no lock held.
+  [[nodiscard]] Ref<Object> drop_compat_ioas() EXCLUDES(lock_);
+  // Maps what the program has at `from`, at `fixed` or where it fits. The errors of MAP from "va+length" on.
+  Result<Iova> map_user(Task& task, Ioas& ioas, u64 from, u64 length, const Iova* fixed, Access access);
+  // A device of the group is bound to this context.
+  bool owns(const Group& group) const EXCLUDES(lock_);
 
   // --- live update, old kernel (called by the handlers, under the session's lock) --------------------------------
   // Preserves every marked HWPT; returns the record. Ebusy: preserved already; Einval, Enoent: an area that cannot be
@@ -131,6 +137,10 @@ class IommufdFile final : public File {
   Result<void> vfio_ioas(Call<uapi::IommuVfioIoas>& call);
   // What is no number of iommufd's table is VFIO's, or nobody's (Enotty). `cmd` as the program passed it.
   Result<u64> vfio_ioctl(Task& task, u32 cmd, UserAddr arg) EXCLUDES(lock_);
+  Result<u64> vfio_check_extension(u64 extension) const;
+  Result<void> vfio_set_iommu(u64 type);
+  Result<void> vfio_map(Task& task, UserAddr arg);
+  Result<void> vfio_unmap(Task& task, UserAddr arg);
   Result<void> ioas_change_process(Call<uapi::IommuIoasChangeProcess>& call);
   // Immutability::may_change() of the object; there is none: nothing to say.
   Result<void> may_change(u32 id) const EXCLUDES(lock_);
@@ -140,8 +150,6 @@ class IommufdFile final : public File {
   }
 
   Result<Ref<Ioas>> find_ioas(u32 id) const EXCLUDES(lock_);
-  // Maps what the program has at `from`, at `fixed` or where it fits. The errors of MAP from "va+length" on.
-  Result<Iova> map_user(Task& task, Ioas& ioas, u64 from, u64 length, const Iova* fixed, Access access);
   Result<Ref<HwptPaging>> make_hwpt_locked(Ref<Ioas> ioas, IommuDevice& device, bool automatic) REQUIRES(lock_);
   // Out of the table and of its IOAS; the reference is to be dropped with no lock held.
   [[nodiscard]] Ref<Object> retire_hwpt_locked(HwptPaging& hwpt) REQUIRES(lock_);

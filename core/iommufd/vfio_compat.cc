@@ -45,8 +45,19 @@ Result<void> IommufdFile::vfio_ioas(Call<uapi::IommuVfioIoas>& call) {
   return call.respond();
 }
 
-Result<u64> IommufdFile::vfio_ioctl(Task&, u32, UserAddr) {
-  return fail(Errno::Enotty);
+Ref<Object> IommufdFile::drop_compat_ioas() {
+  MutexGuard guard(lock_);
+  Ioas* const ioas = std::exchange(compat_ioas_, nullptr);
+  return ioas ? objects_.remove(ioas->id()) : Ref<Object>();
+}
+
+bool IommufdFile::owns(const Group& group) const {
+  MutexGuard guard(lock_);
+  for (Object* o = objects_.next(0); o; o = objects_.next(o->id())) {
+    const Device* const device = object_cast<Device>(o);
+    if (device && &device->group() == &group) return true;
+  }
+  return false;
 }
 
 }  // namespace perdure::iommufd

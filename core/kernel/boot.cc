@@ -294,10 +294,12 @@ Result<void> Kernel::boot_devices() {
                                        iommufd::Iommufd::Config{.write_version = config_.write_version,
                                                                 .mark_preserve = config_.ioctl_hwpt_mark_preserve,
                                                                 .restore = config_.ioctl_hwpt_restore}));
-  vfio_ = TRY(
-      heap_.make<vfio::Vfio>(*iommufd_, *pci_live_update_, vfio::Vfio::Config{.write_version = config_.write_version}));
+  vfio_ = TRY(heap_.make<vfio::Vfio>(
+      *iommufd_, *pci_live_update_,
+      vfio::Vfio::Config{.write_version = config_.write_version, .container = config_.vfio_container}));
   for (usize i = 0; bus_ && i < bus_->size(); ++i) {
     if (!bus_->at(i).is_bridge() && dmar_) TRY(boot_device(bus_->at(i)));
+    if (!vfio_->find(bus_->at(i).source())) TRY(vfio_->add_other(bus_->at(i)));
   }
   live_update_->commit();
   settle_functions();

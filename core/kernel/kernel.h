@@ -38,7 +38,8 @@ class Kernel {
   // that this kernel cannot run here (docs/architecture.md, "Failure policy"), with DMA blocked as far as it could be.
   Result<void> boot();
 
-  // /dev/liveupdate, /dev/iommu, /dev/vfio/devices/vfioN. Enoent; the file's own errors.
+  // /dev/liveupdate, /dev/iommu, /dev/vfio/vfio, /dev/vfio/<group>, /dev/vfio/devices/vfioN. Enoent; the file's own
+  // errors.
   Result<Ref<File>> open(std::string_view path);
 
   // Opens, pins and checks the next kernel before anything is frozen. Enoent, Eacces, Enoexec: no kernel, or one

@@ -57,6 +57,13 @@ class Vec {
     for (; i + 1 < size_; ++i) data_[i] = std::move(data_[i + 1]);
     pop_back();
   }
+  // [from, to), likewise.
+  void erase(usize from, usize to) {
+    const usize gap = to - from;
+    if (gap == 0) return;
+    for (usize i = to; i < size_; ++i) data_[i - gap] = std::move(data_[i]);
+    for (usize i = 0; i < gap; ++i) pop_back();
+  }
   Result<void> insert_at(usize i, T value) {
     TRY(push_back(std::move(value)));
     for (usize k = size_ - 1; k > i; --k) std::swap(data_[k], data_[k - 1]);

@@ -123,8 +123,8 @@ class Function : public HeapObject {
   // transactions first. Eopnotsupp: it has none; Etimedout: it does not come back (100 ms by specification, 1 s here).
   Result<void> reset();
   bool can_reset() const;
-  // The two halves of it, for who resets the function by other means: bus mastering off and nothing under way; then BARs
-  // and decoding as they were, once it is back (Etimedout).
+  // The two halves of it, for who resets the function by other means: bus mastering off and nothing under way; then
+  // BARs and decoding as they were, once it is back (Etimedout).
   SavedFunction quiesce();
   Result<void> restore(const SavedFunction& saved);
   // Of a bridge: resets everything below it.

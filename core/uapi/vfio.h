@@ -1,5 +1,5 @@
-// Linux's VFIO user API (7.3): devices through their own character device and through groups and containers. Layouts and
-// numbers, as facts.
+// Linux's VFIO user API (7.3): devices through their own character device and through groups and containers. Layouts
+// and numbers, as facts.
 #pragma once
 #include <cstddef>
 

@@ -76,10 +76,12 @@ Result<void> DeviceFile::ioeventfd(Task& task, UserAddr arg) {
   if (at.region >= pci::Function::kBars) return fail(Errno::Einval);
   const pci::Bar& bar = device_.function.bars()[at.region];
   const u32 bytes = cmd.flags;
-  if (bar.kind != pci::Bar::Kind::Memory || bar.size < bytes || at.offset > bar.size - bytes) return fail(Errno::Einval);
+  if (bar.kind != pci::Bar::Kind::Memory || bar.size < bytes || at.offset > bar.size - bytes)
+    return fail(Errno::Einval);
   // Not past the kernel's hand on interrupts.
   if (in_msix_table(at.region, at.offset, bytes)) return fail(Errno::Einval);
-  const IoEvents::Doorbell doorbell{at.region, bytes, at.offset, bytes == 8 ? cmd.data : cmd.data & ((u64{1} << bytes * 8) - 1)};
+  const IoEvents::Doorbell doorbell{at.region, bytes, at.offset,
+                                    bytes == 8 ? cmd.data : cmd.data & ((u64{1} << bytes * 8) - 1)};
   Ref<EventFd> event;
   Ref<EventFd> dropped;
   const Result<Ref<EventFd>> found = cmd.fd < 0 ? Result<Ref<EventFd>>(Ref<EventFd>()) : event_of(task, cmd.fd);

@@ -48,12 +48,12 @@ Result<uapi::VfioBindIommufd> DeviceFile::copy_in_bind(Task& task, UserAddr arg)
   return cmd;
 }
 
-Result<void> DeviceFile::check_token(const Uuid* given) const {
-  if (device_.physical) {
-    if (given && device_.physical->token.is(*given)) return {};
+Result<void> DeviceFile::check_token(PciDevice& device, const Uuid* given) {
+  if (device.physical) {
+    if (given && device.physical->token.is(*given)) return {};
     return fail(Errno::Eacces);
   }
-  if (device_.function.find(pci::ExtendedCapabilityId::SrIov) != 0) return device_.token.admit_physical(given);
+  if (device.function.find(pci::ExtendedCapabilityId::SrIov) != 0) return device.token.admit_physical(given);
   // Neither can have virtual functions nor is one.
   if (given) return fail(Errno::Einval);
   return {};

@@ -38,6 +38,10 @@ class DeviceFile : public File {
 
   PciDevice& device() const { return device_; }
 
+  // By what physical and virtual functions share (uapi §3.3): may whoever gave this, or nothing, open the device?
+  // Eacces, Einval.
+  static Result<void> check_token(PciDevice& device, const Uuid* given);
+
  protected:
   DeviceFile(Vfio& module, PciDevice& device) : module_(module), device_(device) {}
 
@@ -60,9 +64,6 @@ class DeviceFile : public File {
   };
   // Off the bus, without interrupts, reset, unbound.
   void shut_down_locked(Dropped& dropped) REQUIRES(device_.lock);
-  // By what physical and virtual functions share (uapi §3.3): may whoever gave this, or nothing, open the device? Eacces,
-  // Einval.
-  Result<void> check_token(const Uuid* given) const;
   static Result<uapi::VfioBindIommufd> copy_in_bind(Task& task, UserAddr arg);
 
   Vfio& module_;
@@ -86,7 +87,8 @@ class DeviceFile : public File {
   Result<void> get_region_info(Task& task, UserAddr arg);
   Result<void> get_irq_info(Task& task, UserAddr arg);
 
-  // --- interrupts: device_irqs.cc -------------------------------------------------------------------------------------
+  // --- interrupts: device_irqs.cc
+  // -------------------------------------------------------------------------------------
   u32 irq_count_locked(u32 index) const REQUIRES(device_.lock);
   Result<void> set_irqs(Task& task, UserAddr arg);
   Result<void> set_intx(const uapi::VfioIrqSet& set, Interrupts::Events events, std::span<const u8> chosen);
@@ -96,14 +98,16 @@ class DeviceFile : public File {
                            std::span<const u8> chosen);
   Result<void> set_single(const uapi::VfioIrqSet& set, Interrupts::Events events, std::span<const u8> chosen);
 
-  // --- reset: device_reset.cc -----------------------------------------------------------------------------------------
+  // --- reset: device_reset.cc
+  // -----------------------------------------------------------------------------------------
   Result<void> reset_locked() REQUIRES(device_.lock);
   Result<void> get_hot_reset_info(Task& task, UserAddr arg);
   Result<void> hot_reset(Task& task, UserAddr arg);
   u32 dependent_id_locked(const DeviceSet::Member& member) const REQUIRES(device_.lock);
   Result<void> reset_set_locked(FunctionRef<bool(const DeviceSet::Member&)> owned) REQUIRES(device_.lock);
 
-  // --- features: device_features.cc -----------------------------------------------------------------------------------
+  // --- features: device_features.cc
+  // -----------------------------------------------------------------------------------
   Result<void> feature(Task& task, UserAddr arg);
   Result<void> enter_low_power(LowPower how, Ref<EventFd> event);
   Result<void> ioeventfd(Task& task, UserAddr arg);

@@ -128,7 +128,7 @@ Result<void> DeviceFile::trigger_intx_locked(const uapi::VfioIrqSet& set, Interr
 }
 
 Result<void> DeviceFile::set_vectors(Interrupts::Mode mode, const uapi::VfioIrqSet& set, Interrupts::Events events,
-                                   std::span<const u8> chosen) {
+                                     std::span<const u8> chosen) {
   Vec<Ref<EventFd>> dropped(module_.heap());
   MutexGuard guard(device_.lock);
   TRY(immutability_.may_change());
@@ -153,7 +153,8 @@ Result<void> DeviceFile::set_vectors(Interrupts::Mode mode, const uapi::VfioIrqS
 
 // Errors and requests to let the device go: events that the program may register for. Nothing here raises them; a
 // program may do so itself, to test its handler.
-Result<void> DeviceFile::set_single(const uapi::VfioIrqSet& set, Interrupts::Events events, std::span<const u8> chosen) {
+Result<void> DeviceFile::set_single(const uapi::VfioIrqSet& set, Interrupts::Events events,
+                                    std::span<const u8> chosen) {
   Ref<EventFd> dropped;
   MutexGuard guard(device_.lock);
   Ref<EventFd>& event = set.index == uapi::vfio_irq::kErr ? device_.error_event : device_.request_event;

@@ -35,6 +35,7 @@ Result<void> DeviceFile::get_hot_reset_info(Task& task, UserAddr arg) {
   Vec<uapi::VfioDependentDevice> all(module_.heap());
   {
     MutexGuard guard(device_.lock);
+    device_.set.lock.assert_held();
     const bool by_id = device_.by_cdev;
     head.flags = by_id ? uapi::vfio_hot_reset::kDeviceId | uapi::vfio_hot_reset::kDeviceIdOwned : 0;
     for (const DeviceSet::Member& member : device_.set.members) {
@@ -65,6 +66,7 @@ Result<void> DeviceFile::hot_reset(Task& task, UserAddr arg) {
   Vec<Ref<File>> files(module_.heap());
   {
     MutexGuard guard(device_.lock);
+    device_.set.lock.assert_held();
     // Whoever came by the device's own node proves by his iommufd what is his; others by the groups they have open.
     if ((head.count != 0) == device_.by_cdev) return fail(Errno::Einval);
     if (!device_.set.bridge) return fail(Errno::Enodev);
@@ -92,7 +94,8 @@ Result<void> DeviceFile::hot_reset(Task& task, UserAddr arg) {
 }
 
 Result<void> DeviceFile::reset_set_locked(FunctionRef<bool(const DeviceSet::Member&)> owned) {
-  const Vec<DeviceSet::Member>& members = device_.set.members;
+  device_.set.lock.assert_held();
+  const std::span<const DeviceSet::Member> members = std::as_const(device_.set.members).span();
   // All of them are for programs, and these are the caller's.
   for (const DeviceSet::Member& member : members) {
     if (!member.device) return fail(Errno::Einval);

@@ -2,10 +2,21 @@
 
 #include "core/base/log.h"
 #include "core/base/scope_guard.h"
+#include "core/vfio/group_file.h"
 
 namespace perdure::vfio {
 
+bool VfioHandler::can_preserve(File& file) const {
+  return file_cast<VfioFile>(&file) || file_cast<GroupDeviceFile>(&file);
+}
+
 Result<void> VfioHandler::preserve(luo::FileState& state) {
+  if (const GroupDeviceFile* const file = file_cast<GroupDeviceFile>(state.file)) {
+    log(module_.machine(), LogLevel::Error,
+        Line() << "vfio" << file->device().index << " was opened through its group and cannot be preserved: open "
+               << "/dev/vfio/devices/vfio" << file->device().index << " and bind it to an iommufd");
+    return fail(Errno::Eopnotsupp);
+  }
   VfioFile* const file = file_cast<VfioFile>(state.file);
   if (!file) return fail(Errno::Einval);
   abi::VfioPciRecord record;

@@ -17,7 +17,8 @@ class VfioHandler final : public luo::FileHandler {
   VfioHandler& operator=(const VfioHandler&) = delete;
 
   std::string_view compatible() const override { return abi::kVfioPciCompatible; }
-  bool can_preserve(File& file) const override { return file_cast<VfioFile>(&file) != nullptr; }
+  // Of those that were opened through their group, too, so that whoever tries is told.
+  bool can_preserve(File& file) const override;
 
   // After the device's iommufd in the same session (Enoent otherwise); see VfioFile::preserve().
   Result<void> preserve(luo::FileState& state) override;

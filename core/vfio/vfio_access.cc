@@ -51,7 +51,7 @@ bool DeviceFile::in_msix_table(u32 region, u64 offset, u64 bytes) const {
 // The accesses that [offset, offset + bytes) is made of: as wide as alignment and length allow, up to 8 bytes. Those
 // that touch the table of interrupt vectors, which is the kernel's, are hidden.
 Result<usize> DeviceFile::access_bar(u32 region, usize bytes, u64 offset,
-                                   FunctionRef<Result<void>(Phys at, Width width, u64 done, bool hidden)> access) {
+                                     FunctionRef<Result<void>(Phys at, Width width, u64 done, bool hidden)> access) {
   const pci::Bar& bar = device_.function.bars()[region];
   if (bar.kind != pci::Bar::Kind::Memory || offset >= bar.size) return fail(Errno::Einval);
   bytes = std::min<u64>(bytes, bar.size - offset);

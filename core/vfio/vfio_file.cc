@@ -45,7 +45,7 @@ Result<void> VfioFile::bind(Task& task, UserAddr arg) {
   Uuid token;
   const bool with_token = (cmd.flags & uapi::vfio_device::kBindFlagToken) != 0;
   if (with_token) token = TRY(task.copy_in<Uuid>(UserAddr(cmd.token_uuid_ptr)));
-  TRY(check_token(with_token ? &token : nullptr));
+  TRY(check_token(device_, with_token ? &token : nullptr));
   file = TRY(task.file(cmd.iommufd));
   TRY(bind_locked(task, arg, *file));
   unblock.dismiss();

@@ -4,6 +4,10 @@
 
 namespace perdure::vfio {
 
+VfioGroup::VfioGroup(Group& of) : iommu_group(of) {}
+
+VfioGroup::~VfioGroup() = default;
+
 Result<void> VfioGroup::block() {
   MutexGuard guard(lock);
   if (opened) return fail(Errno::Ebusy);

@@ -12,7 +12,8 @@ struct PciDevice;
 // Two ways lead to a device, and exclude each other: through its group, which one file has open, or by its own node.
 class VfioGroup : public HeapObject {
  public:
-  explicit VfioGroup(Group& of) : iommu_group(of) {}
+  explicit VfioGroup(Group& of);
+  ~VfioGroup() override;
 
   u32 id() const { return iommu_group.id(); }
   // A device of it is bound by its own node, or not any more. Ebusy: the group is open.

@@ -44,6 +44,10 @@ class TestHardware {
   virtual void irq_free(MsiTarget) {}
   virtual Result<void> irq_claim(MsiTarget, IrqSink&) { return fail(Errno::Eopnotsupp); }
   virtual void irq_raise(MsiTarget) {}
+  virtual bool has_line(const InterruptLine&) { return false; }
+  virtual Result<void> line_connect(const InterruptLine&, IrqSink&) { return fail(Errno::Enodev); }
+  virtual void line_disconnect(const InterruptLine&) {}
+  virtual void line_mask(const InterruptLine&, bool) {}
 
  protected:
   ~TestHardware() = default;
@@ -87,6 +91,13 @@ class TestMachine : public Machine {
   void irq_raise(MsiTarget target) override {
     if (hardware) hardware->irq_raise(target);
   }
+  bool has_line(const InterruptLine& line) override { return hardware && hardware->has_line(line); }
+  Result<void> line_connect(const InterruptLine& line, IrqSink& sink) override {
+    return hardware->line_connect(line, sink);
+  }
+  void line_disconnect(const InterruptLine& line) override { hardware->line_disconnect(line); }
+  void line_mask(const InterruptLine& line) override { hardware->line_mask(line, true); }
+  void line_unmask(const InterruptLine& line) override { hardware->line_mask(line, false); }
   void write_back(const void* at, usize bytes) override {
     ++write_backs;
     if (hardware) hardware->written_back(phys(at), bytes);

@@ -13,7 +13,9 @@ class FakeEvent final : public HostEvent {
   explicit FakeEvent(u64 id) : id_(id) {}
   u64 id() const override { return id_; }
   void signal(u64 n) override { count += n; }
-  u64 count = 0;
+  u64 take() override { return std::exchange(rung, 0); }
+  u64 count = 0;  // signalled by the kernel
+  u64 rung = 0;   // by the program
 
  private:
   void dispose() override {}
@@ -83,6 +85,13 @@ struct FakeFunction {
     set<u32>(0x190, 0x0001000b);  // vendor-specific
     registers.clear();
   }
+  void reset() {
+    ++resets;
+    const auto bars = get<std::array<u32, 6>>(0x10);
+    power_on();
+    set(0x10, bars);
+    set<u16>(0x04, 0);
+  }
   u32 read_config(u16 at, unsigned bytes) const {
     u32 value = 0;
     std::memcpy(&value, &config[at], bytes);
@@ -90,14 +99,7 @@ struct FakeFunction {
   }
   void write_config(u16 at, unsigned bytes, u32 value) {
     writes.push_back({at, bytes, value});
-    if (at == 0x88 && (value & 0x8000) != 0) {
-      ++resets;
-      const auto bars = get<std::array<u32, 6>>(0x10);
-      power_on();
-      set(0x10, bars);
-      set<u16>(0x04, 0);
-      return;
-    }
+    if (at == 0x88 && (value & 0x8000) != 0) return reset();
     for (unsigned i = 0; i < bytes; ++i) {
       const u16 where = static_cast<u16>(at + i);
       const u8 byte = static_cast<u8>(value >> i * 8);
@@ -119,6 +121,24 @@ struct FakeFunction {
   bool msix_masked(unsigned vector) const { return (msix_word(vector, 3) & 1) != 0; }
 };
 
+// A bridge with functions below it: its configuration space, and a reset of what is below.
+struct FakeBridge {
+  std::array<u8, 4096> config{};
+  std::vector<FakeFunction*> below;
+  unsigned resets = 0;
+  FakeBridge() {
+    config[0x0e] = 1;
+    config[0x04] = 6;
+  }
+  void write(u16 at, unsigned bytes, u32 value) {
+    const bool before = (config[0x3e] & 0x40) != 0;
+    std::memcpy(&config[at], &value, bytes);
+    if (before || (config[0x3e] & 0x40) == 0) return;
+    ++resets;
+    for (FakeFunction* f : below) f->reset();
+  }
+};
+
 class VfioWorld final : public IommufdWorld, public test::TestHardware {
  public:
   static constexpr u64 kEcam = 0xe0000000;
@@ -136,6 +156,9 @@ class VfioWorld final : public IommufdWorld, public test::TestHardware {
     vfio.destroy();
     function_a.destroy();
     function_b.destroy();
+    function_c.destroy();
+    function_d.destroy();
+    bridge.destroy();
     config.destroy();
     pci_live.forget();
   }
@@ -165,6 +188,17 @@ class VfioWorld final : public IommufdWorld, public test::TestHardware {
     pci_data = *pci_live->preserve();
     hw_a.writes.clear();
     hw_b.writes.clear();
+  }
+  static constexpr SourceId a2 = IommuWorld::a2, bridge_at{0, 0x00e0};
+  // vfio2 and vfio3, which a reset of their bus reaches both.
+  void add_bus() {
+    hw_bridge.below = {&hw_c, &hw_d};
+    bridge.make(*config, bridge_at, nullptr);
+    function_c.make(*config, a1, &*bridge);
+    function_d.make(*config, a2, &*bridge);
+    for (pci::Function* f : {&*function_c, &*function_d}) f->set_bar_size(0, FakeFunction::kBar0Bytes);
+    EXPECT_TRUE(vfio->add_device(*function_c, iommu.device(a1)));
+    EXPECT_TRUE(vfio->add_device(*function_d, iommu.device(a2)));
   }
   // With everything of the kernel; sizes are not known again, as of functions that are left alone.
   void jump_vfio(u64 context_token) {
@@ -231,6 +265,55 @@ class VfioWorld final : public IommufdWorld, public test::TestHardware {
   void config_write(s32 fd, u64 offset, T value) {
     EXPECT_TRUE(write<T>(fd, uapi::vfio_region::kConfig, offset, value));
   }
+  // --- groups and containers
+  // -----------------------------------------------------------------------------------------
+  u32 group_id(SourceId source) { return iommu.group(source).id(); }
+  s32 open_group(SourceId source = a0) {
+    Result<Ref<File>> file = vfio->open_group(group_id(source));
+    EXPECT_TRUE(file);
+    return task.add(*file);
+  }
+  s32 open_container() { return task.add(*vfio->open_container()); }
+  Result<u64> ioctl(s32 fd, u32 command, UserAddr arg) { return task.files.at(fd)->ioctl(task, command, arg); }
+  Result<void> set_container(s32 group, s32 container) {
+    TRY(ioctl(group, uapi::kVfioGroupSetContainer, task.put(container)));
+    return {};
+  }
+  Result<void> unset_container(s32 group) {
+    TRY(ioctl(group, uapi::kVfioGroupUnsetContainer, UserAddr(0)));
+    return {};
+  }
+  Result<u32> status(s32 group) {
+    uapi::VfioGroupStatus cmd{.argsz = sizeof(cmd), .flags = 77};
+    TRY(call(group, uapi::kVfioGroupGetStatus, cmd));
+    return cmd.flags;
+  }
+  UserAddr text(std::string_view what) {
+    const UserAddr at = task.allocate(what.size() + 1);
+    for (usize i = 0; i < what.size(); ++i) task.poke(at + i, what[i]);
+    return at;
+  }
+  Result<s32> device_fd(s32 group, std::string_view name) {
+    const u64 fd = TRY(ioctl(group, uapi::kVfioGroupGetDeviceFd, text(name)));
+    return static_cast<s32>(fd);
+  }
+  Result<void> set_iommu(s32 container, u64 type) {
+    TRY(ioctl(container, uapi::kVfioSetIommu, UserAddr(type)));
+    return {};
+  }
+  Result<void> map_dma(s32 container, u64 va, u64 iova, u64 size, u32 flags = 3) {
+    uapi::VfioDmaMap cmd{.argsz = sizeof(cmd), .flags = flags, .vaddr = va, .iova = iova, .size = size};
+    return call(container, uapi::kVfioIommuMapDma, cmd);
+  }
+  // What was unmapped; `told`: what was written back, on failure, too.
+  Result<u64> unmap_dma(s32 container, u64 iova, u64 size, u32 flags = 0, u64* told = nullptr) {
+    uapi::VfioDmaUnmap cmd{.argsz = sizeof(cmd), .flags = flags, .iova = iova, .size = size};
+    const Result<void> done = call(container, uapi::kVfioIommuUnmapDma, cmd);
+    if (told) *told = cmd.size;
+    if (!done) return fail(done.error());
+    return cmd.size;
+  }
+
   struct Event {
     Ref<FakeEvent> host;
     s32 fd = -1;
@@ -294,11 +377,22 @@ class VfioWorld final : public IommufdWorld, public test::TestHardware {
 
   // --- hardware
   // --------------------------------------------------------------------------------------------------------
-  FakeFunction* function_at(u16 bdf) { return bdf == a0.bdf ? &hw_a : bdf == b0.bdf ? &hw_b : nullptr; }
+  FakeFunction* function_at(u16 bdf) {
+    for (FakeFunction* f : {&hw_a, &hw_b, &hw_c, &hw_d}) {
+      if (f->source.bdf == bdf) return f;
+    }
+    return nullptr;
+  }
   u64 mmio_read(Phys at, Width width) override {
     const unsigned bytes = static_cast<unsigned>(width);
     if (at.value >= kEcam && at.value < kEcam + (u64{1} << 28)) {
-      FakeFunction* f = function_at(static_cast<u16>((at.value - kEcam) >> 12));
+      const u16 bdf = static_cast<u16>((at.value - kEcam) >> 12);
+      if (bdf == bridge_at.bdf) {
+        u32 value = 0;
+        std::memcpy(&value, &hw_bridge.config[at.value & 0xfff], bytes);
+        return value;
+      }
+      FakeFunction* f = function_at(bdf);
       return f ? f->read_config(static_cast<u16>(at.value & 0xfff), bytes) : ~u64{0};
     }
     for (FakeFunction* f : {&hw_a, &hw_b}) {
@@ -316,7 +410,9 @@ class VfioWorld final : public IommufdWorld, public test::TestHardware {
   void mmio_write(Phys at, Width width, u64 value) override {
     const unsigned bytes = static_cast<unsigned>(width);
     if (at.value >= kEcam && at.value < kEcam + (u64{1} << 28)) {
-      if (FakeFunction* f = function_at(static_cast<u16>((at.value - kEcam) >> 12))) {
+      const u16 bdf = static_cast<u16>((at.value - kEcam) >> 12);
+      if (bdf == bridge_at.bdf) hw_bridge.write(static_cast<u16>(at.value & 0xfff), bytes, static_cast<u32>(value));
+      if (FakeFunction* f = function_at(bdf)) {
         f->write_config(static_cast<u16>(at.value & 0xfff), bytes, static_cast<u32>(value));
       }
       return;
@@ -368,7 +464,30 @@ class VfioWorld final : public IommufdWorld, public test::TestHardware {
     if (at != irqs.end() && at->second) at->second->raise();
   }
 
-  FakeFunction hw_a{a0}, hw_b{b0};
+  // Wires: function a's pin, once a test has connected it.
+  bool has_line(const InterruptLine& line) override { return wired && line == InterruptLine{0, a0.bdf, 1}; }
+  Result<void> line_connect(const InterruptLine&, IrqSink& sink) override {
+    if (line_sink) return fail(Errno::Ebusy);
+    line_sink = &sink;
+    line_masked = true;
+    return {};
+  }
+  void line_disconnect(const InterruptLine&) override { line_sink = nullptr; }
+  void line_mask(const InterruptLine&, bool masked) override {
+    line_masked = masked;
+    drive_line(asserted);
+  }
+  void drive_line(bool high) {
+    asserted = high;
+    if (!asserted || line_masked || !line_sink) return;
+    line_masked = true;
+    line_sink->raise();
+  }
+  bool wired = false, asserted = false, line_masked = true;
+  IrqSink* line_sink = nullptr;
+
+  FakeFunction hw_a{a0}, hw_b{b0}, hw_c{a1}, hw_d{a2};
+  FakeBridge hw_bridge;
   std::deque<FakeEvent> events;
   std::map<u32, IrqSink*> irqs;
   unsigned blocked = 0;  // messages that led nowhere
@@ -376,7 +495,7 @@ class VfioWorld final : public IommufdWorld, public test::TestHardware {
   u64 pci_data = 0;
   test::Forgettable<pci::LiveUpdate> pci_live;
   test::Forgettable<pci::ConfigSpace> config;
-  test::Forgettable<pci::Function> function_a, function_b;
+  test::Forgettable<pci::Function> function_a, function_b, function_c, function_d, bridge;
   test::Forgettable<vfio::Vfio> vfio;
   test::Forgettable<vfio::VfioHandler> vfio_handler;
 };
