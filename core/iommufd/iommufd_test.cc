@@ -31,7 +31,7 @@ TEST_F(IommufdTest, NumberIsJudgedBeforeAndAfterTheSizeIsRead) {
   const UserAddr bad(8);
   const UserAddr good = w.task.put(u64{8});
   // Below and beyond the table: no look at the argument.
-  for (const u32 cmd : {0u, 0x3b00u, 0x3b64u, 0x3b7fu, 0x3b98u, 0x3ba0u, 0x3bffu}) {
+  for (const u32 cmd : {0u, 0x3b00u, 0x3b6bu, 0x3b75u, 0x3b7fu, 0x3b98u, 0x3ba0u, 0x3bffu}) {
     EXPECT_EQ(error_of(file->ioctl(w.task, cmd, bad)), Errno::Enotty) << cmd;
   }
   // In the table, but of another type, or with size bits: the size is read first.
