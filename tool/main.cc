@@ -7,6 +7,7 @@
 #include "tool/machine/commands.h"
 #include "tool/metal/metal.h"
 #include "tool/program.h"
+#include "tool/run/run.h"
 #include "tool/selftest.h"
 
 namespace {
@@ -112,6 +113,20 @@ int run(int argc, char** argv) {
   metal_command->add_option("--images", on_metal.images, "directory of the guest's images")->group("");
   metal_command->add_flag("--verbose", on_metal.verbose, "everything that the guest prints, on standard error");
 
+  perdure::tool::RunOptions on_machine;
+  CLI::App* run_command = app.add_subcommand("run",
+                                             "a program, unmodified, with /dev/iommu, /dev/vfio and /dev/liveupdate of "
+                                             "a machine: run [OPTIONS] -- PROGRAM ARGUMENTS…");
+  run_command->prefix_command();
+  run_command->add_option("--socket", on_machine.socket, "the socket of a kernel process; else a machine of its own")
+      ->option_text("PATH");
+  run_command
+      ->add_option("--restart", on_machine.restarts, "start the program again under the next kernel, so many times")
+      ->option_text("TIMES");
+  run_command->add_option("--log", on_machine.log, "append every system call that was served to this file")
+      ->option_text("FILE");
+  run_command->add_flag("!--no-sysfs", on_machine.files, "leave the host's sysfs alone: only the device nodes");
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -120,6 +135,17 @@ int run(int argc, char** argv) {
   if (const auto status = machine.run()) return *status;
   if (*demo_command) return perdure::tool::run_demo(demo);
   if (*metal_command) return metal::run_metal(on_metal);
+  if (*run_command) {
+    on_machine.program = run_command->remaining();
+    if (!on_machine.program.empty() && on_machine.program.front() == "--") {
+      on_machine.program.erase(on_machine.program.begin());
+    }
+    if (on_machine.program.empty()) {
+      std::fprintf(stderr, "perdure run: which program? perdure run [OPTIONS] -- PROGRAM ARGUMENTS…\n");
+      return kUsage;
+    }
+    return perdure::tool::run_run(on_machine);
+  }
   if (*selftest_command) return perdure::tool::run_selftest();
   if (*program_command) return perdure::tool::run_program(program);
   return kUsage;

@@ -6,10 +6,9 @@
 
 #include <cerrno>
 #include <cstddef>
+#include <initializer_list>
 
-#ifndef __NR_faccessat2
-#define __NR_faccessat2 439
-#endif
+#include "machine/intercept/syscall_names.h"
 
 namespace perdure::intercept {
 
@@ -47,8 +46,8 @@ Program from(u32 offset, u32 value) {
   return {load(offset), jump(BPF_JGE, value, 0, 1), answer(SECCOMP_RET_USER_NOTIF), answer(SECCOMP_RET_ALLOW)};
 }
 
-// Every number of the two types, also with a size or a direction in it and in their gaps: what the files answer to those
-// is theirs to say. (The command is 32 bits wide, whatever is above it.)
+// Every number of the two types, also with a size or a direction in it and in their gaps: what the files answer to
+// those is theirs to say. (The command is 32 bits wide, whatever is above it.)
 Program ioctls() {
   return {load(argument(1)),
           jump(BPF_JEQ, kKvmSetDeviceAttr, 3, 0),
@@ -94,15 +93,19 @@ std::vector<sock_filter> build_filter(const FilterOptions& options) {
   on(__NR_write, high_fd);
   on(__NR_writev, high_fd);
   on(__NR_mmap, from(upper_half(5), static_cast<u32>(kOurPositions >> 32)));
-  for (const u32 number : {__NR_open, __NR_openat, __NR_openat2, __NR_creat}) on(number, notify);
-  for (const u32 number : {__NR_preadv, __NR_pwritev, __NR_preadv2, __NR_pwritev2}) on(number, position);
-  for (const u32 number : {__NR_kexec_file_load, __NR_kexec_load, __NR_reboot}) on(number, notify);
+  for (const u32 number : std::initializer_list<u32>{__NR_open, __NR_openat, __NR_openat2, __NR_creat})
+    on(number, notify);
+  for (const u32 number : std::initializer_list<u32>{__NR_preadv, __NR_pwritev, __NR_preadv2, __NR_pwritev2})
+    on(number, position);
+  for (const u32 number : std::initializer_list<u32>{__NR_kexec_file_load, __NR_kexec_load, __NR_reboot})
+    on(number, notify);
   if (options.eventfds) {
-    for (const u32 number : {__NR_eventfd, __NR_eventfd2}) on(number, notify);
+    for (const u32 number : std::initializer_list<u32>{__NR_eventfd, __NR_eventfd2}) on(number, notify);
   }
   if (options.files) {
-    for (const u32 number : {__NR_readlink, __NR_readlinkat, __NR_access, __NR_faccessat, __NR_faccessat2, __NR_stat,
-                             __NR_lstat, __NR_fstat, __NR_newfstatat, __NR_statx}) {
+    for (const u32 number :
+         std::initializer_list<u32>{__NR_readlink, __NR_readlinkat, __NR_access, __NR_faccessat, kFaccessat2, __NR_stat,
+                                    __NR_lstat, __NR_fstat, __NR_newfstatat, __NR_statx}) {
       on(number, notify);
     }
   }

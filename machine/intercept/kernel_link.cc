@@ -2,7 +2,6 @@
 
 #include <poll.h>
 
-#include <cerrno>
 #include <ctime>
 
 namespace perdure::intercept {
@@ -21,53 +20,40 @@ bool readable_soon(int fd) {
   return ppoll(&p, 1, &soon, nullptr) != 0;
 }
 
-std::span<const std::byte> bytes_of(std::string_view text) {
-  return std::as_bytes(std::span(text));
-}
-
 }  // namespace
 
-Result<std::unique_ptr<KernelLink>> KernelLink::join(host::Descriptor socket, u64 front) {
-  std::unique_ptr<KernelLink> link(new KernelLink(std::move(socket)));
+Result<std::unique_ptr<KernelLink>> KernelLink::join(wire::Channel channel, u64 front) {
+  std::unique_ptr<KernelLink> link(new KernelLink(std::move(channel)));
   const wire::Message joined = TRY(link->call(Call::Front, {.a = front}));
   link->front_ = joined.head.a;
   return link;
 }
 
-Result<wire::Message> KernelLink::call(Call op, wire::Header head, std::span<const std::byte> payload) {
+Result<wire::Message> KernelLink::call(Call op, const wire::Header& head, std::span<const std::byte> payload) {
   return call(op, head, payload, nullptr, [] {});
 }
 
 Result<wire::Message> KernelLink::call(Call op, wire::Header head, std::span<const std::byte> payload, Questions* about,
                                        FunctionRef<void()> slow) {
   head.op = static_cast<u32>(op);
-  TRY(wire::send(socket_.get(), head, payload));
-  bool patient = false;
-  for (;;) {
-    if (!patient && !readable_soon(socket_.get())) {
+  TRY(channel_.send(head, payload));
+  for (bool patient = false;;) {
+    if (!patient && !readable_soon(channel_.socket())) {
       patient = true;
       slow();
     }
-    wire::Message m = TRY(wire::receive(socket_.get()));
+    wire::Message m = TRY(channel_.receive());
     if (m.head.op == static_cast<u32>(Question::Result)) {
       if (m.head.result != 0) return fail(static_cast<Errno>(m.head.result));
       return m;
     }
-    if (!about) return fail(Errno::Eproto);
-    Questions::Answer reply;
-    if (auto answer = about->answer(m)) {
-      reply = std::move(*answer);
-    } else {
-      reply.head.result = static_cast<s32>(answer.error());
-    }
-    reply.head.op = static_cast<u32>(Question::Answer);
-    TRY(wire::send(socket_.get(), reply.head, reply.payload, reply.fd.get()));
+    TRY(channel_.reply(about ? about->answer(m) : fail(Errno::Eproto)));
   }
 }
 
-Result<host::Descriptor> KernelLink::become_event_channel() && {
-  TRY(call(Call::Events, {}));
-  return std::move(socket_);
+Result<wire::Channel> KernelLink::become_events(std::unique_ptr<KernelLink> link) {
+  TRY(link->call(Call::Events, {}));
+  return std::move(link->channel_);
 }
 
 }  // namespace perdure::intercept

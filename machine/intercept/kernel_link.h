@@ -1,25 +1,19 @@
-// A connection of the supervisor to the kernel: one call at a time, and the kernel's questions about the task that it is for.
+// A connection of the supervisor to the kernel: one call at a time, and the kernel's questions about the task it is
+// for.
 #pragma once
+#include <functional>
 #include <memory>
 #include <span>
-#include <string_view>
-#include <vector>
 
 #include "core/base/function_ref.h"
-#include "machine/wire/message.h"
-#include "machine/wire/syscall_protocol.h"
+#include "machine/wire/channel.h"
 
 namespace perdure::intercept {
 
 // What the kernel asks while it serves a call.
 class Questions {
  public:
-  struct Answer {
-    wire::Header head;
-    std::vector<std::byte> payload;
-    host::Descriptor fd;
-  };
-  virtual Result<Answer> answer(wire::Message& question) = 0;
+  virtual Result<wire::Reply> answer(wire::Message& question) = 0;
 
  protected:
   ~Questions() = default;
@@ -27,23 +21,26 @@ class Questions {
 
 class KernelLink {
  public:
-  // Joins the front of this number, 0: a new one. Eproto; Ekilled.
-  static Result<std::unique_ptr<KernelLink>> join(host::Descriptor socket, u64 front);
+  // Joins the front of this number; 0: a new one. Eproto; Ekilled.
+  static Result<std::unique_ptr<KernelLink>> join(wire::Channel channel, u64 front);
 
   // Blocks for the result. `slow` is called once when that takes longer than others should wait for this thread.
   // Ekilled: the kernel is gone.
   Result<wire::Message> call(wire::Call op, wire::Header head, std::span<const std::byte> payload, Questions* about,
                              FunctionRef<void()> slow);
-  Result<wire::Message> call(wire::Call op, wire::Header head, std::span<const std::byte> payload = {});
+  Result<wire::Message> call(wire::Call op, const wire::Header& head, std::span<const std::byte> payload = {});
 
   u64 front() const { return front_; }
   // From now on the kernel speaks first on it.
-  Result<host::Descriptor> become_event_channel() &&;
+  static Result<wire::Channel> become_events(std::unique_ptr<KernelLink> link);
 
  private:
-  explicit KernelLink(host::Descriptor socket) : socket_(std::move(socket)) {}
-  host::Descriptor socket_;
+  explicit KernelLink(wire::Channel channel) : channel_(std::move(channel)) {}
+  wire::Channel channel_;
   u64 front_ = 0;
 };
+
+// How a supervisor gets another connection to its kernel.
+using Connect = std::function<Result<wire::Channel>()>;
 
 }  // namespace perdure::intercept

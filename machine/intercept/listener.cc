@@ -39,7 +39,8 @@ Result<int> Listener::install(std::span<const sock_filter> filter) {
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return fail(host::last_error());
   // Killable: signals wait until a call that was taken up is answered, so that nothing is done twice (Linux 5.19).
   for (const unsigned long killable : {SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, 0UL}) {
-    const long fd = syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER | killable, &program);
+    const long fd =
+        syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER | killable, &program);
     if (fd >= 0) return static_cast<int>(fd);
     if (errno != EINVAL) break;
   }

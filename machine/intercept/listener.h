@@ -1,4 +1,5 @@
-// The supervisor's end of a seccomp filter: system calls that wait for an answer (interception.md's mechanism: user notification).
+// The supervisor's end of a seccomp filter: system calls that wait for an answer (interception.md's mechanism: user
+// notification).
 #pragma once
 #include <linux/filter.h>
 

@@ -8,12 +8,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 #include <string_view>
 
 #include "machine/host/host_files.h"
+#include "machine/wire/syscall_protocol.h"
 
 namespace perdure::intercept {
 
@@ -47,24 +49,34 @@ Result<std::unique_ptr<Registry>> Registry::create() {
   return std::unique_ptr<Registry>(new Registry(std::move(epoll), std::move(inotify)));
 }
 
-Result<host::Descriptor> Registry::make(u64 handle, const std::string& name, int flags) {
+Result<host::Descriptor> Registry::make(u64 handle, const std::string& name, const std::string& path, int flags) {
   File file;
-  file.entry = {.handle = handle, .name = name, .access = flags & O_ACCMODE, .mappable = has_memory(name)};
-  return file.entry.mappable ? make_memory(std::move(file), flags) : make_socket(std::move(file));
+  file.entry = {
+      .handle = handle, .name = name, .path = path, .access = flags & O_ACCMODE, .mappable = has_memory(name)};
+  return file.entry.mappable ? make_memory(std::move(file), {}, flags) : make_socket(std::move(file));
+}
+
+Result<host::Descriptor> Registry::make_orders(const std::string& path, const std::string& text, int flags) {
+  File file;
+  file.entry = {.handle = wire::kNoHandle, .name = path, .path = path, .access = flags & O_ACCMODE, .orders = true};
+  return make_memory(std::move(file), text, flags);
 }
 
 // A memfd of its own for every open. The program gets a second opening of it: inotify says when that one ends, which is
 // with the last descriptor or mapping of it, whichever comes later. (The first opening, ours, says nothing.)
-Result<host::Descriptor> Registry::make_memory(File file, int flags) {
-  file.ours = host::Descriptor(memfd_create(file.entry.name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
+Result<host::Descriptor> Registry::make_memory(File file, const std::string& text, int flags) {
+  const std::string& name = file.entry.path.empty() ? file.entry.name : file.entry.path;
+  file.ours = host::Descriptor(memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!file.ours) return fail(host::last_error());
+  if (write(file.ours.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) return fail(Errno::Enomem);
   file.entry.memory = file.ours.get();
   const std::string path = own_path(file.ours.get());
   const FileId id = TRY(id_of(file.ours.get()));
   const std::scoped_lock lock(mutex_);
-  file.watch = inotify_add_watch(inotify_.get(), path.c_str(), IN_CLOSE_WRITE | IN_CLOSE_NOWRITE);
+  constexpr u32 kClosed = IN_CLOSE_WRITE | IN_CLOSE_NOWRITE;
+  file.watch = inotify_add_watch(inotify_.get(), path.c_str(), file.entry.orders ? kClosed | IN_MODIFY : kClosed);
   if (file.watch < 0) return fail(host::last_error());
-  host::Descriptor theirs(open(path.c_str(), (flags & (O_ACCMODE | O_NONBLOCK)) | O_CLOEXEC));
+  host::Descriptor theirs(open(path.c_str(), (flags & (O_ACCMODE | O_NONBLOCK | O_APPEND)) | O_CLOEXEC));
   if (!theirs) {
     const Errno error = host::last_error();
     inotify_rm_watch(inotify_.get(), file.watch);
@@ -75,8 +87,8 @@ Result<host::Descriptor> Registry::make_memory(File file, int flags) {
   return theirs;
 }
 
-// One end of a pair: the other one hears when the last descriptor is gone. It is shut for writing, so that a program that
-// reads from it finds an end and does not wait for ever.
+// One end of a pair: the other one hears when the last descriptor is gone. It is shut for writing, so that a program
+// that reads from it finds an end and does not wait for ever.
 Result<host::Descriptor> Registry::make_socket(File file) {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return fail(host::last_error());
@@ -116,7 +128,21 @@ void Registry::forget(u64 handle) {
   }
 }
 
-void Registry::take_inotify_locked(std::vector<u64>& closed) {
+// Descriptors of sysfs files are numbers from which on the filter shows writes. A shell moves them to others; what it
+// writes then is found in the file: a line is an order.
+void Registry::take_orders_locked(File& file, Events& events) const {
+  std::array<char, 4096> room;
+  const ssize_t n = pread(file.ours.get(), room.data(), room.size(), static_cast<off_t>(file.obeyed));
+  std::string_view text(room.data(), n > 0 ? static_cast<usize>(n) : 0);
+  file.obeyed += text.size();
+  while (!text.empty()) {
+    const usize end = std::min(text.find('\n'), text.size());
+    if (end > 0) events.orders.push_back({file.entry.path, std::string(text.substr(0, end)) + "\n"});
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+}
+
+void Registry::take_inotify_locked(Events& events) {
   alignas(inotify_event) std::array<char, 4096> room;
   for (;;) {
     const ssize_t n = read(inotify_.get(), room.data(), room.size());
@@ -126,30 +152,38 @@ void Registry::take_inotify_locked(std::vector<u64>& closed) {
       std::memcpy(&event, room.data() + at, sizeof event);
       at += sizeof event + event.len;
       const auto watched = watched_.find(event.wd);
-      if ((event.mask & (IN_CLOSE_WRITE | IN_CLOSE_NOWRITE)) == 0 || watched == watched_.end()) continue;
+      if (watched == watched_.end()) continue;
       const auto file = files_.find(watched->second);
-      closed.push_back(file->second.entry.handle);
+      if ((event.mask & IN_MODIFY) != 0) {
+        struct stat st = {};
+        const bool cut =
+            fstat(file->second.ours.get(), &st) == 0 && static_cast<usize>(st.st_size) < file->second.obeyed;
+        if (cut) file->second.obeyed = 0;
+        take_orders_locked(file->second, events);
+      }
+      if ((event.mask & (IN_CLOSE_WRITE | IN_CLOSE_NOWRITE)) == 0) continue;
+      if (!file->second.entry.orders) events.closed.push_back(file->second.entry.handle);
       remove_locked(file);
     }
   }
 }
 
-std::vector<u64> Registry::take_closed() {
-  std::vector<u64> closed;
-  std::array<epoll_event, 64> events;
+Registry::Events Registry::take_events() {
+  Events happened;
+  std::array<epoll_event, 64> ready;
   const std::scoped_lock lock(mutex_);
   for (;;) {
-    const int n = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), 0);
-    if (n <= 0) return closed;
-    for (const epoll_event& event : std::span(events).first(static_cast<usize>(n))) {
+    const int n = epoll_wait(epoll_.get(), ready.data(), static_cast<int>(ready.size()), 0);
+    if (n <= 0) return happened;
+    for (const epoll_event& event : std::span(ready).first(static_cast<usize>(n))) {
       if (event.data.fd == inotify_.get()) {
-        take_inotify_locked(closed);
+        take_inotify_locked(happened);
         continue;
       }
       const auto connected = connected_.find(event.data.fd);
       if (connected == connected_.end() || (event.events & EPOLLHUP) == 0) continue;
       const auto file = files_.find(connected->second);
-      closed.push_back(file->second.entry.handle);
+      happened.closed.push_back(file->second.entry.handle);
       remove_locked(file);
     }
   }

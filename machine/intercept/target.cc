@@ -45,10 +45,9 @@ Result<FileId> id_at(const std::string& path) {
   return FileId{st.st_dev, st.st_ino};
 }
 
-Result<FileId> id_of(int fd) {
+bool is(int fd, FileId wanted) {
   struct stat st = {};
-  if (fstat(fd, &st) != 0) return fail(host::last_error());
-  return FileId{st.st_dev, st.st_ino};
+  return fstat(fd, &st) == 0 && FileId{st.st_dev, st.st_ino} == wanted;
 }
 
 struct CloseDirectory {
@@ -57,10 +56,15 @@ struct CloseDirectory {
 
 }  // namespace
 
-std::string read_link(const std::string& path) {
+std::optional<std::string> try_read_link(const std::string& path) {
   char target[PATH_MAX];
   const ssize_t n = readlink(path.c_str(), target, sizeof target);
-  return n < 0 ? std::string() : std::string(target, static_cast<usize>(n));
+  if (n >= 0) return std::string(target, static_cast<usize>(n));
+  return errno == EINVAL ? std::optional<std::string>(std::in_place) : std::nullopt;
+}
+
+std::string read_link(const std::string& path) {
+  return try_read_link(path).value_or(std::string());
 }
 
 Result<Target> Target::of(s32 thread) {
@@ -96,7 +100,7 @@ Result<std::string> Target::path(u64 from) const {
     const usize n = std::min<usize>(kPage - (from + text.size()) % kPage, PATH_MAX - text.size());
     TRY(read(std::as_writable_bytes(std::span(piece, n)), from + text.size()));
     if (const void* end = std::memchr(piece, 0, n)) {
-      text.append(piece, static_cast<const char*>(end));
+      text.append(piece, static_cast<usize>(static_cast<const char*>(end) - piece));
       return text;
     }
     text.append(piece, n);
@@ -104,10 +108,14 @@ Result<std::string> Target::path(u64 from) const {
   return fail(Errno::Enametoolong);
 }
 
+bool Target::is_current() const {
+  return access(proc("").c_str(), F_OK) == 0;
+}
+
 std::string Target::proc(std::string_view file) const {
   char text[64];
   const int n = std::snprintf(text, sizeof text, "/proc/%d/task/%d/", process_, thread_);
-  return std::string(text, static_cast<usize>(n)).append(file);
+  return std::string(text, static_cast<usize>(n)) += file;
 }
 
 Result<FileId> Target::file_id(s32 fd) const {
@@ -119,11 +127,11 @@ Result<host::Descriptor> Target::duplicate(s32 fd) const {
   const FileId wanted = TRY(file_id(fd));
   // A thread with descriptors of its own is named itself, where the kernel can do that (6.9); else its process.
   for (const bool own : {true, false}) {
-    const host::Descriptor owner(static_cast<int>(
-        own ? syscall(__NR_pidfd_open, thread_, PIDFD_THREAD) : syscall(__NR_pidfd_open, process_, 0)));
+    const host::Descriptor owner(static_cast<int>(own ? syscall(__NR_pidfd_open, thread_, PIDFD_THREAD)
+                                                      : syscall(__NR_pidfd_open, process_, 0)));
     if (!owner) continue;
     host::Descriptor copy(static_cast<int>(syscall(__NR_pidfd_getfd, owner.get(), fd, 0)));
-    if (copy && id_of(copy.get()) == wanted) return copy;
+    if (copy && is(copy.get(), wanted)) return copy;
   }
   // Where that is forbidden (containers): memory can be opened a second time, which is as good.
   const std::string path = proc("fd/" + std::to_string(fd));
@@ -131,7 +139,7 @@ Result<host::Descriptor> Target::duplicate(s32 fd) const {
     struct stat st = {};
     if (stat(path.c_str(), &st) != 0 || !S_ISREG(st.st_mode)) break;
     host::Descriptor copy(open(path.c_str(), access | O_CLOEXEC));
-    if (copy && id_of(copy.get()) == wanted) return copy;
+    if (copy && is(copy.get(), wanted)) return copy;
   }
   return fail(Errno::Eperm);
 }

@@ -42,6 +42,8 @@ class Target {
   // A path: Enametoolong from PATH_MAX on.
   Result<std::string> path(u64 from) const;
 
+  // The thread is one of the process, still.
+  bool is_current() const;
   // "/proc/PROCESS/task/THREAD" and what is below it: descriptors may be a thread's own.
   std::string proc(std::string_view file) const;
   // Of one of its descriptors. Ebadf.
@@ -58,6 +60,9 @@ class Target {
   s32 thread_;
 };
 
+// Where a symbolic link points; empty: it is none, or not there.
 std::string read_link(const std::string& path);
+// The same, with nothing for what is not there.
+std::optional<std::string> try_read_link(const std::string& path);
 
 }  // namespace perdure::intercept

@@ -1,0 +1,93 @@
+#include "machine/intercept/process_tree.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "machine/host/descriptor.h"
+
+namespace perdure::intercept {
+
+namespace {
+
+struct CloseDirectory {
+  void operator()(DIR* directory) const { closedir(directory); }
+};
+
+// 0: there is no such process any more.
+pid_t parent_of(const char* pid) {
+  char text[512];
+  const std::string path = std::string("/proc/") + pid + "/stat";
+  const host::Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const ssize_t n = file ? read(file.get(), text, sizeof text - 1) : -1;
+  if (n <= 0) return 0;
+  const std::string_view stat(text, static_cast<size_t>(n));
+  // "PID (NAME) STATE PARENT …": a name may hold anything.
+  const size_t name_end = stat.rfind(')');
+  if (name_end == std::string_view::npos || name_end + 4 >= stat.size()) return 0;
+  return static_cast<pid_t>(std::atoi(text + name_end + 4));
+}
+
+}  // namespace
+
+void adopt_orphans() {
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
+}
+
+std::vector<pid_t> descendants() {
+  std::unordered_map<pid_t, pid_t> parent;
+  const std::unique_ptr<DIR, CloseDirectory> directory(opendir("/proc"));
+  while (const dirent* entry = directory ? readdir(directory.get()) : nullptr) {
+    if (entry->d_name[0] < '0' || entry->d_name[0] > '9') continue;
+    parent[static_cast<pid_t>(std::atoi(entry->d_name))] = parent_of(entry->d_name);
+  }
+  std::vector<pid_t> found;
+  const pid_t self = getpid();
+  for (const auto& [pid, unused] : parent) {
+    // The numbers were read one after the other: a chain may be broken, or, with numbers that came again, a ring.
+    pid_t at = pid;
+    for (size_t steps = 0; steps <= parent.size() && at != 0 && at != self; ++steps) {
+      const auto next = parent.find(at);
+      at = next == parent.end() ? 0 : next->second;
+    }
+    if (at == self && pid != self) found.push_back(pid);
+  }
+  return found;
+}
+
+std::optional<Ended> reap() {
+  int status = 0;
+  const pid_t pid = waitpid(-1, &status, WNOHANG | __WALL);
+  if (pid <= 0) return std::nullopt;
+  return Ended{pid, status};
+}
+
+bool any_children() {
+  siginfo_t info = {};
+  return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) == 0 || errno != ECHILD;
+}
+
+std::vector<Ended> end_descendants() {
+  std::vector<Ended> ended;
+  for (;;) {
+    // Who forks while we look is found the next time: a killed process does not fork.
+    for (const pid_t pid : descendants()) kill(pid, SIGKILL);
+    while (auto one = reap()) ended.push_back(*one);
+    if (!any_children()) return ended;
+    // Until the next one ends: what is orphaned by that becomes a child of this process first.
+    poll(nullptr, 0, 1);
+  }
+}
+
+}  // namespace perdure::intercept

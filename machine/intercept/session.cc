@@ -1,0 +1,268 @@
+#include "machine/intercept/session.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+
+#include "machine/host/host_files.h"
+#include "machine/intercept/process_tree.h"
+#include "machine/intercept/workers.h"
+
+namespace perdure::intercept {
+
+namespace {
+
+class Session {
+ public:
+  Session(SessionConfig config, host::Descriptor starter) : config_(std::move(config)), starter_(std::move(starter)) {}
+
+  int run();
+
+ private:
+  Result<void> connect();
+  Result<void> prepare();
+  bool start();
+  void loop();
+  void take_children();
+  bool take_word();
+  void reboot();
+  void power_off();
+  void close_up();
+  void end(Said how);
+  void say(Said what, s32 result, u64 a, std::string_view text = {}) {
+    (void)wire::send(starter_.get(), {.op = static_cast<u32>(what), .result = result, .a = a},
+                     std::as_bytes(std::span(text)));
+  }
+  [[nodiscard]] bool failed(const Result<void>& result, std::string_view what) {
+    if (!result) say(Said::Failed, static_cast<s32>(result.error()), 0, what);
+    return !result;
+  }
+
+  SessionConfig config_;
+  host::Descriptor starter_;
+  host::Descriptor signals_;
+  host::Descriptor kernel_gone_;  // an eventfd, written by whichever thread notices
+  std::unique_ptr<KernelLink> link_;
+  std::optional<wire::Channel> events_;
+  std::optional<Machine> machine_;
+  std::optional<Workers> workers_;
+  std::optional<Launched> program_;
+  int status_ = 0;
+  bool ended_ = false;
+  bool over_ = false;
+};
+
+// So many of our files may be in programs at a time; each has one descriptor here.
+void raise_descriptor_limit() {
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// The place for files that take orders: below the limit that programs start with.
+u32 place_for_orders() {
+  constexpr rlim_t kRoom = 64;
+  constexpr rlim_t kMost = 65536;
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024 - kRoom;
+  return static_cast<u32>(std::min(std::max(limit.rlim_cur, 2 * kRoom), kMost) - kRoom);
+}
+
+std::function<void(const std::string&)> logger(const std::string& path) {
+  if (path.empty()) return {};
+  std::FILE* file = std::fopen(path.c_str(), "ae");
+  if (!file) return {};
+  std::setvbuf(file, nullptr, _IOLBF, 0);
+  return [file](const std::string& line) {
+    timespec now = {};
+    clock_gettime(CLOCK_REALTIME, &now);
+    std::fprintf(file, "%lld.%06ld %s\n", static_cast<long long>(now.tv_sec), now.tv_nsec / 1000, line.c_str());
+  };
+}
+
+Result<void> Session::connect() {
+  link_ = TRY(KernelLink::join(TRY(config_.connect()), 0));
+  events_ = TRY(KernelLink::become_events(TRY(KernelLink::join(TRY(config_.connect()), link_->front()))));
+  return {};
+}
+
+Result<void> Session::prepare() {
+  sigset_t children;
+  sigemptyset(&children);
+  sigaddset(&children, SIGCHLD);
+  signals_ = host::Descriptor(signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK));
+  kernel_gone_ = host::Descriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!signals_ || !kernel_gone_) return fail(host::last_error());
+  machine_.emplace(TRY(Registry::create()), TRY(Shadow::create()), TRY(Processes::create()));
+  machine_->high_fd = place_for_orders();
+  machine_->log = logger(config_.log_file);
+  return {};
+}
+
+bool Session::start() {
+  // Before any thread is: the child is a copy of this process.
+  auto launched = Launched::prepare(
+      config_.program,
+      build_filter({.files = config_.files, .eventfds = EventFds::needed(), .high_fd = machine_->high_fd}));
+  if (!launched) {
+    say(Said::Failed, static_cast<s32>(launched.error()), 0, "seccomp");
+    return false;
+  }
+  program_ = std::move(*launched);
+  // The program keeps the terminal; what is typed there is not for this process.
+  setsid();
+  raise_descriptor_limit();
+  machine_->listener = std::make_unique<Listener>(program_->take_listener());
+  const u64 front = link_->front();
+  workers_.emplace(
+      *machine_,
+      [this, front]() -> Result<std::unique_ptr<KernelLink>> {
+        return KernelLink::join(TRY(config_.connect()), front);
+      },
+      [this] {
+        const u64 one = 1;
+        [[maybe_unused]] const ssize_t n = write(kernel_gone_.get(), &one, sizeof one);
+      });
+  workers_->start();
+  if (const auto gone = program_->go(); !gone) {
+    say(Said::NoProgram, static_cast<s32>(gone.error()), 0);
+    return false;
+  }
+  say(Said::Started, 0, static_cast<u64>(program_->pid()));
+  return true;
+}
+
+int Session::run() {
+  adopt_orphans();
+  if (failed(connect(), "kernel") || failed(prepare(), "supervisor") || !start()) {
+    close_up();
+    return 1;
+  }
+  loop();
+  close_up();
+  return 0;
+}
+
+// Nothing waits for the threads: they end with the process.
+void Session::close_up() {
+  if (machine_) machine_->shadow.reset();
+}
+
+void Session::take_children() {
+  signalfd_siginfo info;
+  while (read(signals_.get(), &info, sizeof info) > 0) {
+  }
+  while (const auto one = reap()) {
+    if (one->pid != program_->pid()) continue;
+    status_ = one->status;
+    ended_ = true;
+    // What it had open is closed for the kernel before anybody hears of its end.
+    Service service(*machine_, *link_, [] {});
+    if (!service.pass_on_closes()) return power_off();
+    say(Said::Ended, 0, static_cast<u64>(status_));
+  }
+  if (!any_children()) over_ = true;
+}
+
+// False: nobody is there to be told any more.
+bool Session::take_word() {
+  const auto word = wire::receive(starter_.get());
+  if (!word) {
+    end_descendants();
+    over_ = true;
+    return false;
+  }
+  switch (static_cast<Said>(word->head.op)) {
+    case Said::Signal:
+      if (!ended_) kill(program_->pid(), static_cast<int>(word->head.a));
+      return true;
+    case Said::Finish:
+      end_descendants();
+      over_ = true;
+      return true;
+    case Said::Leave: {
+      const host::Descriptor nothing(open("/dev/null", O_RDWR | O_CLOEXEC));
+      for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) dup2(nothing.get(), fd);
+      return false;
+    }
+    default: return true;
+  }
+}
+
+void Session::end(Said how) {
+  {
+    // From here on no close reaches the kernel: what dies with it is not closed.
+    const std::scoped_lock lock(machine_->closing);
+    machine_->over = true;
+  }
+  for (const Ended& one : end_descendants()) {
+    if (one.pid == program_->pid()) status_ = one.status;
+  }
+  over_ = true;
+  if (how == Said::Rebooted && events_) (void)events_->reply(wire::Reply{});
+  say(how, 0, static_cast<u64>(status_));
+}
+
+void Session::reboot() {
+  const auto event = events_->receive();
+  if (!event) return power_off();
+  if (event->head.op == static_cast<u32>(wire::Event::Reboot)) {
+    end(Said::Rebooted);
+  } else {
+    (void)events_->reply(fail(Errno::Enosys));
+  }
+}
+
+void Session::power_off() {
+  end(Said::PowerOff);
+}
+
+void Session::loop() {
+  Service service(*machine_, *link_, [] {});
+  pollfd fds[] = {{signals_.get(), POLLIN, 0},
+                  {starter_.get(), POLLIN, 0},
+                  {events_->socket(), POLLIN, 0},
+                  {kernel_gone_.get(), POLLIN, 0},
+                  {machine_->registry->poll_fd(), POLLIN, 0},
+                  {machine_->processes->poll_fd(), POLLIN, 0}};
+  take_children();  // it may have ended before anybody listened
+  while (!over_) {
+    if (poll(fds, std::size(fds), -1) < 0) continue;
+    // An orderly reboot is told before the connections break.
+    if (fds[2].revents != 0) {
+      reboot();
+    } else if (fds[3].revents != 0) {
+      // The kernel is gone; did it say why?
+      pollfd said = {events_->socket(), POLLIN, 0};
+      poll(&said, 1, -1);
+      reboot();
+    } else if (fds[4].revents != 0 || fds[5].revents != 0) {
+      if (!service.pass_on_closes()) power_off();
+    } else if (fds[1].revents != 0) {
+      if (!take_word()) {
+        fds[1].fd = -1;  // poll() passes over it
+        starter_.reset();
+      }
+    } else if (fds[0].revents != 0) {
+      take_children();
+    }
+  }
+}
+
+}  // namespace
+
+int run_session(SessionConfig config, host::Descriptor starter) {
+  return Session(std::move(config), std::move(starter)).run();
+}
+
+}  // namespace perdure::intercept

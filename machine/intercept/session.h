@@ -1,0 +1,36 @@
+// A program and all that it starts, served for as long as one kernel runs. This is a process of its own, an ancestor of
+// the programs: who may look into them, and is there when their kernel is replaced.
+#pragma once
+#include <string>
+
+#include "machine/intercept/kernel_link.h"
+#include "machine/intercept/launch.h"
+
+namespace perdure::intercept {
+
+struct SessionConfig {
+  Connect connect;
+  Program program;
+  bool files = true;     // sysfs, too
+  std::string log_file;  // empty: none
+};
+
+// Between a session and who started it, over a socket of wire::Message.
+enum class Said : u32 {
+  // from the session
+  Failed = 1,  // result: why; payload: what was tried. Nothing was started
+  NoProgram,   // result: why it could not be executed
+  Started,     // a: its process
+  Ended,       // a: its status, as waitpid() has it. What it started may still run
+  Rebooted,    // the kernel is replaced, and all programs are gone. a: as above
+  PowerOff,    // the kernel went for good, and all programs are gone
+  // to the session
+  Signal,  // a: send it to the program
+  Finish,  // end what still runs, and go
+  Leave,   // go on alone, until the last of them ends
+};
+
+// Does not come back before everything has ended. When `starter` hangs up without a word, everything is ended.
+int run_session(SessionConfig config, host::Descriptor starter);
+
+}  // namespace perdure::intercept
