@@ -1,7 +1,11 @@
 // The `perdure` program.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "tool/demo.h"
 #include "tool/machine/commands.h"
@@ -13,6 +17,23 @@
 namespace {
 
 constexpr int kUsage = 2;
+
+// `perdure run` is followed by another program's command line: takes off what comes after its own options, or after
+// "--".
+std::vector<std::string> split_program(const CLI::App& command, int& argc, char** argv) {
+  if (argc < 2 || std::string_view(argv[1]) != command.get_name()) return {};
+  int end = 2;
+  while (end < argc && argv[end][0] == '-' && std::string_view(argv[end]) != "--") {
+    const CLI::Option* option = command.get_option_no_throw(argv[end]);
+    end += option && option->get_items_expected_min() > 0 ? 2 : 1;
+  }
+  end = std::min(end, argc);
+  int begin = end;
+  if (begin < argc && std::string_view(argv[begin]) == "--") ++begin;
+  std::vector<std::string> program(argv + begin, argv + argc);
+  argc = end;
+  return program;
+}
 
 int run(int argc, char** argv) {
   CLI::App app{"Perdure: live update for machines whose devices keep doing DMA"};
@@ -117,7 +138,6 @@ int run(int argc, char** argv) {
   CLI::App* run_command = app.add_subcommand("run",
                                              "a program, unmodified, with /dev/iommu, /dev/vfio and /dev/liveupdate of "
                                              "a machine: run [OPTIONS] -- PROGRAM ARGUMENTS…");
-  run_command->prefix_command();
   run_command->add_option("--socket", on_machine.socket, "the socket of a kernel process; else a machine of its own")
       ->option_text("PATH");
   run_command
@@ -127,6 +147,7 @@ int run(int argc, char** argv) {
       ->option_text("FILE");
   run_command->add_flag("!--no-sysfs", on_machine.files, "leave the host's sysfs alone: only the device nodes");
 
+  std::vector<std::string> program_of_run = split_program(*run_command, argc, argv);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -136,12 +157,9 @@ int run(int argc, char** argv) {
   if (*demo_command) return perdure::tool::run_demo(demo);
   if (*metal_command) return metal::run_metal(on_metal);
   if (*run_command) {
-    on_machine.program = run_command->remaining();
-    if (!on_machine.program.empty() && on_machine.program.front() == "--") {
-      on_machine.program.erase(on_machine.program.begin());
-    }
+    on_machine.program = std::move(program_of_run);
     if (on_machine.program.empty()) {
-      std::fprintf(stderr, "perdure run: which program? perdure run [OPTIONS] -- PROGRAM ARGUMENTS…\n");
+      std::fprintf(stderr, "perdure run: which program? perdure run [OPTIONS] -- PROGRAM ARGUMENTS...\n");
       return kUsage;
     }
     return perdure::tool::run_run(on_machine);
