@@ -138,8 +138,11 @@ int run(int argc, char** argv) {
   CLI::App* run_command = app.add_subcommand("run",
                                              "a program, unmodified, with /dev/iommu, /dev/vfio and /dev/liveupdate of "
                                              "a machine: run [OPTIONS] -- PROGRAM ARGUMENTS…");
-  run_command->add_option("--socket", on_machine.socket, "the socket of a kernel process; else a machine of its own")
-      ->option_text("PATH");
+  run_command->add_option("--machine", on_machine.machine, "a machine that is up; else one of its own, for this run")
+      ->option_text("NAME");
+  run_command->add_option("--socket", on_machine.socket, "a machine by the socket of its kernel process")
+      ->option_text("PATH")
+      ->excludes("--machine");
   run_command
       ->add_option("--restart", on_machine.restarts, "start the program again under the next kernel, so many times")
       ->option_text("TIMES");

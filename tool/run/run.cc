@@ -11,12 +11,12 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
+#include <memory>
 #include <optional>
 
 #include "machine/host/host_files.h"
 #include "machine/intercept/session.h"
-#include "tool/run/scratch_machine.h"
+#include "tool/machine/own_machine.h"
 
 namespace perdure::tool {
 
@@ -115,18 +115,21 @@ class Signals {
 
 class Run {
  public:
-  explicit Run(const RunOptions& options) : options_(options) {}
+  // Throws MachineError.
+  explicit Run(const RunOptions& options) : options_(options) {
+    if (!options.socket.empty()) {
+      socket_ = options.socket;
+    } else if (!options.machine.empty()) {
+      socket_ = machine_socket(options.machine).string();
+    } else {
+      // Before signals are taken over: its processes take theirs as they come.
+      own_ = std::make_unique<OwnMachine>();
+      socket_ = own_->socket().string();
+    }
+    signals_.emplace();
+  }
 
   int run() {
-    socket_ = options_.socket;
-    if (socket_.empty()) {
-      own_ = ScratchMachine::start();
-      if (!own_) {
-        std::fprintf(stderr, "perdure run: no machine could be started\n");
-        return kCannotServe;
-      }
-      socket_ = own_->socket();
-    }
     for (u32 boots = 0;; ++boots) {
       const End end = one_boot();
       if (!end.rebooted || boots >= options_.restarts) return end.status;
@@ -149,7 +152,7 @@ class Run {
       pair->first.reset();
       const std::string socket = socket_;
       _exit(intercept::run_session({.connect = [socket] { return wire::Channel::connect(socket, kBootTimeoutMs); },
-                                    .program = {.arguments = options_.program, .mask = signals_.before()},
+                                    .program = {.arguments = options_.program, .mask = signals_->before()},
                                     .files = options_.files,
                                     .log_file = options_.log},
                                    std::move(pair->second)));
@@ -165,9 +168,9 @@ class Run {
 
   End follow(int session) const {
     for (;;) {
-      pollfd fds[] = {{session, POLLIN, 0}, {signals_.fd(), POLLIN, 0}};
+      pollfd fds[] = {{session, POLLIN, 0}, {signals_->fd(), POLLIN, 0}};
       if (poll(fds, 2, -1) < 0) continue;
-      while (const auto signal = signals_.next()) {
+      while (const auto signal = signals_->next()) {
         (void)wire::send(session, {.op = static_cast<u32>(Said::Signal), .a = static_cast<u64>(*signal)});
       }
       if (fds[0].revents == 0) continue;
@@ -195,15 +198,20 @@ class Run {
   }
 
   const RunOptions& options_;
-  Signals signals_;
   std::string socket_;
-  std::unique_ptr<ScratchMachine> own_;
+  std::unique_ptr<OwnMachine> own_;
+  std::optional<Signals> signals_;
 };
 
 }  // namespace
 
 int run_run(const RunOptions& options) {
-  return Run(options).run();
+  try {
+    return Run(options).run();
+  } catch (const MachineError& e) {
+    std::fprintf(stderr, "perdure run: %s\n", e.what());
+    return kCannotServe;
+  }
 }
 
 }  // namespace perdure::tool
