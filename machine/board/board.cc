@@ -579,6 +579,7 @@ void Board::wake() {
 
 PoisonStats Board::kernel_gone(const HandoverRequest& request) {
   set_msi_sink({});
+  memory_.detach_foreign();  // its programs are gone, and it is handed over by nobody
   const std::vector<Bank> before = memory_.banks();
   const PoisonStats stats = poison(memory_, request);
   if (shadow_) {

@@ -60,6 +60,9 @@ class Board final : private DeviceBus {
   Phys rsdp() const { return rsdp_; }
   // See PhysicalMemory.
   Result<Bank> bank_attach(int fd, u64 offset, u64 length) { return memory_.attach(fd, offset, length); }
+  Result<Bank> bank_attach_foreign(std::shared_ptr<ForeignMemory> memory, u64 length, u64 host_id) {
+    return memory_.attach_foreign(std::move(memory), length, host_id);
+  }
   Result<void> bank_detach(const Bank& bank);
   std::optional<Bank> bank_lookup(Phys at) const { return memory_.bank_at(at.value); }
   Result<int> bank_fd(u64 host_id) const { return memory_.bank_fd(host_id); }

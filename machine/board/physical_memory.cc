@@ -75,6 +75,7 @@ PhysicalMemory::PhysicalMemory(unsigned window_log2, u64 ram_bytes, std::vector<
     refuse("RAM of " + std::to_string(ram_bytes) + " bytes; choose a multiple of 2 MiB, 4 MiB at least");
   }
   if (ram().back().end() > bar_window().base) refuse("RAM does not fit the window; choose a larger window_log2");
+  foreign_base_ = std::max(window() / 4 * 3, align_up(ram().back().end(), kGiantPageSize));
   reserved_.push_back({0, kFirmware});
   std::sort(reserved_.begin(), reserved_.end(), [](const PhysRange& a, const PhysRange& b) { return a.base < b.base; });
   for (usize i = 0; i < reserved_.size(); ++i) {
@@ -150,7 +151,7 @@ bool PhysicalMemory::is_kernel_ram(u64 phys, u64 length) const {
 
 Result<u64> PhysicalMemory::place_locked(u64 length) const {
   const u64 alignment = std::min(kGiantPageSize, std::bit_ceil(length));
-  const u64 limit = bar_window().base;
+  const u64 limit = foreign_base_;
   // Never in the low 4 GiB: addresses there look like device memory to people and to 32-bit devices.
   u64 at = align_up(std::max(ram().back().end(), kHoleEnd), kGiantPageSize);
   for (const auto& [base, mapped] : banks_) {
@@ -180,7 +181,7 @@ Result<Bank> PhysicalMemory::attach(int fd, u64 offset, u64 length, std::optiona
   }
   u64 base = 0;
   if (at) {
-    if (*at % kPageSize != 0 || *at < kHoleEnd || range_overflows(*at, length) || *at + length > bar_window().base) {
+    if (*at % kPageSize != 0 || *at < kHoleEnd || range_overflows(*at, length) || *at + length > foreign_base_) {
       return fail(Errno::Einval);
     }
     if (ram().size() > 1 && *at < ram().back().end()) return fail(Errno::Eexist);
@@ -204,6 +205,7 @@ Result<Bank> PhysicalMemory::attach(int fd, u64 offset, u64 length, std::optiona
 
 Result<void> PhysicalMemory::detach(u64 base) {
   const WriteGuard guard(lock_);
+  if (foreign_.erase(base) != 0) return {};
   const auto it = banks_.find(base);
   if (it == banks_.end()) return fail(Errno::Enoent);
   if (mmap(window_ + base, it->second.bank.length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
@@ -214,6 +216,65 @@ Result<void> PhysicalMemory::detach(u64 base) {
   bases_.erase({it->second.bank.host_id, it->second.bank.offset});
   banks_.erase(it);
   return {};
+}
+
+// --- foreign memory --------------------------------------------------------------------------------------------------
+
+std::optional<u64> PhysicalMemory::room_for_foreign_locked(u64 from, u64 length) const {
+  const u64 alignment = std::min(kGiantPageSize, std::bit_ceil(length));
+  u64 at = align_up(from, alignment);
+  auto next = foreign_.upper_bound(at);
+  if (next != foreign_.begin()) {
+    const auto& [base, before] = *std::prev(next);
+    at = align_up(std::max(at, base + before.length), alignment);
+  }
+  for (; next != foreign_.end() && next->first < at + length; ++next) {
+    at = align_up(next->first + next->second.length, alignment);
+  }
+  const u64 limit = bar_window().base;
+  if (at > limit || limit - at < length) return std::nullopt;
+  return at;
+}
+
+Result<Bank> PhysicalMemory::attach_foreign(std::shared_ptr<ForeignMemory> memory, u64 length, u64 host_id) {
+  if (length == 0 || length % kPageSize != 0 || length > window()) return fail(Errno::Einval);
+  const WriteGuard guard(lock_);
+  // There may be many, small ones: looking goes on where the last one was placed, and once round.
+  std::optional<u64> base = room_for_foreign_locked(std::max(next_foreign_, foreign_base_), length);
+  if (!base) base = room_for_foreign_locked(foreign_base_, length);
+  if (!base) return fail(Errno::Enospc);
+  foreign_[*base] = {length, std::move(memory)};
+  next_foreign_ = *base + length;
+  return Bank{Phys(*base), length, 0, host_id};
+}
+
+void PhysicalMemory::detach_foreign() {
+  const WriteGuard guard(lock_);
+  foreign_.clear();
+}
+
+usize PhysicalMemory::foreign() const {
+  const ReadGuard guard(lock_);
+  return foreign_.size();
+}
+
+template <class Move>
+bool PhysicalMemory::foreign_locked(u64 phys, u64 length, Move move) const {
+  if (phys < foreign_base_ || length == 0 || range_overflows(phys, length)) return false;
+  for (u64 done = 0; done < length;) {
+    auto it = foreign_.upper_bound(phys + done);
+    if (it == foreign_.begin()) return false;
+    const auto& [base, foreign] = *--it;
+    const u64 into = phys + done - base;
+    if (into >= foreign.length) return false;
+    const u64 piece = std::min(length - done, foreign.length - into);
+    if (!move(*foreign.memory, into, done, piece)) {
+      foreign_faults_.fetch_add(1, std::memory_order_relaxed);
+      return false;
+    }
+    done += piece;
+  }
+  return true;
 }
 
 std::vector<Bank> PhysicalMemory::banks() const {
@@ -300,7 +361,11 @@ bool PhysicalMemory::backed(u64 phys, u64 length) const {
 
 bool PhysicalMemory::read(u64 phys, std::span<std::byte> to) const {
   const ReadGuard guard(lock_);
-  if (!backed_locked(phys, to.size())) return false;
+  if (!backed_locked(phys, to.size())) {
+    return foreign_locked(phys, to.size(), [&](ForeignMemory& memory, u64 into, u64 done, u64 piece) {
+      return memory.read(into, to.subspan(done, piece));
+    });
+  }
   const std::byte* from = window_ + phys;
   by_words(
       phys, to.size(),
@@ -314,7 +379,11 @@ bool PhysicalMemory::read(u64 phys, std::span<std::byte> to) const {
 
 bool PhysicalMemory::write(u64 phys, std::span<const std::byte> from) {
   const ReadGuard guard(lock_);
-  if (!backed_locked(phys, from.size())) return false;
+  if (!backed_locked(phys, from.size())) {
+    return foreign_locked(phys, from.size(), [&](ForeignMemory& memory, u64 into, u64 done, u64 piece) {
+      return memory.write(into, from.subspan(done, piece));
+    });
+  }
   std::byte* to = window_ + phys;
   by_words(
       phys, from.size(),

@@ -2,11 +2,12 @@
 // memory stand at window base + physical address. Everything between them is not accessible.
 //
 // Layout: RAM from 0 (its first MiB is firmware's), a hole for registers below 4 GiB, RAM's remainder from 4 GiB, banks
-// above it, and 64-bit BARs in the top sixteenth of the window.
+// above it, foreign memory from three quarters of the window, and 64-bit BARs in its top sixteenth.
 #pragma once
 #include <atomic>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "core/base/function_ref.h"
 #include "core/base/machine.h"
 #include "core/base/result.h"
+#include "machine/board/foreign_memory.h"
 #include "machine/board/iommu/phys_memory.h"
 #include "machine/board/shared_lock.h"
 
@@ -70,7 +72,7 @@ class PhysicalMemory final : public PhysMemory {
   // unaligned or empty; Eexist: part of the range is a bank already; Enospc: no room; Eacces: not writable; Ebadf;
   // Enomem.
   Result<Bank> attach(int fd, u64 offset, u64 length, std::optional<u64> at = std::nullopt);
-  Result<void> detach(u64 base);  // Enoent
+  Result<void> detach(u64 base);  // of foreign memory, too. Enoent
   std::vector<Bank> banks() const;
   std::optional<Bank> bank_at(u64 phys) const;
   std::optional<Bank> bank_of(u64 host_id, u64 offset) const;
@@ -79,11 +81,22 @@ class PhysicalMemory final : public PhysMemory {
   // The file behind any of its banks: a new descriptor with its own position,
   // the caller's. Enoent.
   Result<int> bank_fd(u64 host_id) const;
+  // --- foreign memory ------------------------------------------------------------------------------------------------
+  // Gives [0, length) of it an address, aligned as a bank's. It is reached by read() and write() alone: not by words,
+  // so it holds no tables, and not through base(). It is not in banks() and map(): it is given up with the kernel.
+  // Einval: empty, or no whole pages; Enospc.
+  Result<Bank> attach_foreign(std::shared_ptr<ForeignMemory> memory, u64 length, u64 host_id);
+  // All of it.
+  void detach_foreign();
+  usize foreign() const;
+  // Accesses to it that failed.
+  u64 foreign_faults() const { return foreign_faults_.load(std::memory_order_relaxed); }
+
   // RAM, what firmware reserved of it, and banks, in order of address.
   std::vector<MemoryRegion> map() const;
 
   // --- access as hardware does it: atomic words, never a fault of this process ---------------------------------------
-  // False, with nothing done, unless the whole range is RAM or bank.
+  // False, with nothing done, unless the whole range is RAM or bank; or foreign memory, and that is gone.
   bool read(u64 phys, std::span<std::byte> to) const;
   bool write(u64 phys, std::span<const std::byte> from);
   bool backed(u64 phys, u64 length) const;
@@ -116,19 +129,31 @@ class PhysicalMemory final : public PhysMemory {
     Bank bank;
     int fd = -1;
   };
+  struct Foreign {
+    u64 length = 0;
+    std::shared_ptr<ForeignMemory> memory;
+  };
   Result<u64> place_locked(u64 length) const REQUIRES(lock_);
+  std::optional<u64> room_for_foreign_locked(u64 from, u64 length) const REQUIRES(lock_);
+  // Moves [phys, phys + length) piece by piece; false where it is not all foreign memory, or a piece fails.
+  template <class Move>
+  bool foreign_locked(u64 phys, u64 length, Move move) const PERDURE_TSA(requires_shared_capability(lock_));
   bool backed_locked(u64 phys, u64 length) const PERDURE_TSA(requires_shared_capability(lock_));
   std::optional<u64> ram_offset(u64 phys) const;
 
   unsigned window_log2_;
   u64 ram_bytes_;
   std::vector<PhysRange> reserved_;
+  u64 foreign_base_ = 0;  // three quarters of the window, or where RAM ends
   std::byte* window_ = nullptr;
   int ram_fd_ = -1;
   unsigned guard_slot_ = 0;
   mutable SharedLock lock_;
   std::map<u64, Mapped> banks_ GUARDED_BY(lock_);               // by base
   std::map<std::pair<u64, u64>, u64> bases_ GUARDED_BY(lock_);  // by file and offset
+  std::map<u64, Foreign> foreign_ GUARDED_BY(lock_);            // by base
+  u64 next_foreign_ GUARDED_BY(lock_) = 0;                      // where looking for room begins
+  mutable std::atomic<u64> foreign_faults_{0};
   std::function<bool(u64, TableUse)> judge_;
 };
 

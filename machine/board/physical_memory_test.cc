@@ -141,6 +141,93 @@ TEST(PhysicalMemory, AccessSpansNeighbouringBanksAndStopsAtTheirEnd) {
   EXPECT_EQ(m.attach(f.fd(), 16384, 4096, 0x1000).error(), Errno::Einval);
 }
 
+// Bytes that may go away, page by page.
+class Pages final : public ForeignMemory {
+ public:
+  explicit Pages(usize pages) : bytes_(pages * kPageSize), gone_(pages) {}
+  bool read(u64 offset, std::span<std::byte> to) override {
+    if (gone_[offset / kPageSize]) return false;
+    std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(offset), to.size(), to.begin());
+    return true;
+  }
+  bool write(u64 offset, std::span<const std::byte> from) override {
+    if (gone_[offset / kPageSize]) return false;
+    std::copy(from.begin(), from.end(), bytes_.begin() + static_cast<std::ptrdiff_t>(offset));
+    return true;
+  }
+  void lose(usize page) { gone_[page] = true; }
+  std::byte at(u64 offset) const { return bytes_[offset]; }
+
+ private:
+  std::vector<std::byte> bytes_;
+  std::vector<bool> gone_;
+};
+
+TEST(PhysicalMemory, ForeignMemoryIsReachedByTransfersAlone) {
+  PhysicalMemory m(kSmall, 64 * kMiB);
+  const auto first = std::make_shared<Pages>(1), second = std::make_shared<Pages>(1);
+  const u64 a = m.attach_foreign(first, kPageSize, 1)->base.value;
+  const u64 b = m.attach_foreign(second, kPageSize, 2)->base.value;
+  ASSERT_EQ(b, a + kPageSize) << "small ones lie side by side";
+  // A transfer goes from one into the other.
+  std::vector<std::byte> data(64, std::byte{0x5a}), back(64);
+  EXPECT_TRUE(m.write(b - 32, data));
+  EXPECT_EQ(first->at(kPageSize - 1), std::byte{0x5a});
+  EXPECT_EQ(second->at(31), std::byte{0x5a});
+  EXPECT_TRUE(m.read(b - 32, back));
+  EXPECT_EQ(back, data);
+  EXPECT_EQ(m.foreign_faults(), 0u);
+  // Not beyond the end, and not by words: tables cannot be in it.
+  EXPECT_FALSE(m.read(b + kPageSize - 32, back));
+  EXPECT_FALSE(m.read(a - 8, back));
+  u64 word = 0;
+  EXPECT_FALSE(m.load64(a, word));
+  EXPECT_FALSE(m.store32(a, 1));
+  EXPECT_FALSE(m.compare_exchange64(a, word, 1));
+  EXPECT_FALSE(m.is_ram(a, 8));
+  EXPECT_EQ(m.foreign_faults(), 0u) << "nobody asked it";
+  second->lose(0);
+  EXPECT_FALSE(m.write(b - 32, data));
+  EXPECT_FALSE(m.read(b, back));
+  EXPECT_EQ(m.foreign_faults(), 2u);
+  EXPECT_TRUE(m.read(b - 64, back));
+}
+
+TEST(PhysicalMemory, ForeignMemoryIsNoBankOfTheMap) {
+  PhysicalMemory m(kSmall, 64 * kMiB);
+  const usize before = m.map().size();
+  const Bank one = *m.attach_foreign(std::make_shared<Pages>(1), kPageSize, 1);
+  EXPECT_EQ(m.map().size(), before);
+  EXPECT_TRUE(m.banks().empty());
+  EXPECT_EQ(m.foreign(), 1u);
+  usize lines = 0;
+  m.find_lines({one.base.value, kPageSize}, 0, [&](u64) { ++lines; });
+  EXPECT_EQ(lines, 0u);
+  EXPECT_TRUE(m.detach(one.base.value));
+  EXPECT_EQ(m.detach(one.base.value).error(), Errno::Enoent);
+  ASSERT_TRUE(m.attach_foreign(std::make_shared<Pages>(1), kPageSize, 2));
+  m.detach_foreign();
+  EXPECT_EQ(m.foreign(), 0u);
+  EXPECT_EQ(m.attach_foreign(std::make_shared<Pages>(1), 100, 3).error(), Errno::Einval);
+  EXPECT_EQ(m.attach_foreign(std::make_shared<Pages>(1), 0, 3).error(), Errno::Einval);
+}
+
+// Room that was given back is found again, when there is none left behind the last one.
+TEST(PhysicalMemory, ForeignMemoryFindsRoomOnceRound) {
+  PhysicalMemory m(kSmall, 64 * kMiB);  // 24 to 30 GiB
+  std::vector<Bank> all;
+  for (u64 i = 0; i < 6; ++i) all.push_back(*m.attach_foreign(std::make_shared<Pages>(1), kGiB, i));
+  EXPECT_EQ(m.attach_foreign(std::make_shared<Pages>(1), kPageSize, 9).error(), Errno::Enospc);
+  ASSERT_TRUE(m.detach(all[2].base.value));
+  const auto small = m.attach_foreign(std::make_shared<Pages>(1), kPageSize, 10);
+  ASSERT_TRUE(small);
+  EXPECT_EQ(small->base, all[2].base);
+  EXPECT_EQ(m.attach_foreign(std::make_shared<Pages>(1), kGiB, 11).error(), Errno::Enospc);
+  // RAM that reaches so far is not covered.
+  PhysicalMemory large(kSmall, 27 * kGiB);
+  EXPECT_GE(large.attach_foreign(std::make_shared<Pages>(1), kPageSize, 1)->base.value, 29 * kGiB);
+}
+
 TEST(PhysicalMemory, MapNamesRamFirmwareAndBanks) {
   PhysicalMemory m(kSmall, 64 * kMiB);
   const GuestFile f(kMiB);

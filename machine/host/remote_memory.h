@@ -7,9 +7,8 @@ namespace perdure::host {
 
 class RemoteMemory final : public HostMemory, private HostObjects::Object {
  public:
-  // Whole pages. `id`: no other object's.
-  RemoteMemory(HostObjects& home, u64 id, std::shared_ptr<const RemoteProcess> process, u64 address, u64 bytes)
-      : Object(home), id_(id), process_(std::move(process)), address_(address), bytes_(bytes) {}
+  // The pages of [address, address + bytes).
+  RemoteMemory(HostObjects& home, std::shared_ptr<const RemoteProcess> process, u64 address, u64 bytes);
   // Ids that no file has: file_id() of a device that does not exist.
   static constexpr u64 kFirstId = u64{0xffffff} << 40;
 
@@ -25,6 +24,7 @@ class RemoteMemory final : public HostMemory, private HostObjects::Object {
   Result<void> write(u64 offset, std::span<const std::byte> from) override;
 
   const RemoteProcess& process() const { return *process_; }
+  std::shared_ptr<const RemoteProcess> shared_process() const { return process_; }
   u64 address() const { return address_; }
 
  private:

@@ -5,6 +5,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <string>
@@ -37,6 +39,11 @@ static_assert(sizeof(MapQuery) == 104);
 constexpr unsigned long kMapQuery = _IOWR('f', 17, MapQuery);
 constexpr u64 kReadable = 1, kWritable = 2, kShared = 8;
 
+u64 next_number() {
+  static std::atomic<u64> next{1};
+  return next.fetch_add(1, std::memory_order_relaxed);
+}
+
 std::string path_of(pid_t process, const char* file) {
   return "/proc/" + std::to_string(process) + "/" + file;
 }
@@ -48,6 +55,9 @@ Result<Descriptor> open_file(pid_t process, const char* file, int flags) {
 }
 
 }  // namespace
+
+RemoteProcess::RemoteProcess(pid_t process, Descriptor memory, Descriptor maps)
+    : number_(next_number()), process_(process), memory_(std::move(memory)), maps_(std::move(maps)) {}
 
 Result<std::shared_ptr<RemoteProcess>> RemoteProcess::open(pid_t process) {
   return adopt(process, TRY(open_file(process, "mem", O_RDWR)));
@@ -94,6 +104,14 @@ Result<MappedRange> RemoteProcess::mapped_at(u64 address) const {
   }
   if (errno != ENOTTY) return fail(Errno::Enoent);
   return search(address);
+}
+
+Descriptor RemoteProcess::open_shared(const MappedRange& range) const {
+  if (!range.shared || range.inode == 0) return {};
+  char name[64];
+  std::snprintf(name, sizeof name, "map_files/%llx-%llx", static_cast<unsigned long long>(range.start),
+                static_cast<unsigned long long>(range.end));
+  return Descriptor(::open(path_of(process_, name).c_str(), O_RDWR | O_CLOEXEC));
 }
 
 // The same from the text, on older hosts. The file's position is everybody's, so it is read at places of our own.

@@ -48,13 +48,18 @@ class RemoteProcess {
   // Enoent: nothing is mapped there.
   Result<MappedRange> mapped_at(u64 address) const;
 
+  // The file of a shared mapping, also one without a name, where the host lets us: none where not, or not shared.
+  Descriptor open_shared(const MappedRange& range) const;
+
+  // No other one's of this process (the one that calls).
+  u64 number() const { return number_; }
   pid_t process() const { return process_; }
   int memory() const { return memory_.get(); }
 
  private:
-  RemoteProcess(pid_t process, Descriptor memory, Descriptor maps)
-      : process_(process), memory_(std::move(memory)), maps_(std::move(maps)) {}
+  RemoteProcess(pid_t process, Descriptor memory, Descriptor maps);
   Result<MappedRange> search(u64 address) const;
+  const u64 number_;
   const pid_t process_;
   const Descriptor memory_;
   const Descriptor maps_;

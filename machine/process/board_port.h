@@ -5,6 +5,7 @@
 
 #include "core/base/machine.h"
 #include "machine/host/descriptor.h"
+#include "machine/host/remote_memory.h"
 
 namespace perdure::process {
 
@@ -27,6 +28,8 @@ class BoardPort {
   virtual Result<host::Descriptor> ram(std::vector<RamPiece>& pieces) = 0;
   virtual Result<std::vector<PortedBank>> banks() = 0;
   virtual Result<Bank> bank_attach(int fd, u64 offset, u64 length) = 0;
+  // Of a process's memory; it can be reached by devices alone.
+  virtual Result<Bank> bank_attach(const host::RemoteMemory& memory) = 0;
   virtual void bank_detach(const Bank& bank) = 0;
 
   virtual u64 mmio_read(Phys at, Width width) = 0;

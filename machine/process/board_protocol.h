@@ -24,6 +24,15 @@ enum class BoardOp : u32 {
   Cancel,         // it did not
   Interrupt,      // (board → kernel, on the interrupt socket)
   InterruptPage,  // → descriptor
+  RemoteAttach,   // payload: RemoteBank, descriptor: its process's /proc/<pid>/mem → payload: Bank
+};
+
+struct RemoteBank {
+  u64 process = 0;  // the kernel's number for it
+  u64 pid = 0;
+  u64 address = 0;
+  u64 length = 0;
+  u64 host_id = 0;
 };
 
 // What Hello's payload says, as text lines: the directory of the kernel binaries, and the programs' socket.

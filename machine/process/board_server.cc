@@ -124,7 +124,7 @@ void BoardServer::serve_mailbox() {
 
 void BoardServer::serve_kernel() {
   for (;;) {
-    const auto question = wire::receive(kernel_.get());
+    auto question = wire::receive(kernel_.get());
     if (!question || !answer(*question)) break;
   }
   kernel_ended();
@@ -161,7 +161,13 @@ std::optional<int> BoardServer::ended() {
   return wait_status_;
 }
 
-Result<void> BoardServer::answer(const wire::Message& question) {
+Result<Bank> BoardServer::attach_remote(const RemoteBank& asked, host::Descriptor memory) {
+  auto process = TRY(bank_processes_.find(asked.process, static_cast<pid_t>(asked.pid), std::move(memory)));
+  return board_->bank_attach_foreign(TRY(ProcessBank::create(std::move(process), asked.address)), asked.length,
+                                     asked.host_id);
+}
+
+Result<void> BoardServer::answer(wire::Message& question) {
   wire::Header reply{.op = question.head.op};
   const auto failed = [&](Errno e) {
     reply.result = static_cast<s32>(e);
@@ -172,6 +178,14 @@ Result<void> BoardServer::answer(const wire::Message& question) {
     case BoardOp::BankAttach: {
       if (!question.fd) return fail(Errno::Eproto);
       const auto bank = board_->bank_attach(question.fd.get(), question.head.a, question.head.b);
+      if (!bank) return failed(bank.error());
+      return wire::send(kernel_.get(), reply, std::as_bytes(std::span(&*bank, 1)));
+    }
+    case BoardOp::RemoteAttach: {
+      RemoteBank asked;
+      if (question.payload.size() != sizeof asked || !question.fd) return fail(Errno::Eproto);
+      std::memcpy(&asked, question.payload.data(), sizeof asked);
+      const auto bank = attach_remote(asked, std::move(question.fd));
       if (!bank) return failed(bank.error());
       return wire::send(kernel_.get(), reply, std::as_bytes(std::span(&*bank, 1)));
     }
@@ -222,6 +236,7 @@ Result<void> BoardServer::hello() {
   // What its predecessor left pending it gets as the board keeps it: once a vector.
   interrupt_page_->take([this](u64 address, u32 data) { board_->give_back(address, data); });
   mailbox_->reset();
+  bank_processes_.clear();
   finish_jump();
 
   wire::Header head{.op = number(BoardOp::Hello),

@@ -13,8 +13,10 @@
 
 #include "core/abi/boot_info.h"
 #include "machine/board/board.h"
+#include "machine/process/board_protocol.h"
 #include "machine/process/interrupt_page.h"
 #include "machine/process/mailbox.h"
+#include "machine/process/process_bank.h"
 #include "machine/wire/message.h"
 
 namespace perdure::process {
@@ -62,7 +64,8 @@ class BoardServer {
  private:
   void serve_mailbox();
   void serve_kernel();
-  Result<void> answer(const wire::Message& question);
+  Result<void> answer(wire::Message& question);
+  Result<Bank> attach_remote(const RemoteBank& asked, host::Descriptor memory);
   Result<void> hello();
   void finish_jump();
   Result<void> start_kernel();
@@ -71,6 +74,7 @@ class BoardServer {
   ServerConfig config_;
   std::unique_ptr<board::Board> board_;
   std::optional<Mailbox> mailbox_;
+  BankProcesses bank_processes_;
   std::optional<InterruptPage> interrupt_page_;
   host::Descriptor kernel_;      // our end of the kernel's socket
   host::Descriptor interrupts_;  // our end of the present kernel's interrupt socket

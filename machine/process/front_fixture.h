@@ -45,7 +45,7 @@ class FrontFixture : public ::testing::Test {
     server_.reset();
     if (kernel_) kernel_->~Kernel();
   }
-  static board::BoardConfig config() {
+  virtual board::BoardConfig config() const {
     board::BoardConfig c;
     c.ram_bytes = u64{64} << 20;
     board::DeviceConfig streamer;

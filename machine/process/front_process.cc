@@ -1,18 +1,8 @@
 #include "machine/process/front_process.h"
 
-#include <atomic>
-
 #include "machine/process/front_task.h"
 
 namespace perdure::process {
-
-namespace {
-// Of remote memory, whose objects are as many as mappings of it.
-u64 next_remote_id() {
-  static std::atomic<u64> next{host::RemoteMemory::kFirstId};
-  return next.fetch_add(1, std::memory_order_relaxed);
-}
-}  // namespace
 
 FrontProcess::FrontProcess(HostFiles& files, host::HostObjects& objects, u32 tgid)
     : Object(objects), files_(files), objects_(objects), tgid_(tgid) {
@@ -62,10 +52,8 @@ Result<Ref<SharedMemory>> FrontProcess::remote_piece(u64 at, u64 length, host::D
     process = memory_;
   }
   if (!process) return fail(Errno::Efault);
-  const u64 first = align_down(at, kPageSize);
-  const u64 bytes = align_up(at + length, kPageSize) - first;
-  return files_.memory(Ref<HostMemory>(
-      Ref<host::RemoteMemory>::adopt(new host::RemoteMemory(objects_, next_remote_id(), process, first, bytes))));
+  return files_.memory(
+      Ref<HostMemory>(Ref<host::RemoteMemory>::adopt(new host::RemoteMemory(objects_, process, at, length))));
 }
 
 }  // namespace perdure::process

@@ -3,6 +3,7 @@
 #include "machine/board/board.h"
 #include "machine/process/board_port.h"
 #include "machine/process/board_steps.h"
+#include "machine/process/process_bank.h"
 
 namespace perdure::process {
 
@@ -14,6 +15,10 @@ class LocalPort final : public BoardPort {
   unsigned window_log2() override { return board_.memory().window_log2(); }
   Result<host::Descriptor> ram(std::vector<RamPiece>& pieces) override;
   Result<std::vector<PortedBank>> banks() override;
+  Result<Bank> bank_attach(const host::RemoteMemory& memory) override {
+    return board_.bank_attach_foreign(TRY(ProcessBank::create(memory.shared_process(), memory.address())),
+                                      memory.size(), memory.id());
+  }
   Result<Bank> bank_attach(int fd, u64 offset, u64 length) override { return board_.bank_attach(fd, offset, length); }
   void bank_detach(const Bank& bank) override { (void)board_.bank_detach(bank); }
   u64 mmio_read(Phys at, Width width) override;

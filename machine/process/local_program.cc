@@ -100,18 +100,43 @@ Result<void> LocalProgram::copy_out(UserAddr to, std::span<const std::byte> from
   return host::write_memory(to.value, from);
 }
 
-Result<void> LocalProgram::resolve(UserAddr at, u64 length, Access,
+Result<void> LocalProgram::resolve(UserAddr at, u64 length, Access access,
                                    FunctionRef<Result<void>(Ref<SharedMemory>, u64, u64)> piece) {
   for (u64 done = 0; done < length;) {
-    const Mapped mapped = TRY(mapped_at(at.value + done));
-    const Ref<File> wrapped = TRY(wrap(duplicate(mapped.fd)));
+    const auto mapped = mapped_at(at.value + done);
+    if (!mapped) {
+      done += TRY(resolve_native(at.value + done, length - done, access, piece));
+      continue;
+    }
+    const Ref<File> wrapped = TRY(wrap(duplicate(mapped->fd)));
     auto* memory = file_cast<SharedMemory>(wrapped.get());
     if (!memory) return fail(Errno::Efault);
-    const u64 n = std::min(mapped.length, length - done);
-    TRY(piece(Ref<SharedMemory>(memory), mapped.offset, n));
+    const u64 n = std::min(mapped->length, length - done);
+    TRY(piece(Ref<SharedMemory>(memory), mapped->offset, n));
     done += n;
   }
   return {};
+}
+
+Result<u64> LocalProgram::resolve_native(u64 at, u64 length, Access access,
+                                         FunctionRef<Result<void>(Ref<SharedMemory>, u64, u64)> piece) {
+  if (!self_) self_ = TRY(host::RemoteProcess::open(getpid()));
+  const auto range = self_->mapped_at(at);
+  if (!range || !range->readable || (includes(access, Access::Write) && !range->writable)) return fail(Errno::Efault);
+  const u64 n = std::min(length, range->end - at);
+  if (host::Descriptor file = self_->open_shared(*range)) {
+    const Ref<File> wrapped = TRY(wrap(std::move(file)));
+    if (auto* memory = file_cast<SharedMemory>(wrapped.get())) {
+      TRY(piece(Ref<SharedMemory>(memory), range->offset + (at - range->start), n));
+      return n;
+    }
+  }
+  std::byte probe{};
+  if (!self_->read(at, {&probe, 1})) return fail(Errno::Efault);  // the host's kernel's own
+  TRY(piece(TRY(kernel_.host_files().memory(Ref<HostMemory>(
+                Ref<host::RemoteMemory>::adopt(new host::RemoteMemory(machine_.host_objects(), self_, at, n))))),
+            at % kPageSize, n));
+  return n;
 }
 
 Result<Ref<File>> LocalProgram::wrap(host::Descriptor fd) {

@@ -3,6 +3,7 @@
 #pragma once
 #include "core/kernel/kernel.h"
 #include "machine/host/host_calls.h"
+#include "machine/host/remote_memory.h"
 #include "machine/process/fd_table.h"
 #include "machine/process/in_process_machine.h"
 #include "machine/process/task_process.h"
@@ -45,6 +46,10 @@ class LocalProgram : public host::HostCalls, private Task {
   Result<Ref<Process>> process() override { return Ref<Process>(process_.get()); }
 
   Result<Ref<File>> wrap(host::Descriptor fd);
+  // What of [at, at + length) is mapped in one piece, whoever mapped it: a shared file's, or this process's own.
+  // Efault.
+  Result<u64> resolve_native(u64 at, u64 length, Access access,
+                             FunctionRef<Result<void>(Ref<SharedMemory>, u64, u64)> piece);
   // Before and after every call: is there a kernel, and what did devices say?
   Result<void> enter();
 
@@ -52,6 +57,7 @@ class LocalProgram : public host::HostCalls, private Task {
   InProcessMachine& machine_;
   board::Board& board_;
   FdTable fds_;
+  std::shared_ptr<const host::RemoteProcess> self_;  // once somebody asked for it
   Ref<TaskProcess> process_;
   Creds creds_;
   bool killed_ = false;

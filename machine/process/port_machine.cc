@@ -33,7 +33,12 @@ void PortMachine::mmio_write(Phys at, Width width, u64 value) {
 }
 
 Result<Bank> PortMachine::bank_attach(HostMemory& memory, u64 offset, u64 length) {
-  if (memory.remote()) return fail(Errno::Efault);
+  if (memory.remote()) {
+    // One bank, whole: SharedMemory asks for what has no address yet, which is all of it or nothing.
+    auto& remote = static_cast<host::RemoteMemory&>(memory);
+    if (offset != 0 || length != remote.size()) return fail(Errno::Einval);
+    return port_.bank_attach(remote);
+  }
   const int fd = static_cast<host::Memfd&>(memory).fd();
   const Bank bank = TRY(port_.bank_attach(fd, offset, length));
   if (auto mapped = view_.map(bank.base.value, bank.length, fd, bank.offset); !mapped) {
@@ -44,7 +49,8 @@ Result<Bank> PortMachine::bank_attach(HostMemory& memory, u64 offset, u64 length
 }
 
 void PortMachine::bank_detach(const Bank& bank) {
-  view_.unmap(bank.base.value, bank.length);
+  // Of remote memory there is nothing to unmap.
+  if (bank.host_id < host::RemoteMemory::kFirstId) view_.unmap(bank.base.value, bank.length);
   port_.bank_detach(bank);
 }
 

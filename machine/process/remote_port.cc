@@ -103,6 +103,17 @@ Result<Bank> RemotePort::bank_attach(int fd, u64 offset, u64 length) {
   return payload_as<Bank>(TRY(call({.op = number(BoardOp::BankAttach), .a = offset, .b = length}, {}, fd)));
 }
 
+Result<Bank> RemotePort::bank_attach(const host::RemoteMemory& memory) {
+  const host::RemoteProcess& process = memory.process();
+  const RemoteBank bank{.process = process.number(),
+                        .pid = static_cast<u64>(process.process()),
+                        .address = memory.address(),
+                        .length = memory.size(),
+                        .host_id = memory.id()};
+  return payload_as<Bank>(
+      TRY(call({.op = number(BoardOp::RemoteAttach)}, std::as_bytes(std::span(&bank, 1)), process.memory())));
+}
+
 void RemotePort::bank_detach(const Bank& bank) {
   (void)call({.op = number(BoardOp::BankDetach)}, std::as_bytes(std::span(&bank, 1)));
 }

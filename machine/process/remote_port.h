@@ -32,6 +32,7 @@ class RemotePort final : public BoardPort {
   Result<host::Descriptor> ram(std::vector<RamPiece>& pieces) override;
   Result<std::vector<PortedBank>> banks() override;
   Result<Bank> bank_attach(int fd, u64 offset, u64 length) override;
+  Result<Bank> bank_attach(const host::RemoteMemory& memory) override;
   void bank_detach(const Bank& bank) override;
   u64 mmio_read(Phys at, Width width) override;
   void mmio_write(Phys at, Width width, u64 value) override;
