@@ -16,7 +16,7 @@ constexpr u32 kSettleAlways = 10;
 constexpr u32 kSettleEvery = 50;
 
 scenarios::BusMastersPlan plan_of(const Options& options) {
-  constexpr std::string_view kNames[scenarios::BusMasters::kMasters] = {"ohci", "edu", "e1000e", "nvme"};
+  constexpr std::string_view kNames[scenarios::BusMasters::kMasters] = {"ohci", "edu", "e1000e", "nvme", "ioat"};
   scenarios::BusMastersPlan plan;
   for (u32 m = 0; m < scenarios::BusMasters::kMasters; ++m) plan.wanted[m] = options.wants(kNames[m]);
   plan.interrupts = options.interrupts;

@@ -15,18 +15,19 @@ using client::VfioDevice;
 
 namespace {
 
-constexpr std::string_view kNames[BusMasters::kMasters] = {"ohci", "edu", "e1000e", "nvme"};
+constexpr std::string_view kNames[BusMasters::kMasters] = {"ohci", "edu", "e1000e", "nvme", "ioat"};
 constexpr u32 kVendorDevice[BusMasters::kMasters] = {Ohci::kVendorDevice, Edu::kVendorDevice, E1000e::kVendorDevice,
-                                                     Nvme::kVendorDevice};
-// Two of them share a domain; what the edu's mappings and attachments go through concerns nobody else.
-constexpr u32 kDomainOf[BusMasters::kMasters] = {0, 1, 2, 0};
+                                                     Nvme::kVendorDevice, Ioat::kVendorDevice};
+// Some of them share a domain; what the edu's mappings and attachments go through concerns nobody else.
+constexpr u32 kDomainOf[BusMasters::kMasters] = {0, 1, 2, 0, 2};
 constexpr u32 kOhci = static_cast<u32>(Master::Ohci), kEdu = static_cast<u32>(Master::Edu),
-              kNic = static_cast<u32>(Master::E1000e), kDisk = static_cast<u32>(Master::Nvme);
+              kNic = static_cast<u32>(Master::E1000e), kDisk = static_cast<u32>(Master::Nvme),
+              kCopier = static_cast<u32>(Master::Ioat);
 
 // Where no machine of less than 2 GiB has memory or registers, so that a request that is not translated goes nowhere.
 // Buffers can be mapped in leaves of 2 MiB; everything else is off by a page from what that would take.
-constexpr u64 kOhciIova = 0x9000'1000, kNvmeIova = 0x9100'3000, kEduIova = 0x9400'1000, kRingIova = 0x9800'1000,
-              kBuffersIova = 0xA000'0000;
+constexpr u64 kOhciIova = 0x9000'1000, kNvmeIova = 0x9100'3000, kIoatIova = 0x9200'1000, kEduIova = 0x9400'1000,
+              kRingIova = 0x9800'1000, kBuffersIova = 0xA000'0000;
 // For changes: page numbers whose low 8 bits are those of no other page of the edu's, since some units flush all pages
 // that are alike in these.
 constexpr u64 kLeafIova = 0x9C07'7000, kTableIova = 0x9C05'A000;
@@ -73,12 +74,14 @@ BusMasters::Piece BusMasters::piece(u32 name) const {
   const u64 ring = buffers + E1000e::ring_bytes(plan_.descriptors);
   const u64 controller = ring + Ohci::kBytes;
   const u64 disk = controller + Nvme::kBytes;
+  const u64 copier = disk + Ioat::kBytes;
   switch (name) {
     case kNicBuffers: return {kDomainOf[kNic], 0, buffers, kBuffersIova};
     case kNicRing: return {kDomainOf[kNic], buffers, ring - buffers, kRingIova};
     case kOhciPage: return {kDomainOf[kOhci], ring, Ohci::kBytes, kOhciIova};
     case kNvmePages: return {kDomainOf[kDisk], controller, Nvme::kBytes, kNvmeIova};
-    default: return {kDomainOf[kEdu], disk, Edu::kBytes, kEduIova};
+    case kIoatPages: return {kDomainOf[kCopier], disk, Ioat::kBytes, kIoatIova};
+    default: return {kDomainOf[kEdu], copier, Edu::kBytes, kEduIova};
   }
 }
 
@@ -148,6 +151,9 @@ void BusMasters::make_drivers() {
   }
   if (there(kDisk)) {
     drivers_[kDisk] = &disk_.emplace(context_, device_[kDisk], area(kNvmePages), state_->disk);
+  }
+  if (there(kCopier)) {
+    drivers_[kCopier] = &copier_.emplace(context_, device_[kCopier], area(kIoatPages), state_->copier);
   }
 }
 
@@ -360,7 +366,7 @@ Result<void> BusMasters::each_at_work(FunctionRef<Result<void>(BusMaster&)> ask)
 }
 
 u64 BusMasters::sum_written(u32 master) const {
-  constexpr u32 kWritten[kMasters] = {kOhciPage, kEduPages, kNicRing, kNvmePages};
+  constexpr u32 kWritten[kMasters] = {kOhciPage, kEduPages, kNicRing, kNvmePages, kIoatPages};
   const DmaArea written = area(kWritten[master]);
   u64 sum = 0;
   for (u64 at = 0; at < written.length; at += 8) sum = mix64(sum ^ hw::load(written.word<u64>(at)));

@@ -1,6 +1,7 @@
-// Bus masters that others built: an OHCI controller, QEMU's edu, an e1000e, an NVMe controller, those of them that the
-// machine has. A program sets them to work, preserves them, dies with its kernel, comes back in the next one, takes
-// them over at work, looks at what each of them can say about a request that failed, and can do it again.
+// Bus masters that others built, and models of such: an OHCI controller, QEMU's edu, an e1000e, an NVMe controller,
+// Intel's copy engine, those of them that the machine has. A program sets them to work, preserves them, dies with its
+// kernel, comes back in the next one, takes them over at work, looks at what each of them can say about a request that
+// failed, and can do it again.
 #pragma once
 #include <optional>
 
@@ -12,18 +13,19 @@
 #include "scenarios/context.h"
 #include "scenarios/drivers/e1000e.h"
 #include "scenarios/drivers/edu.h"
+#include "scenarios/drivers/ioat.h"
 #include "scenarios/drivers/nvme.h"
 #include "scenarios/drivers/ohci.h"
 #include "scenarios/take.h"
 
 namespace perdure::scenarios {
 
-enum class Master : u8 { Ohci, Edu, E1000e, Nvme };
+enum class Master : u8 { Ohci, Edu, E1000e, Nvme, Ioat };
 
 struct BusMastersPlan {
-  static constexpr u32 kMasters = 4;
+  static constexpr u32 kMasters = 5;
   // By Master: to be driven if the machine has it.
-  bool wanted[kMasters] = {true, true, true, true};
+  bool wanted[kMasters] = {true, true, true, true, true};
   Take take = Take::Replace;
   u32 descriptors = 8192;   // of the e1000e's ring, a multiple of 8
   u32 reads = 63;           // in the NVMe controller's queue, up to 63
@@ -66,7 +68,7 @@ class BusMasters {
     u64 length;
     u64 iova;
   };
-  enum PieceName : u8 { kNicBuffers, kNicRing, kOhciPage, kNvmePages, kEduPages, kPieces };
+  enum PieceName : u8 { kNicBuffers, kNicRing, kOhciPage, kNvmePages, kIoatPages, kEduPages, kPieces };
   static constexpr u32 kDomains = 3;
   static constexpr u64 kMemoryToken = 0x100, kStateToken = 0x1F0, kIommufdToken = 0x200, kDeviceToken = 0x300,
                        kHwptToken = 0x400;
@@ -88,6 +90,7 @@ class BusMasters {
     Edu::State edu;
     E1000e::State nic;
     Nvme::State disk;
+    Ioat::State copier;
   };
   static_assert(sizeof(State) <= kPageSize);
 
@@ -140,6 +143,7 @@ class BusMasters {
   std::optional<Edu> edu_;
   std::optional<E1000e> nic_;
   std::optional<Nvme> disk_;
+  std::optional<Ioat> copier_;
   BusMaster* drivers_[kMasters] = {};
   Evidence evidence_[kMasters];
 };

@@ -1,6 +1,9 @@
-// The bus masters of bare metal, those that the board has: an OHCI controller and an edu live through updates, and what
-// must not happen to them is seen when it does.
+// The bus masters of bare metal, those that the board has: an OHCI controller, an edu, an NVMe controller and a copy
+// engine live through updates, and what must not happen to them is seen when it does.
 #include "scenarios/bus_masters.h"
+
+#include <algorithm>
+#include <stdexcept>
 
 #include "core/abi/iommu.h"
 #include "tests/small_machine.h"
@@ -15,7 +18,9 @@ using scenarios::Evidence;
 using scenarios::Take;
 
 constexpr u32 kOhci = static_cast<u32>(scenarios::Master::Ohci), kEdu = static_cast<u32>(scenarios::Master::Edu),
-              kNic = static_cast<u32>(scenarios::Master::E1000e), kDisk = static_cast<u32>(scenarios::Master::Nvme);
+              kNic = static_cast<u32>(scenarios::Master::E1000e), kDisk = static_cast<u32>(scenarios::Master::Nvme),
+              kCopier = static_cast<u32>(scenarios::Master::Ioat);
+constexpr u32 kOnTheBoard[] = {kOhci, kEdu, kDisk, kCopier};
 
 RigConfig machine(Tables tables) {
   RigConfig config = small_machine({});
@@ -28,8 +33,24 @@ RigConfig machine(Tables tables) {
   edu.kind = board::DeviceKind::Edu;
   edu.bdf = board::Bdf(0, 3, 0);
   edu.edu.dma_mask = 0xFFFF'FFFF;
-  config.board.devices = {ohci, edu};
+  // Slow, so that there is always something under way.
+  board::DeviceConfig nvme;
+  nvme.kind = board::DeviceKind::Nvme;
+  nvme.bdf = board::Bdf(0, 4, 0);
+  nvme.nvme.command_ns = 500'000;
+  nvme.nvme.contents = scenarios::Nvme::kDiskSeed;
+  board::DeviceConfig ioat;
+  ioat.kind = board::DeviceKind::Ioat;
+  ioat.bdf = board::Bdf(0, 5, 0);
+  ioat.ioat.bytes_per_second = 10'000'000;
+  config.board.devices = {ohci, edu, nvme, ioat};
   return config;
+}
+
+// Where in the machine's configuration.
+const board::DeviceConfig& device_of(Rig& rig, u32 master) {
+  const usize at = static_cast<usize>(std::find(std::begin(kOnTheBoard), std::end(kOnTheBoard), master) - kOnTheBoard);
+  return rig.board().config().devices.at(at);
 }
 
 class BusMastersOnTheBoard : public testing::Test, protected scenarios::Witness {
@@ -57,17 +78,24 @@ class BusMastersOnTheBoard : public testing::Test, protected scenarios::Witness 
   }
   const Evidence& evidence(u32 master) { return program->evidence(master); }
 
-  // The first stretch that was declared for a device.
-  const scenarios::Intended& intended_for(u32 master) { return intended.at(master); }
+  // Its own memory: other devices of its domain have theirs, of other sizes.
+  const scenarios::Intended& intended_for(u32 master) {
+    constexpr u64 kBytes[BusMasters::kMasters] = {scenarios::Ohci::kBytes, scenarios::Edu::kBytes, 0,
+                                                  scenarios::Nvme::kBytes, scenarios::Ioat::kBytes};
+    const auto own = std::find_if(intended.begin(), intended.end(),
+                                  [&](const scenarios::Intended& i) { return i.length == kBytes[master]; });
+    if (own == intended.end()) throw std::out_of_range("nothing was declared for the device");
+    return *own;
+  }
 
   std::vector<std::string> told;
-  std::map<u32, scenarios::Intended> intended;  // by device
+  std::vector<scenarios::Intended> intended;
   InProcessRig rig;
   std::optional<BusMasters> program;
 
  private:
   void intend(const scenarios::Intended& i) override {
-    intended.emplace(i.device, i);
+    intended.push_back(i);
     EXPECT_TRUE(
         rig.board().declare(rig.board().config().devices[i.device].bdf, {.iova = i.iova,
                                                                          .length = i.length,
@@ -93,7 +121,7 @@ TEST_P(BusMastersChain, LiveThroughUpdatesOneAfterTheOther) {
   ASSERT_DONE(rig.power_on("a"));
   ASSERT_NO_FATAL_FAILURE(start(0, plan));
   rig.board().enter_phase(Phase::During);
-  u64 frames = 0;
+  u64 frames = 0, blocks = 0, copies = 0;
   for (u32 number = 1; number <= kHops; ++number) {
     // In turns patient, and with next to no time between two jumps: the edu's transfer is longer than that.
     if (number % 2 == 1) ASSERT_DONE(program->settle());
@@ -106,7 +134,16 @@ TEST_P(BusMastersChain, LiveThroughUpdatesOneAfterTheOther) {
     EXPECT_GE(evidence(kOhci).number("here"), 3U);
     frames = evidence(kOhci).number("frames");
     EXPECT_FALSE(evidence(kNic).present);
-    EXPECT_FALSE(evidence(kDisk).present);
+    // Their queues were full when the kernel was left: what completes now was begun before.
+    for (const u32 master : {kDisk, kCopier}) {
+      EXPECT_TRUE(evidence(master).ok) << evidence(master).what;
+      EXPECT_GE(evidence(master).number("waiting_at_jump"), 30U);
+      EXPECT_GE(evidence(master).number("here"), 3U);
+    }
+    EXPECT_GT(evidence(kDisk).number("completed"), blocks);
+    blocks = evidence(kDisk).number("completed");
+    EXPECT_GT(evidence(kCopier).number("completed"), copies);
+    copies = evidence(kCopier).number("completed");
   }
   ASSERT_DONE(program->settle());
   // Before the first, third and fifth jump an edu transfer was begun that only a later kernel saw the end of.
@@ -116,8 +153,8 @@ TEST_P(BusMastersChain, LiveThroughUpdatesOneAfterTheOther) {
   EXPECT_EQ(evidence(kEdu).number("leaf_changes"), changes);
   EXPECT_EQ(evidence(kEdu).number("table_changes"), changes);
   // And so says the board: the controller counted every frame, also those that fell between two kernels.
-  ASSERT_DONE(program->verify());
   const board::AuditReport report = rig.board().audit();
+  ASSERT_DONE(program->verify());
   for (const board::DeviceResult& d : report.devices) {
     const board::PhaseResult& p = d.in(Phase::During);
     EXPECT_GT(p.done, 0U) << d.name;
@@ -178,7 +215,7 @@ TEST_F(BusMastersOnTheBoard, DriveWhatIsWanted) {
   EXPECT_TRUE(evidence(kOhci).present);
   EXPECT_FALSE(evidence(kEdu).present);
   program.reset();
-  plan.wanted[kOhci] = false;
+  for (bool& wanted : plan.wanted) wanted = false;
   program.emplace(scenarios::Context{rig.new_program(), *this}, plan);
   EXPECT_EQ(program->begin(0).error(), Errno::Enodev);
 }
@@ -194,12 +231,14 @@ TEST_F(BusMastersOnTheBoard, AGapInTranslationIsSeen) {
   EXPECT_FALSE(evidence(kOhci).ok);
   EXPECT_EQ(evidence(kOhci).what, "unrecoverable error: a request of the controller failed");
   EXPECT_TRUE(evidence(kEdu).ok) << "its moment had not come";
+  EXPECT_EQ(evidence(kDisk).what, "fatal status: a request of the controller failed");
+  EXPECT_EQ(evidence(kCopier).what, "the function has recorded bus errors");
 }
 
 TEST_F(BusMastersOnTheBoard, ATableThatWasNotPreservedIsSeen) {
   ASSERT_DONE(rig.power_on("a"));
   ASSERT_NO_FATAL_FAILURE(start(0));
-  rig.forget_table_page(rig.board().config().devices[kOhci].bdf);
+  rig.forget_table_page(device_of(rig, kOhci).bdf);
   ASSERT_DONE(program->preserve());
   ASSERT_NO_FATAL_FAILURE(leave(1));
   rig.run_for(5'000'000);
@@ -220,6 +259,8 @@ TEST_F(BusMastersOnTheBoard, ADeviceThatWasResetIsSeen) {
   }
   EXPECT_FALSE(program->verify().has_value());
   EXPECT_FALSE(evidence(kOhci).ok);
+  EXPECT_FALSE(evidence(kDisk).ok);
+  EXPECT_FALSE(evidence(kCopier).ok);
 }
 
 // Somebody else than the device writes next to what it wrote.
@@ -237,6 +278,22 @@ TEST_F(BusMastersOnTheBoard, DataBesideItsPlaceIsSeen) {
   EXPECT_EQ(evidence(kEdu).what, "data landed beside its place");
 }
 
+// What a read and a copy bring is compared: the first of each is done, and nobody has looked at it yet.
+TEST_F(BusMastersOnTheBoard, DataOfAnotherPlaceIsSeen) {
+  ASSERT_DONE(rig.power_on("a"));
+  ASSERT_NO_FATAL_FAILURE(start(0));
+  rig.run_for(2'000'000);
+  for (const auto& [master, page] : {std::pair<u32, u64>{kDisk, 5}, {kCopier, 34}}) {
+    const scenarios::Intended where = intended_for(master);
+    const u64 phys = *rig.board().memory().phys_of(where.memory_id, where.offset + page * kPageSize);
+    auto* const word = reinterpret_cast<u64*>(rig.board().direct_map() + phys);
+    hw::store(word, hw::load(word) + 1);
+  }
+  EXPECT_FALSE(program->verify().has_value());
+  EXPECT_EQ(evidence(kDisk).what, "a read brought other data than the disk holds there");
+  EXPECT_EQ(evidence(kCopier).what, "a copy brought other data than its source holds");
+}
+
 // More than a minute between two looks: the number alone would not tell.
 TEST_F(BusMastersOnTheBoard, CountsFramesBeyond16Bits) {
   ASSERT_DONE(rig.power_on("a"));
@@ -252,7 +309,7 @@ TEST_F(BusMastersOnTheBoard, CountsFramesBeyond16Bits) {
 class BusMastersLose : public BusMastersOnTheBoard, public testing::WithParamInterface<u32> {
  protected:
   void damage_record(u32 master) {
-    const u16 victim = rig.board().config().devices[master].bdf.value;
+    const u16 victim = device_of(rig, master).bdf.value;
     u64 header = 0;
     rig.board().memory().each_materialised_ram([&](board::PhysRange r) {
       for (u64 page = r.base; page < r.end() && header == 0; page += kPageSize) {
@@ -273,11 +330,11 @@ class BusMastersLose : public BusMastersOnTheBoard, public testing::WithParamInt
  private:
   std::byte* at(u64 phys) { return rig.board().direct_map() + phys; }
 };
-INSTANTIATE_TEST_SUITE_P(EachOf, BusMastersLose, testing::Values(kOhci, kEdu));
+INSTANTIATE_TEST_SUITE_P(EachOf, BusMastersLose, testing::Values(kOhci, kEdu, kDisk, kCopier));
 
 TEST_P(BusMastersLose, OneAndTheOtherGoesOn) {
   const u32 victim = GetParam();
-  const u32 other = victim == kOhci ? kEdu : kOhci;
+  const u32 other = victim == kEdu ? kOhci : kEdu;
   BusMastersPlan plan;
   plan.may_lose = true;
   ASSERT_DONE(rig.power_on("a"));
