@@ -129,11 +129,19 @@ BoardConfig parse_board(std::string_view text, std::string_view name, const std:
   }
 }
 
+std::string read_text(const std::filesystem::path& file) {
+  try {
+    std::ifstream in(file, std::ios::binary);
+    std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+    if (in) return text;
+  } catch (const std::ios_base::failure&) {
+    // A directory opens, and cannot be read.
+  }
+  throw ConfigError(file.string() + ": cannot be read");
+}
+
 BoardConfig read_board(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  if (!in) throw ConfigError(file.string() + ": cannot be read");
-  return parse_board(text, file.string());
+  return parse_board(read_text(file), file.string());
 }
 
 std::string write_board_keys(const BoardConfig& config, bool all) {

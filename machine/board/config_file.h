@@ -18,6 +18,8 @@ class ConfigError : public std::runtime_error {
 // Throw ConfigError: not TOML, a key or value that is not allowed, or functions that name each other wrongly. Board's
 // constructor judges the machine as a whole.
 BoardConfig read_board(const std::filesystem::path& file);
+// Of a file; throws ConfigError.
+std::string read_text(const std::filesystem::path& file);
 // `name` stands in messages in place of the file.
 BoardConfig parse_board(std::string_view text, std::string_view name);
 

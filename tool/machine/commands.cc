@@ -200,6 +200,7 @@ int MachineCommands::down() {
     throw MachineError(Errno::Etimedout,
                        "machine " + found.record.name + " did not end when it was told to; it was killed");
   }
+  fmt::print("machine {} is down\n", found.record.name);
   return 0;
 }
 

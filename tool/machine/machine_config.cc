@@ -1,8 +1,5 @@
 #include "tool/machine/machine_config.h"
 
-#include <fstream>
-#include <iterator>
-
 #include "core/abi/boot_info.h"
 #include "machine/board/toml_table.h"
 
@@ -104,10 +101,16 @@ MachineConfig parse_machine(std::string_view text, std::string_view name) {
 }
 
 MachineConfig read_machine(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  if (!in) throw board::ConfigError(file.string() + ": cannot be read");
-  return parse_machine(text, file.string());
+  MachineConfig m = parse_machine(board::read_text(file), file.string());
+  // Paths in it are from where it is, not from where somebody happens to be who names it.
+  const std::filesystem::path here = std::filesystem::absolute(file).parent_path();
+  const auto resolve = [&](std::string& path) { path = (here / path).lexically_normal().string(); };
+  if (!m.directory.empty()) resolve(m.directory);
+  if (m.first.find('/') != std::string::npos) resolve(m.first);
+  for (std::string& next : m.next) {
+    if (next.find('/') != std::string::npos) resolve(next);
+  }
+  return m;
 }
 
 std::string write_machine(const MachineConfig& config) {

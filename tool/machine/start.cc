@@ -66,6 +66,9 @@ BoardProcess BoardProcess::start(BoardStart what) {
     // Only calls that are safe between fork and exec. A session of its own: what the terminal sends to this program and
     // its programs is not for the hardware.
     setsid();
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
     place(theirs.get(), what.lock.get());
     execv(program.c_str(), arguments);
     _exit(127);
@@ -96,7 +99,8 @@ BoardProcess BoardProcess::start(BoardStart what) {
 
 BoardProcess::~BoardProcess() {
   if (pid_ <= 0) return;
-  line_.reset();
+  // Children of this process may have it, too.
+  shutdown(line_.get(), SHUT_RDWR);
   const host::Descriptor process(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
   pollfd gone = {process.get(), POLLIN, 0};
   int ready = 0;
