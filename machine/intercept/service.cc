@@ -118,6 +118,8 @@ std::optional<Service::Ours> Service::file_of(const SystemCall& call, s32 fd) {
 
 Result<wire::Message> Service::kernel(Call op, const SystemCall& call, const Target& target, wire::Header head,
                                       std::string_view payload) {
+  // What was closed before this call is closed for the kernel, too: names and devices are free again.
+  TRY(pass_on_closes());
   machine_.processes->watch(target.process());
   head.task = target.number();
   TaskQuestions questions(*machine_.listener, *machine_.registry, machine_.events, call, target);
@@ -134,6 +136,7 @@ Result<std::string> Service::kernel_text(Call op) {
 }
 
 Result<void> Service::refresh_devices() {
+  TRY(pass_on_closes());  // orders to sysfs come first
   const auto text = kernel_text(Call::Devices);
   if (!text) return text.error() == Errno::Ekilled ? Result<void>(fail(Errno::Ekilled)) : Result<void>();
   if (!machine_.shadow->update(*text) && machine_.log) machine_.log("the kernel's list of devices cannot be read");
@@ -141,7 +144,11 @@ Result<void> Service::refresh_devices() {
 }
 
 Result<void> Service::pass_on_closes() {
-  const std::scoped_lock lock(machine_.closing);
+  std::unique_lock lock(machine_.closing, std::try_to_lock);
+  if (!lock) {
+    slow_();
+    lock.lock();
+  }
   if (machine_.over) return {};
   const Registry::Events events = machine_.registry->take_events();
   for (const u64 handle : events.closed) {

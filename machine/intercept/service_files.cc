@@ -61,7 +61,6 @@ Result<std::optional<Service::Look>> Service::look(const Target& target, s32 dir
   Found found = TRY(machine_.paths.find(target, directory, path, follow));
   if (!found.ours()) return std::optional<Look>();
   if (depends_on_devices(found.path)) {
-    TRY(pass_on_closes());  // orders to sysfs come first
     TRY(refresh_devices());
     found = TRY(machine_.paths.find(target, directory, path, follow));
     if (!found.ours()) return std::optional<Look>();
@@ -121,8 +120,6 @@ Result<Service::Outcome> Service::open_device(const SystemCall& call, const Targ
   if ((flags & O_DIRECTORY) != 0) return fail(Errno::Enotdir);
   if ((flags & O_CREAT) != 0 && (flags & O_EXCL) != 0) return fail(Errno::Eexist);
   TRY(target.may_install());
-  // A close that came before this open is done before it: some files are open to one at a time.
-  TRY(pass_on_closes());
   const wire::Message opened = TRY(kernel(Call::Open, call, target, {.b = static_cast<u64>(flags)}, path));
   const std::string name(reinterpret_cast<const char*>(opened.payload.data()), opened.payload.size());
   auto theirs = machine_.registry->make(opened.head.a, name, path, flags);

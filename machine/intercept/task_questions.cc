@@ -48,6 +48,8 @@ Result<Reply> TaskQuestions::descriptor(s32 fd) const {
     reply.own = std::move(*made_here);
   } else {
     reply.own = TRY(target_.duplicate(fd));
+    // It names a file and is no opening of it.
+    if ((fcntl(reply.own.get(), F_GETFL) & O_PATH) != 0) return fail(Errno::Ebadf);
   }
   return reply;
 }
