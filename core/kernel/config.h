@@ -28,9 +28,9 @@ struct Config {
   // The root table of a unit that is taken over is copied to this kernel's own memory, with translation on. Otherwise
   // it stays where it is, as the series has it (R29).
   bool renew_root_table = false;
-  // Who is behind /dev/vfio/vfio: a context of iommufd, as CONFIG_IOMMUFD_VFIO_CONTAINER has it, or Linux's own
-  // container.
-  vfio::Vfio::Container vfio_container = vfio::Vfio::Container::Iommufd;
+  // Who is behind /dev/vfio/vfio: VFIO's own container, as in most of Linux's distributions, or a context of iommufd
+  // (CONFIG_IOMMUFD_VFIO_CONTAINER). One on /dev/iommu there always is.
+  vfio::Vfio::Container vfio_container = vfio::Vfio::Container::Type1;
   // The two ioctls that Linux does not have; 0: off (-ENOTTY).
   u32 ioctl_hwpt_mark_preserve = 0x3b96;
   u32 ioctl_hwpt_restore = 0x3b97;

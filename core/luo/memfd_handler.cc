@@ -115,8 +115,7 @@ std::string_view MemfdHandler::compatible() const {
 }
 
 bool MemfdHandler::can_preserve(File& file) const {
-  const auto* memory = file_cast<SharedMemory>(&file);
-  return memory != nullptr && !memory->remote() && memory->host().nameless();
+  return file_cast<SharedMemory>(&file) != nullptr;
 }
 
 u64 MemfdHandler::id(File& file) const {

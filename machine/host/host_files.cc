@@ -1,10 +1,9 @@
 #include "machine/host/host_files.h"
 
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -74,15 +73,16 @@ void Memfd::set_position(u64 bytes) {
   lseek(fd_.get(), static_cast<off_t>(bytes), SEEK_SET);
 }
 
-bool Memfd::nameless() const {
-  struct stat st = {};
-  struct statfs fs = {};
-  return fstat(fd_.get(), &st) == 0 && st.st_nlink == 0 && fstatfs(fd_.get(), &fs) == 0 && fs.f_type == TMPFS_MAGIC;
-}
-
 void HostEventFd::signal(u64 count) {
   // A full counter means that the program is far behind; the event is pending all the same.
   [[maybe_unused]] const ssize_t n = write(fd_.get(), &count, sizeof count);
+}
+
+// Does not wait even where the program reads it at the same moment.
+u64 HostEventFd::take() {
+  u64 count = 0;
+  iovec to{&count, sizeof count};
+  return preadv2(fd_.get(), &to, 1, -1, RWF_NOWAIT) == static_cast<ssize_t>(sizeof count) ? count : 0;
 }
 
 HostKind kind_of(int fd) {

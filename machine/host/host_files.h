@@ -44,7 +44,7 @@ class HostObjects {
   std::set<Object*> live_;
 };
 
-// A memfd, or another file of tmpfs or of huge pages.
+// A memfd (or another unlinked shmem file).
 class Memfd final : public HostMemory, private HostObjects::Object {
  public:
   Memfd(HostObjects& home, Descriptor fd, u64 id) : Object(home), fd_(std::move(fd)), id_(id) {}
@@ -55,7 +55,6 @@ class Memfd final : public HostMemory, private HostObjects::Object {
   Result<void> resize(u64 bytes) override;
   u64 position() const override;
   void set_position(u64 bytes) override;
-  bool nameless() const override;
   int fd() const { return fd_.get(); }
 
  private:
@@ -70,6 +69,7 @@ class HostEventFd final : public HostEvent, private HostObjects::Object {
   HostEventFd(HostObjects& home, Descriptor fd, u64 id) : Object(home), fd_(std::move(fd)), id_(id) {}
   u64 id() const override { return id_; }
   void signal(u64 count) override;
+  u64 take() override;
   int fd() const { return fd_.get(); }
 
  private:

@@ -26,6 +26,8 @@ constexpr std::array kModes{Word{"auto", vtd::TableModePolicy::Auto}, Word{"lega
                             Word{"scalable", vtd::TableModePolicy::Scalable}};
 constexpr std::array kStages{Word{"second", vtd::StagePolicy::SecondStage},
                              Word{"first", vtd::StagePolicy::FirstStage}};
+constexpr std::array kContainers{Word{"type1", vfio::Vfio::Container::Type1},
+                                 Word{"iommufd", vfio::Vfio::Container::Iommufd}};
 constexpr std::array kSwitch{Word{"off", false}, Word{"on", true}};
 
 // Calls visitor.word(key, value, words) or .number(key, value) for every option but the capabilities.
@@ -36,6 +38,7 @@ void describe(Visitor& v, Options& o) {
   v.word("tables", o.table_mode, kModes);
   v.word("stage", o.stage, kStages);
   v.word("intremap", o.interrupt_remapping, kSwitch);
+  v.word("container", o.vfio_container, kContainers);
 }
 
 class Writer {
@@ -147,6 +150,7 @@ Config configure(Config built, const KernelOptions& options) {
   built.table_mode = options.table_mode;
   built.stage = options.stage;
   built.interrupt_remapping = options.interrupt_remapping;
+  built.vfio_container = options.vfio_container;
   return built;
 }
 

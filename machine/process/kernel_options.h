@@ -18,6 +18,7 @@ struct KernelOptions {
   vtd::TableModePolicy table_mode = vtd::TableModePolicy::Auto;
   vtd::StagePolicy stage = vtd::StagePolicy::SecondStage;
   bool interrupt_remapping = true;
+  vfio::Vfio::Container vfio_container = vfio::Vfio::Container::Type1;
 
   bool operator==(const KernelOptions& o) const;
 };

@@ -21,6 +21,7 @@ KernelOptions everything() {
   o.table_mode = vtd::TableModePolicy::Scalable;
   o.stage = vtd::StagePolicy::FirstStage;
   o.interrupt_remapping = false;
+  o.vfio_container = vfio::Vfio::Container::Iommufd;
   return o;
 }
 
@@ -65,6 +66,7 @@ TEST(KernelOptions, AKernelIsConfiguredByThem) {
   EXPECT_EQ(config.table_mode, vtd::TableModePolicy::Scalable);
   EXPECT_EQ(config.stage, vtd::StagePolicy::FirstStage);
   EXPECT_FALSE(config.interrupt_remapping);
+  EXPECT_EQ(config.vfio_container, vfio::Vfio::Container::Iommufd);
 }
 
 }  // namespace

@@ -17,6 +17,9 @@ constexpr std::array kModes{Named<vtd::TableModePolicy>{"auto", vtd::TableModePo
                             Named<vtd::TableModePolicy>{"scalable", vtd::TableModePolicy::Scalable}};
 constexpr std::array kStages{Named<vtd::StagePolicy>{"second", vtd::StagePolicy::SecondStage},
                              Named<vtd::StagePolicy>{"first", vtd::StagePolicy::FirstStage}};
+constexpr std::array kContainers{
+    Named<vfio::Vfio::Container>{"type1", vfio::Vfio::Container::Type1},
+    Named<vfio::Vfio::Container>{"iommufd", vfio::Vfio::Container::Iommufd}};
 
 constexpr u64 kLeastLog = u64{4} << 10;
 
@@ -37,6 +40,7 @@ void describe_policy(V& v, MachineConfig& m) {
   v.name("tables", o.table_mode, std::span(kModes));
   v.name("stage", o.stage, std::span(kStages));
   v.flag("interrupt_remapping", o.interrupt_remapping);
+  v.name("vfio_container", o.vfio_container, std::span(kContainers));
 }
 
 template <class V>

@@ -44,6 +44,7 @@ struct FakeFunction {
   std::vector<Write> writes;          // to configuration space
   std::vector<std::string> accesses;  // to BARs: "r4 0x10"
   unsigned resets = 0;
+  bool physical = false;  // can have virtual functions
 
   template <class T>
   void set(u16 at, T value) {
@@ -83,6 +84,10 @@ struct FakeFunction {
     set<u32>(0x100, 0x1401001b);  // PASID: not shown
     set<u32>(0x140, 0x19020001);  // error reporting
     set<u32>(0x190, 0x0001000b);  // vendor-specific
+    if (physical) {
+      set<u32>(0x190, 0x1f01000b);
+      set<u32>(0x1f0, 0x00010010);  // virtual functions
+    }
     registers.clear();
   }
   void reset() {
