@@ -97,6 +97,7 @@ class Service {
   Result<Outcome> readlink(const SystemCall& call);
   // service_kexec.cc
   Result<Outcome> kexec_load(const SystemCall& call);
+  Result<std::string> other_kernel();
   Result<Outcome> reboot(const SystemCall& call);
 
   Machine& machine_;

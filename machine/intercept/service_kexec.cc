@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include <nlohmann/json.hpp>
+
 #include "machine/intercept/service.h"
 
 #ifndef KEXEC_FILE_UNLOAD
@@ -42,8 +44,15 @@ Result<Service::Outcome> Service::kexec_load(const SystemCall& call) {
       }
     }
   }
-  TRY(kernel(Call::KexecLoad, call, target, {}, {}));
+  TRY(kernel(Call::KexecLoad, call, target, {}, TRY(other_kernel())));
   return value(0);
+}
+
+// There are two, and one is running.
+Result<std::string> Service::other_kernel() {
+  const auto status = nlohmann::json::parse(TRY(kernel_text(Call::Status)), nullptr, false);
+  if (!status.is_object() || !status.contains("release")) return fail(Errno::Eproto);
+  return std::string(status["release"] == "perdure-a" ? "b" : "a");
 }
 
 Result<Service::Outcome> Service::reboot(const SystemCall& call) {
@@ -56,8 +65,10 @@ Result<Service::Outcome> Service::reboot(const SystemCall& call) {
   if (command != LINUX_REBOOT_CMD_KEXEC) return fail(Errno::Eperm);
   if (magic != LINUX_REBOOT_MAGIC1 || !second_valid) return fail(Errno::Einval);
   const Target target = TRY(target_of(call));
-  TRY(kernel(Call::Kexec, call, target, {}));
-  return value(0);
+  const auto gone = kernel(Call::Kexec, call, target, {});
+  if (gone) return value(0);
+  // Nothing is loaded.
+  return fail(gone.error() == Errno::Enoexec ? Errno::Einval : gone.error());
 }
 
 }  // namespace perdure::intercept

@@ -262,7 +262,9 @@ void Session::loop() {
 }  // namespace
 
 int run_session(SessionConfig config, host::Descriptor starter) {
-  return Session(std::move(config), std::move(starter)).run();
+  // Never destroyed: threads of it may wait for a kernel that is gone.
+  auto* session = new Session(std::move(config), std::move(starter));
+  return session->run();
 }
 
 }  // namespace perdure::intercept

@@ -45,11 +45,28 @@ struct IoasAlloc {
   uint32_t flags = 0;
   uint32_t out_ioas_id = 0;
 };
+struct PreserveFd {
+  uint32_t size = sizeof(PreserveFd);
+  int32_t fd = -1;
+  uint64_t token = 0;
+};
 struct CreateSession {
   uint32_t size = sizeof(CreateSession);
   int32_t fd = -1;
   char name[64] = {};
 };
+
+inline constexpr unsigned long kRetrieveSession = 0xba01;
+inline constexpr unsigned long kPreserveFd = 0xba40;
+inline constexpr unsigned long kRetrieveFd = 0xba41;
+inline constexpr unsigned long kFinish = 0xba42;
+
+// -1 and errno.
+inline int session(int device, unsigned long how, const char* name) {
+  CreateSession create;
+  std::snprintf(create.name, sizeof create.name, "%s", name);
+  return ioctl(device, how, &create) == 0 ? create.fd : -1;
+}
 
 inline bool alloc_ioas(int fd) {
   IoasAlloc alloc;

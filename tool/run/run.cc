@@ -132,7 +132,10 @@ class Run {
   int run() {
     for (u32 boots = 0;; ++boots) {
       const End end = one_boot();
-      if (!end.rebooted || boots >= options_.restarts) return end.status;
+      if (!end.rebooted) return end.status;
+      if (boots < options_.restarts) continue;
+      std::fprintf(stderr, "perdure run: the kernel was replaced, and its programs ended as by a reboot\n");
+      return end.status;
     }
   }
 
