@@ -21,6 +21,8 @@ namespace perdure::intercept {
 
 namespace {
 
+constexpr int kJumpTimeoutMs = 30'000;
+
 class Session {
  public:
   Session(SessionConfig config, host::Descriptor starter) : config_(std::move(config)), starter_(std::move(starter)) {}
@@ -209,7 +211,12 @@ void Session::end(Said how) {
     if (one.pid == program_->pid()) status_ = one.status;
   }
   over_ = true;
-  if (how == Said::Rebooted && events_) (void)events_->reply(wire::Reply{});
+  if (how == Said::Rebooted) {
+    (void)events_->reply(wire::Reply{});
+    // Until it is gone: whoever connects after this finds the next one.
+    pollfd gone = {events_->socket(), POLLRDHUP, 0};
+    poll(&gone, 1, kJumpTimeoutMs);
+  }
   say(how, 0, static_cast<u64>(status_));
 }
 
