@@ -58,7 +58,11 @@ void Connection::run() {
       outcome.head.result = static_cast<s32>(done.error());
     }
     if (broken || !channel_.send(outcome.head, outcome.payload) || !front_) return;
-    if (is_events_) return serve_events();
+    if (is_events_) {
+      channel_.stop_sharing();
+      front_->set_events(channel_);
+      return serve_events();
+    }
   }
 }
 
@@ -108,7 +112,7 @@ Result<void> Connection::serve(const wire::Message& call, FrontTask& task, Outco
       return sysfs_write(both.substr(0, cut), both.substr(cut + 1));
     }
     case Call::Events:
-      TRY(front_->set_events(channel_));
+      TRY(front_->claim_events());
       is_events_ = true;
       return {};
     case Call::TaskExit: front_->forget_process(wire::tgid_of(head.task)); return {};

@@ -65,23 +65,32 @@ void Front::forget_process(u32 tgid) {
   processes_.erase(known);
 }
 
-Result<void> Front::set_events(wire::Channel& channel) {
+Result<void> Front::claim_events() {
   const std::scoped_lock lock(events_mutex_);
-  if (events_) return fail(Errno::Ebusy);
+  if (events_claimed_) return fail(Errno::Ebusy);
+  events_claimed_ = true;
+  return {};
+}
+
+void Front::set_events(wire::Channel& channel) {
+  const std::scoped_lock lock(events_mutex_);
   // A supervisor that reads nothing must not hold up the jump.
   const timeval limit = {.tv_sec = 1, .tv_usec = 0};
   setsockopt(channel.socket(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
   events_ = &channel;
-  return {};
+  events_known_.notify_all();
 }
 
 void Front::clear_events() {
   const std::scoped_lock lock(events_mutex_);
+  events_claimed_ = false;
   events_ = nullptr;
+  events_known_.notify_all();
 }
 
-bool Front::send_reboot() {
-  const std::scoped_lock lock(events_mutex_);
+bool Front::send_reboot(std::chrono::steady_clock::time_point until) {
+  std::unique_lock lock(events_mutex_);
+  events_known_.wait_until(lock, until, [this] { return events_ || !events_claimed_; });
   return events_ && events_->send({.op = static_cast<u32>(wire::Event::Reboot), .a = ++reboots_});
 }
 
@@ -131,8 +140,8 @@ unsigned Fronts::reboot(std::chrono::milliseconds patience) {
       if (auto alive = front.lock()) asked.push_back(std::move(alive));
     }
   }
-  std::erase_if(asked, [](const auto& front) { return !front->send_reboot(); });
   const auto until = std::chrono::steady_clock::now() + patience;
+  std::erase_if(asked, [until](const auto& front) { return !front->send_reboot(until); });
   unsigned silent = 0;
   for (const auto& front : asked) silent += front->await_reboot(until) ? 0 : 1;
   return silent;

@@ -1,6 +1,7 @@
 // A front end as the kernel sees it: one table of handles, shared by its connections, and an event channel.
 #pragma once
 #include <chrono>
+#include <condition_variable>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -29,11 +30,13 @@ class Front {
   Result<Ref<FrontProcess>> process(u32 tgid);
   void forget_process(u32 tgid);
 
-  // Until clear_events() events go there. Ebusy: there is one already.
-  Result<void> set_events(wire::Channel& channel);
+  // There will be a channel for events: events that come wait for it. Ebusy: there is one already.
+  Result<void> claim_events();
+  // This is it, until clear_events().
+  void set_events(wire::Channel& channel);
   void clear_events();
   // Asks the supervisor to end its programs. False: there is nobody to ask.
-  bool send_reboot();
+  bool send_reboot(std::chrono::steady_clock::time_point until);
   // Waits for its answer until then. False: it neither answered nor hung up.
   bool await_reboot(std::chrono::steady_clock::time_point until);
 
@@ -50,6 +53,8 @@ class Front {
   u64 next_;
   std::map<u32, Ref<FrontProcess>> processes_;
   std::mutex events_mutex_;
+  std::condition_variable events_known_;
+  bool events_claimed_ = false;
   wire::Channel* events_ = nullptr;
   u64 reboots_ = 0;  // asked for
 };

@@ -20,12 +20,34 @@ Result<Channel> Channel::connect(const std::string& socket_path, int timeout_ms)
     host::Descriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
     if (!socket) return fail(host::last_error());
     if (::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) {
-      return Channel(std::move(socket));
+      Channel channel(std::move(socket));
+      TRY(channel.share());
+      return channel;
     }
     if (errno != ENOENT && errno != ECONNREFUSED) return fail(host::last_error());
     if (waited >= timeout_ms) return fail(Errno::Etimedout);
     poll(nullptr, 0, 1);
   }
+}
+
+namespace {
+// Not a message of any protocol: the page that those which follow go through.
+constexpr u32 kPage = 0x50414745;
+}  // namespace
+
+Result<void> Channel::share() {
+  SharedPage page = TRY(SharedPage::create());
+  TRY(wire::send(socket_.get(), {.op = kPage}, {}, page.fd()));
+  page_ = std::move(page);
+  return {};
+}
+
+Result<Message> Channel::receive() {
+  if (page_) return page_->receive(socket_.get());
+  Message m = TRY(wire::receive(socket_.get()));
+  if (m.head.op != kPage) return m;
+  page_ = TRY(SharedPage::open(std::move(m.fd)));
+  return page_->receive(socket_.get());
 }
 
 Result<void> Channel::reply(const Result<Reply>& reply) {

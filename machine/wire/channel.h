@@ -1,9 +1,11 @@
 // One connection of the syscall protocol: messages that take turns, call and questions, answers and result.
 #pragma once
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "machine/wire/message.h"
+#include "machine/wire/shared_page.h"
 #include "machine/wire/syscall_protocol.h"
 
 namespace perdure::wire {
@@ -25,11 +27,17 @@ class Channel {
   static Result<Channel> connect(const std::string& socket_path, int timeout_ms);
   explicit Channel(host::Descriptor socket) : socket_(std::move(socket)) {}
 
+  // A front end's, before its first message (connect() does it): messages go through a page of shared memory from now
+  // on, where that is possible. Until stop_sharing() the two sides must take turns.
+  Result<void> share();
+  // Both sides, after the same message: what follows goes through the socket alone.
+  void stop_sharing() { page_.reset(); }
+
   // See wire::send() and wire::receive().
   Result<void> send(const Header& head, std::span<const std::byte> payload = {}, int fd = -1) {
-    return wire::send(socket_.get(), head, payload, fd);
+    return page_ ? page_->send(socket_.get(), head, payload, fd) : wire::send(socket_.get(), head, payload, fd);
   }
-  Result<Message> receive() { return wire::receive(socket_.get()); }
+  Result<Message> receive();
 
   // A front end's call: answers the kernel's questions with `answer(question) → Result<Reply>` until the result comes.
   // The kernel's error, or Ekilled when it is gone, Eproto.
@@ -40,6 +48,8 @@ class Channel {
       Message m = TRY(receive());
       if (m.head.op == static_cast<u32>(Question::Result)) {
         if (m.head.result != 0) return fail(static_cast<Errno>(m.head.result));
+        // Events come when they come.
+        if (head.op == static_cast<u32>(Call::Events)) stop_sharing();
         return m;
       }
       TRY(reply(answer(m)));
@@ -53,6 +63,7 @@ class Channel {
 
  private:
   host::Descriptor socket_;
+  std::optional<SharedPage> page_;
 };
 
 }  // namespace perdure::wire

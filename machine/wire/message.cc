@@ -44,8 +44,8 @@ Result<void> send(int socket, const Header& head, std::span<const std::byte> pay
 
 Result<Message> receive(int socket) {
   Message m;
-  m.payload.resize(kMaxPayload);
-  iovec parts[2] = {{&m.head, sizeof m.head}, {m.payload.data(), m.payload.size()}};
+  thread_local std::vector<std::byte> room(kMaxPayload);
+  iovec parts[2] = {{&m.head, sizeof m.head}, {room.data(), room.size()}};
   msghdr message = {};
   message.msg_iov = parts;
   message.msg_iovlen = 2;
@@ -70,7 +70,7 @@ Result<Message> receive(int socket) {
       received - sizeof(Header) != m.head.bytes || (m.head.has_fd != 0) != static_cast<bool>(m.fd)) {
     return fail(Errno::Eproto);
   }
-  m.payload.resize(m.head.bytes);
+  m.payload.assign(room.begin(), room.begin() + m.head.bytes);
   return m;
 }
 

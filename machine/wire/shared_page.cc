@@ -1,0 +1,139 @@
+#include "machine/wire/shared_page.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include <cstring>
+
+#include "machine/host/host_files.h"
+
+namespace perdure::wire {
+
+namespace {
+
+// Through the socket, and no message: there is something in the page.
+constexpr u32 kWake = 0x57414b45;
+
+// A round trip takes a few microseconds while both sides run. Whoever waits longer waits for somebody who sleeps, or
+// who has something else to do.
+constexpr u64 kSpinNs = 30'000;
+
+u64 now_ns() {
+  timespec now = {};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<u64>(now.tv_sec) * 1'000'000'000 + static_cast<u64>(now.tv_nsec);
+}
+
+// On one processor the other side cannot run while this one spins.
+bool may_spin() {
+  cpu_set_t cpus;
+  return sched_getaffinity(0, sizeof cpus, &cpus) != 0 || CPU_COUNT(&cpus) > 1;
+}
+
+}  // namespace
+
+struct SharedPage::Page {
+  enum class Where : u32 { Here, Socket };
+  alignas(64) std::atomic<u32> spoken;       // messages so far
+  alignas(64) std::atomic<u32> sleeping[2];  // by side
+  alignas(64) Where where;
+  Header head;
+  std::byte payload[kPageSize - 3 * 64 - sizeof(Header)];
+};
+
+void SharedPage::Unmap::operator()(Page* page) const {
+  munmap(page, kPageSize);
+}
+
+Result<SharedPage> SharedPage::map(host::Descriptor fd, Side side) {
+  static_assert(sizeof(Page) <= kPageSize && std::atomic<u32>::is_always_lock_free);
+  void* const at = mmap(nullptr, kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  if (at == MAP_FAILED) return fail(host::last_error());
+  return SharedPage(std::move(fd), std::unique_ptr<Page, Unmap>(static_cast<Page*>(at)), side);
+}
+
+Result<SharedPage> SharedPage::create() {
+  host::Descriptor fd(memfd_create("perdure-calls", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd || ftruncate(fd.get(), static_cast<off_t>(kPageSize)) != 0 ||
+      fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    return fail(host::last_error());
+  }
+  return map(std::move(fd), Side::FrontEnd);
+}
+
+Result<SharedPage> SharedPage::open(host::Descriptor fd) {
+  struct stat st = {};
+  const int seals = fd ? fcntl(fd.get(), F_GET_SEALS) : -1;
+  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(fd.get(), &st) != 0 ||
+      st.st_size != static_cast<off_t>(kPageSize)) {
+    return fail(Errno::Eproto);
+  }
+  return map(std::move(fd), Side::Kernel);
+}
+
+Result<void> SharedPage::send(int socket, const Header& head, std::span<const std::byte> payload, int fd) {
+  const bool here = fd < 0 && payload.size() <= sizeof page_->payload;
+  page_->where = here ? Page::Where::Here : Page::Where::Socket;
+  if (here) {
+    Header stamped = head;
+    stamped.bytes = static_cast<u32>(payload.size());
+    stamped.has_fd = 0;
+    page_->head = stamped;
+    if (!payload.empty()) std::memcpy(page_->payload, payload.data(), payload.size());
+  }
+  // Who falls asleep says so before it looks for the last time, and who speaks looks for sleepers after it spoke: one
+  // of the two sees the other.
+  page_->spoken.store(++seen_, std::memory_order_seq_cst);
+  const bool asleep = page_->sleeping[side_ == Side::Kernel ? 0 : 1].exchange(0, std::memory_order_seq_cst) != 0;
+  if (!here) return wire::send(socket, head, payload, fd);
+  if (asleep) return wire::send(socket, {.op = kWake});
+  return {};
+}
+
+bool SharedPage::spin() const {
+  const auto spoken = [this] { return page_->spoken.load(std::memory_order_acquire) != seen_; };
+  if (spoken()) return true;
+  if (!may_spin()) return false;
+  for (const u64 until = now_ns() + kSpinNs; now_ns() < until;) {
+    for (int i = 0; i < 32; ++i) {
+      if (spoken()) return true;
+      __builtin_ia32_pause();
+    }
+  }
+  return spoken();
+}
+
+Result<Message> SharedPage::receive(int socket) {
+  std::atomic<u32>& sleeping = page_->sleeping[side_ == Side::Kernel ? 1 : 0];
+  while (!spin()) {
+    sleeping.store(1, std::memory_order_seq_cst);
+    if (page_->spoken.load(std::memory_order_seq_cst) != seen_) break;
+    Message m = TRY(wire::receive(socket));
+    if (m.head.op == kWake) continue;
+    sleeping.store(0, std::memory_order_relaxed);
+    seen_ = page_->spoken.load(std::memory_order_acquire);
+    return m;
+  }
+  sleeping.store(0, std::memory_order_relaxed);
+  return take(socket);
+}
+
+Result<Message> SharedPage::take(int socket) {
+  seen_ = page_->spoken.load(std::memory_order_acquire);
+  if (page_->where != Page::Where::Here) {
+    for (;;) {
+      Message m = TRY(wire::receive(socket));
+      if (m.head.op != kWake) return m;
+    }
+  }
+  Message m;
+  m.head = page_->head;
+  if (m.head.bytes > sizeof page_->payload || m.head.has_fd != 0) return fail(Errno::Eproto);
+  m.payload.assign(page_->payload, page_->payload + m.head.bytes);
+  return m;
+}
+
+}  // namespace perdure::wire
