@@ -1,9 +1,5 @@
 #include "machine/intercept/kernel_link.h"
 
-#include <poll.h>
-
-#include <ctime>
-
 namespace perdure::intercept {
 
 using wire::Call;
@@ -12,13 +8,7 @@ using wire::Question;
 namespace {
 
 // Longer than any call that only looks something up; short for who waits behind it.
-constexpr long kSlowNs = 100'000;
-
-bool readable_soon(int fd) {
-  pollfd p = {fd, POLLIN, 0};
-  const timespec soon = {.tv_sec = 0, .tv_nsec = kSlowNs};
-  return ppoll(&p, 1, &soon, nullptr) != 0;
-}
+constexpr u64 kSlowNs = 100'000;
 
 }  // namespace
 
@@ -38,7 +28,7 @@ Result<wire::Message> KernelLink::call(Call op, wire::Header head, std::span<con
   head.op = static_cast<u32>(op);
   TRY(channel_.send(head, payload));
   for (bool patient = false;;) {
-    if (!patient && !readable_soon(channel_.socket())) {
+    if (!patient && !channel_.ready(kSlowNs)) {
       patient = true;
       slow();
     }
@@ -53,6 +43,7 @@ Result<wire::Message> KernelLink::call(Call op, wire::Header head, std::span<con
 
 Result<wire::Channel> KernelLink::become_events(std::unique_ptr<KernelLink> link) {
   TRY(link->call(Call::Events, {}));
+  link->channel_.stop_sharing();
   return std::move(link->channel_);
 }
 

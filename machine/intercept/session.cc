@@ -55,6 +55,7 @@ class Session {
   host::Descriptor kernel_gone_;  // an eventfd, written by whichever thread notices
   std::unique_ptr<KernelLink> link_;
   std::optional<wire::Channel> events_;
+  u64 reboot_ = 0;  // the number of the event
   std::optional<Machine> machine_;
   std::optional<Workers> workers_;
   std::optional<Launched> program_;
@@ -212,7 +213,9 @@ void Session::end(Said how) {
   }
   over_ = true;
   if (how == Said::Rebooted) {
-    (void)events_->reply(wire::Reply{});
+    wire::Reply ended;
+    ended.a = reboot_;
+    (void)events_->reply(std::move(ended));
     // Until it is gone: whoever connects after this finds the next one.
     pollfd gone = {events_->socket(), POLLRDHUP, 0};
     poll(&gone, 1, kJumpTimeoutMs);
@@ -224,6 +227,7 @@ void Session::reboot() {
   const auto event = events_->receive();
   if (!event) return power_off();
   if (event->head.op == static_cast<u32>(wire::Event::Reboot)) {
+    reboot_ = event->head.a;
     end(Said::Rebooted);
   } else {
     (void)events_->reply(fail(Errno::Enosys));

@@ -50,6 +50,14 @@ Result<Message> Channel::receive() {
   return page_->receive(socket_.get());
 }
 
+bool Channel::ready(u64 within_ns) {
+  if (page_) return page_->ready(socket_.get(), within_ns);
+  pollfd p = {socket_.get(), POLLIN, 0};
+  const timespec within = {.tv_sec = static_cast<time_t>(within_ns / 1'000'000'000),
+                           .tv_nsec = static_cast<long>(within_ns % 1'000'000'000)};
+  return ppoll(&p, 1, &within, nullptr) != 0;
+}
+
 Result<void> Channel::reply(const Result<Reply>& reply) {
   Header head{.op = static_cast<u32>(Question::Answer)};
   if (!reply) {

@@ -38,6 +38,8 @@ class Channel {
     return page_ ? page_->send(socket_.get(), head, payload, fd) : wire::send(socket_.get(), head, payload, fd);
   }
   Result<Message> receive();
+  // Whether there is a message, or the other side's end, within this time. Only poll() on socket() does not tell.
+  bool ready(u64 within_ns);
 
   // A front end's call: answers the kernel's questions with `answer(question) → Result<Reply>` until the result comes.
   // The kernel's error, or Ekilled when it is gone, Eproto.
@@ -58,7 +60,7 @@ class Channel {
   // Answers one question, or event.
   Result<void> reply(const Result<Reply>& reply);
 
-  // For poll() and shutdown(): the other side is gone when it hangs up.
+  // For shutdown(), and for poll(): the other side is gone when it hangs up.
   int socket() const { return socket_.get(); }
 
  private:

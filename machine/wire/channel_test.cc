@@ -107,6 +107,26 @@ TEST_P(ChannelPair, WhatIsTooLongIsRefused) {
   EXPECT_EQ(front_->send({.op = 3}, pattern(kMaxPayload + 1)).error(), Errno::Emsgsize);
 }
 
+// Whether there is something is known without taking it.
+TEST_P(ChannelPair, ReadySaysWhetherThereIsAMessage) {
+  ASSERT_TRUE(front_->send({.op = 3}));
+  ASSERT_TRUE(kernel_->receive());
+  EXPECT_FALSE(front_->ready(1'000'000)) << "nobody said anything";
+  ASSERT_TRUE(kernel_->send({.op = kResult, .a = 1}));
+  EXPECT_TRUE(front_->ready(1'000'000'000));
+  EXPECT_TRUE(front_->ready(0)) << "and it is still there";
+  ASSERT_TRUE(front_->receive());
+  // The word for a sleeper that came too late is no message.
+  EXPECT_FALSE(front_->ready(1'000'000));
+  ASSERT_TRUE(front_->send({.op = 3}));
+  ASSERT_TRUE(kernel_->receive());
+  ASSERT_TRUE(kernel_->send({.op = kResult, .a = 2}, pattern(kMaxPayload)));
+  EXPECT_TRUE(front_->ready(1'000'000'000));
+  EXPECT_EQ(front_->receive()->head.a, 2U);
+  kernel_.reset();
+  EXPECT_TRUE(front_->ready(1'000'000'000)) << "its end is one, too";
+}
+
 // Who waits for events and who sends them do not take turns.
 TEST_P(ChannelPair, EventsComeThroughTheSocket) {
   std::thread kernel([&] {

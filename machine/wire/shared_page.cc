@@ -1,11 +1,14 @@
 #include "machine/wire/shared_page.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "machine/host/host_files.h"
@@ -93,11 +96,14 @@ Result<void> SharedPage::send(int socket, const Header& head, std::span<const st
   return {};
 }
 
-bool SharedPage::spin() const {
-  const auto spoken = [this] { return page_->spoken.load(std::memory_order_acquire) != seen_; };
+bool SharedPage::spoken() const {
+  return page_->spoken.load(std::memory_order_acquire) != seen_;
+}
+
+bool SharedPage::spin(u64 patience_ns) const {
   if (spoken()) return true;
   if (!may_spin()) return false;
-  for (const u64 until = now_ns() + kSpinNs; now_ns() < until;) {
+  for (const u64 until = now_ns() + patience_ns; now_ns() < until;) {
     for (int i = 0; i < 32; ++i) {
       if (spoken()) return true;
       __builtin_ia32_pause();
@@ -108,7 +114,7 @@ bool SharedPage::spin() const {
 
 Result<Message> SharedPage::receive(int socket) {
   std::atomic<u32>& sleeping = page_->sleeping[side_ == Side::Kernel ? 1 : 0];
-  while (!spin()) {
+  while (!spin(kSpinNs)) {
     sleeping.store(1, std::memory_order_seq_cst);
     if (page_->spoken.load(std::memory_order_seq_cst) != seen_) break;
     Message m = TRY(wire::receive(socket));
@@ -119,6 +125,26 @@ Result<Message> SharedPage::receive(int socket) {
   }
   sleeping.store(0, std::memory_order_relaxed);
   return take(socket);
+}
+
+bool SharedPage::ready(int socket, u64 within_ns) {
+  const u64 until = now_ns() + within_ns;
+  if (spin(std::min(within_ns, kSpinNs))) return true;
+  std::atomic<u32>& sleeping = page_->sleeping[side_ == Side::Kernel ? 1 : 0];
+  for (;;) {
+    sleeping.store(1, std::memory_order_seq_cst);
+    if (page_->spoken.load(std::memory_order_seq_cst) != seen_) return true;
+    const u64 now = now_ns();
+    if (now >= until) return false;
+    const timespec rest = {.tv_sec = static_cast<time_t>((until - now) / 1'000'000'000),
+                           .tv_nsec = static_cast<long>((until - now) % 1'000'000'000)};
+    pollfd p = {socket, POLLIN, 0};
+    if (ppoll(&p, 1, &rest, nullptr) <= 0) continue;
+    Header head;
+    if (recv(socket, &head, sizeof head, MSG_PEEK | MSG_DONTWAIT) != sizeof head || head.op != kWake) return true;
+    // A word that was said to us earlier, or just now: then there is something in the page.
+    (void)recv(socket, &head, sizeof head, MSG_DONTWAIT);
+  }
 }
 
 Result<Message> SharedPage::take(int socket) {

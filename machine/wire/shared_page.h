@@ -25,6 +25,8 @@ class SharedPage {
 
   Result<void> send(int socket, const Header& head, std::span<const std::byte> payload, int fd);
   Result<Message> receive(int socket);
+  // Whether receive() has something to say, within this time.
+  bool ready(int socket, u64 within_ns);
 
  private:
   struct Page;
@@ -35,7 +37,8 @@ class SharedPage {
   SharedPage(host::Descriptor fd, std::unique_ptr<Page, Unmap> page, Side side)
       : fd_(std::move(fd)), page_(std::move(page)), side_(side) {}
   // Whether there is a message now; waits for one a little.
-  bool spin() const;
+  bool spin(u64 patience_ns) const;
+  bool spoken() const;
   Result<Message> take(int socket);
 
   host::Descriptor fd_;
