@@ -22,6 +22,9 @@ class Iommufd {
   // Each open is a context of its own. /dev/iommu charges users, /dev/vfio/vfio processes. Enomem.
   Result<Ref<IommufdFile>> open(Accounting accounting = Accounting::User);
 
+  // For reports: every context that is open, oldest first, with no lock held.
+  void each_context(FunctionRef<void(const IommufdFile& context)> visit) const EXCLUDES(lock_);
+
   Heap& heap() const { return kho.heap(); }
   Machine& machine() const { return kho.machine(); }
 
@@ -29,6 +32,15 @@ class Iommufd {
   Iommu& iommu;
   IommuLiveUpdate& live_update;
   const Config config;
+
+ private:
+  friend class IommufdFile;
+  void add(IommufdFile& context) EXCLUDES(lock_);
+  void remove(IommufdFile& context) EXCLUDES(lock_);
+
+  mutable Mutex lock_{LockRank::Leaf};
+  List<IommufdFile, &IommufdFile::in_module_> contexts_ GUARDED_BY(lock_);
+  u64 contexts_made_ GUARDED_BY(lock_) = 0;
 };
 
 }  // namespace perdure::iommufd

@@ -17,7 +17,9 @@ IommufdFile::IommufdFile(Iommufd& module, Ref<DmaOwner> owner, Accounting accoun
       owner_(std::move(owner)),
       objects_(heap_),
       preserved_hwpts_(heap_),
-      accounting_(accounting) {}
+      accounting_(accounting) {
+  module_.add(*this);
+}
 
 void IommufdFile::log_line(LogLevel level, std::string_view text) const {
   log(heap_.machine(), level, Line() << "iommufd: " << text);
@@ -25,6 +27,7 @@ void IommufdFile::log_line(LogLevel level, std::string_view text) const {
 
 // No device is bound: each would hold a reference. HWPTs go before the IOASes that they use.
 void IommufdFile::last_close() {
+  module_.remove(*this);
   {
     MutexGuard guard(lock_);
     compat_ioas_ = nullptr;

@@ -5,6 +5,7 @@
 #include "core/iommufd/hwpt_audit.h"
 #include "core/iommufd/ioas.h"
 #include "core/iommufd/record.h"
+#include "core/iommufd/status.h"
 #include "core/luo/session.h"
 #include "core/uapi/iommufd.h"
 
@@ -67,6 +68,10 @@ class IommufdFile final : public File {
   // A device of the group is bound to this context.
   bool owns(const Group& group) const EXCLUDES(lock_);
 
+  // --- for reports -------------------------------------------------------------------------------------------------
+  u64 number() const { return number_; }  // no other context's of this kernel
+  void describe(ContextVisitor& visitor) const EXCLUDES(lock_);
+
   // --- live update, old kernel (called by the handlers, under the session's lock) --------------------------------
   // Preserves every marked HWPT; returns the record. Ebusy: preserved already; Einval, Enoent: an area that cannot be
   // preserved (iommu-liveupdate §3.1). Everything is undone on failure.
@@ -96,6 +101,7 @@ class IommufdFile final : public File {
   void last_close() override;
 
  private:
+  friend class Iommufd;
   struct Dispatch;
   struct Memory {
     u64 token = 0;
@@ -185,6 +191,8 @@ class IommufdFile final : public File {
   static Result<Owned<Incoming>> find_memory(Heap& heap, luo::Session& session, u64 token, IncomingRecord record);
   void log_line(LogLevel level, std::string_view text) const;
 
+  ListNode in_module_;
+  u64 number_ = 0;
   Iommufd& module_;
   Heap& heap_;
   const Ref<DmaOwner> owner_;

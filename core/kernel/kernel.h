@@ -74,6 +74,7 @@ class Kernel {
   IommuLiveUpdate& live_update() { return *live_update_; }
   pci::Bus& bus() { return *bus_; }
   vfio::Vfio& vfio() { return *vfio_; }
+  iommufd::Iommufd& iommufd() { return *iommufd_; }
   pci::LiveUpdate& pci_live_update() { return *pci_live_update_; }
 
  private:

@@ -6,6 +6,7 @@
 
 #include <csignal>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "core/uapi/vfio.h"
 #include "machine/board/edu.h"
@@ -216,6 +217,37 @@ TEST_F(RemoteDma, ReachesPrivateMemoryBothWays) {
   unmap.length = kBytes;
   ASSERT_TRUE(ioctl(iommu_, uapi::kIommuIoasUnmap, unmap));
   EXPECT_EQ(board_->memory().foreign(), 0U);
+}
+
+// The machine's state as a tree: who has which device, and what it is attached to.
+TEST_F(RemoteDma, TheStatusTellsOfContextsAndOwners) {
+  ASSERT_TRUE(map(child_->at(0), kBytes, kIova));
+  const auto other = s_->open("/dev/iommu");
+  const auto said = s_->call({.op = static_cast<u32>(Call::Status)});
+  ASSERT_TRUE(said);
+  const auto tree = nlohmann::json::parse(
+      std::string_view(reinterpret_cast<const char*>(said->payload.data()), said->payload.size()));
+  ASSERT_EQ(tree["contexts"].size(), 2U) << tree.dump(1);
+  const auto& context = tree["contexts"][0];
+  EXPECT_EQ(context["ioas"], nlohmann::json::parse(R"([{"id":2,"areas":1,"bytes":16384}])")) << tree.dump(1);
+  EXPECT_EQ(context["devices"][0]["function"], "0000:00:03.0");
+  EXPECT_EQ(context["devices"][0]["hwpt"], context["hwpts"][0]["id"]);
+  EXPECT_EQ(context["hwpts"][0]["automatic"], true);
+  EXPECT_TRUE(tree["contexts"][1]["ioas"].empty());
+  ASSERT_EQ(tree["domains"].size(), 1U);
+  EXPECT_EQ(tree["domains"][0]["mapped_bytes"], kBytes);
+  EXPECT_EQ(tree["domains"][0]["devices"], 1);
+  for (const auto& device : tree["devices"]) {
+    if (device["function"] != "0000:00:03.0") continue;
+    EXPECT_EQ(device["owner"], context["number"]);
+    EXPECT_EQ(device["ownership"], "owned");
+  }
+  ASSERT_TRUE(s_->close(*other));
+  const auto after = s_->call({.op = static_cast<u32>(Call::Status)});
+  EXPECT_EQ(nlohmann::json::parse(std::string_view(reinterpret_cast<const char*>(after->payload.data()),
+                                                   after->payload.size()))["contexts"]
+                .size(),
+            1U);
 }
 
 // A page that is gone is a transfer that fails, and no more.
