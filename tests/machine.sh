@@ -2,6 +2,7 @@
 # machine.sh PERDURE SOURCES: machines that stay, as users start, look at, update and end them. Prints TAP.
 set -u
 perdure=$1
+sources=$2
 . "$2/tests/tap.sh"
 export XDG_RUNTIME_DIR="$work/run"
 mkdir -m 700 "$XDG_RUNTIME_DIR"
@@ -139,6 +140,57 @@ board=$(pid_of f)
 kill -9 $up
 result 'it does not outlive who started it' soon gone "$board"
 result 'nor do its files' soon [ -z "$(ls -A "$base")" ]
+
+# Programs that know nothing of machines, across kernels.
+python=
+for p in python3 /usr/bin/python3; do "$p" -c '' 2>/dev/null && python=$p; done
+if [ -n "$python" ]; then
+  # keep NAME TEXT, fetch NAME, hold NAME: a session with a text; held, it is retrieved and not finished.
+  cat >"$work/keep.py" <<'PROGRAM'
+import sys
+sys.path.insert(0, sys.argv[1])
+import session
+session.NAME = sys.argv[3].encode()
+if sys.argv[2] == "keep":
+    session.keep(sys.argv[4])
+if sys.argv[2] == "fetch":
+    sys.exit(session.fetch())
+device = session.os.open("/dev/liveupdate", session.os.O_RDWR)
+held = session.call(device, session.RETRIEVE_SESSION, session.SESSION, -1, session.NAME)
+session.call(held[1], session.RETRIEVE_FD, session.FD, -1, session.TOKEN)
+print("held", flush=True)
+sys.stdin.read()
+PROGRAM
+  program() { "$perdure" run --machine m -- "$python" -B "$work/keep.py" "$sources/examples" "$@"; }
+  "$perdure" machine up m >/dev/null
+  program keep one 'of the first' >"$work/keep" 2>&1 &
+  keeper=$!
+  soon grep -q kept "$work/keep"
+  check 'a session is seen' 0 '^state: outgoing' machine status sessions/one
+  check 'kexec ends its program as a reboot does' 0 '^  programs ' kexec
+  result 'which took the supervisor along' soon gone $keeper
+  check 'the session waits' 0 '^state: waiting' machine status sessions/one
+  result 'another program fetches it' sh -c '[ "$("$@")" = "of the first" ]' sh "$perdure" run --machine m -- "$python" -B "$work/keep.py" "$sources/examples" fetch one
+  check 'and it is no more' 1 'there is no sessions/one' machine status sessions/one
+
+  program keep two 'of the second' >"$work/keep" 2>&1 &
+  soon grep -q kept "$work/keep"
+  "$perdure" kexec >/dev/null
+  mkfifo "$work/hold"
+  program hold two <"$work/hold" >"$work/held" 2>&1 &
+  holder=$!
+  exec 9>"$work/hold"
+  soon grep -q held "$work/held"
+  check 'a session that is half taken over refuses, by its name' 1 'everything runs on under perdure-a: EBUSY' kexec
+  result 'says which' grep -q 'session "two"' "$work/err"
+  check 'its program runs on, under the same kernel' 0 '^m +running +perdure-a \(hop 2\)' machine list
+  result 'as does its supervisor' kill -0 $holder
+  exec 9>&-
+  wait $holder
+  "$perdure" machine down m >/dev/null
+else
+  echo '# skipped: programs, for want of python3'
+fi
 
 # A log that is followed, to the machine's end.
 "$perdure" machine up m >/dev/null

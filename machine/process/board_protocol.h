@@ -35,7 +35,8 @@ struct RemoteBank {
   u64 host_id = 0;
 };
 
-// What Hello's payload says, as text lines: the directory of the kernel binaries, and the programs' socket.
+// What Hello's payload says, as text lines: the directory of the kernel binaries, the programs' socket, and the kernel
+// that comes next when nobody says which.
 struct Places {
   static constexpr char kSeparator = '\n';
 };

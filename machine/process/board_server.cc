@@ -243,7 +243,9 @@ Result<void> BoardServer::hello() {
                     .a = boot_info_.value,
                     .b = board_->memory().window_log2(),
                     .c = board_->now_ns() - monotonic_ns()};
-  const std::string places = config_.kernel_directory.string() + Places::kSeparator + config_.program_socket.string();
+  const std::string places = config_.kernel_directory.string() + Places::kSeparator + config_.program_socket.string() +
+                             Places::kSeparator +
+                             (config_.next.empty() ? "" : config_.next[hop_ % config_.next.size()]);
   TRY(wire::send(kernel_.get(), head, std::as_bytes(std::span(places))));
 
   LocalPort port(*board_);

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "core/abi/boot_info.h"
 #include "machine/board/board.h"
@@ -27,6 +28,8 @@ struct ServerConfig {
   std::filesystem::path program_socket;
   // A name, of perdure-kernel-NAME in the directory, or the path of a binary.
   std::string first_kernel = "a";
+  // That kexec jumps to when nobody says which, in turn.
+  std::vector<std::string> next = {"b", "a"};
   std::string command_line = {};  // see kernel_options.h
   int kernel_output = -1;         // kernels' standard output and error; -1: this process's
   // Told when a kernel serves programs, and when the kernel process ended without being told to, with its wait status;

@@ -19,12 +19,19 @@ Result<std::unique_ptr<KernelMachine>> KernelMachine::create(RemotePort& port, L
 }
 
 Result<Ref<KernelImage>> KernelMachine::image_open(std::string_view name) {
-  return Ref<KernelImage>(TRY(FileImage::open(kernel_path(remote_.kernel_directory(), name))));
+  return Ref<KernelImage>(TRY(FileImage::open(
+      kernel_path(remote_.kernel_directory(), name.empty() ? std::string_view(remote_.next_kernel()) : name))));
 }
 
 Result<void> KernelMachine::jump(KernelImage& image, const abi::BootInfo& next, Phys at) {
   TRY(remote_.prepare(next, at));
-  if (before_jump_) before_jump_();
+  if (before_jump_) {
+    before_jump_();
+    // The jump begins when programs have ended: how long that takes is no kernel's doing.
+    abi::BootInfo later = next;
+    later.jump_ns = now_ns();
+    TRY(remote_.prepare(later, at));
+  }
   // Everything but the board's socket and the standard streams is close-on-exec, and no argument or environment goes
   // along: what the next kernel knows, it knows from the board.
   char name[] = "perdure-kernel";

@@ -35,9 +35,11 @@ Result<std::unique_ptr<RemotePort>> RemotePort::connect(host::Descriptor socket)
   port->clock_offset_ = hello.head.c;
   const std::string places(reinterpret_cast<const char*>(hello.payload.data()), hello.payload.size());
   const usize cut = places.find(Places::kSeparator);
-  if (cut == std::string::npos) return fail(Errno::Eproto);
+  const usize second = cut == std::string::npos ? cut : places.find(Places::kSeparator, cut + 1);
+  if (second == std::string::npos) return fail(Errno::Eproto);
   port->kernel_directory_ = places.substr(0, cut);
-  port->program_socket_ = places.substr(cut + 1);
+  port->program_socket_ = places.substr(cut + 1, second - cut - 1);
+  port->next_kernel_ = places.substr(second + 1);
   for (;;) {
     wire::Message m = TRY(wire::receive(port->socket_.get()));
     switch (static_cast<BoardOp>(m.head.op)) {

@@ -19,6 +19,7 @@ class RemotePort final : public BoardPort {
 
   Phys boot_info() const { return boot_info_; }
   const std::string& kernel_directory() const { return kernel_directory_; }
+  const std::string& next_kernel() const { return next_kernel_; }
   const std::string& program_socket() const { return program_socket_; }
   int interrupts() const { return interrupts_.get(); }
   InterruptPage& interrupt_page() { return *interrupt_page_; }
@@ -51,6 +52,7 @@ class RemotePort final : public BoardPort {
   u64 clock_offset_ = 0;
   std::string kernel_directory_;
   std::string program_socket_;
+  std::string next_kernel_;
   host::Descriptor ram_;
   std::vector<RamPiece> pieces_;
   std::unique_ptr<Mailbox> mailbox_;

@@ -13,6 +13,7 @@
 
 #include "core/base/scope_guard.h"
 #include "tool/machine/control_server.h"
+#include "tool/machine/machine_config.h"
 #include "tool/machine/status_tree.h"
 
 namespace perdure::tool {
@@ -91,8 +92,7 @@ class Board {
                          .config = orders_.config_name};
     log_.say(fmt::format("{} starts with kernel {}", orders_.name, orders_.config.first));
     start();
-    ControlServer control(record, orders_.config, orders_.directory, server_, log_,
-                          [this] { eventfd_write(end_.get(), 1); });
+    ControlServer control(record, orders_.directory, server_, log_, [this] { eventfd_write(end_.get(), 1); });
     control.listen();
     write_record(orders_.directory, record);
     const auto ready = server_.wait_ready(std::nullopt, 0);
@@ -112,6 +112,7 @@ class Board {
         .kernel_directory = kernels,
         .program_socket = orders_.directory / kKernelSocket,
         .first_kernel = orders_.config.first,
+        .next = orders_.config.next,
         .command_line = process::write_options(orders_.config.options),
         .kernel_output = log_.kernel_end(),
         .on_ready = [this](

@@ -41,14 +41,9 @@ std::string tail(const std::vector<std::string>& lines) {
 
 }  // namespace
 
-ControlServer::ControlServer(MachineRecord record, MachineConfig config, std::filesystem::path directory,
-                             process::BoardServer& server, MachineLog& log, std::function<void()> end)
-    : record_(std::move(record)),
-      config_(std::move(config)),
-      directory_(std::move(directory)),
-      server_(server),
-      log_(log),
-      end_(std::move(end)) {}
+ControlServer::ControlServer(MachineRecord record, std::filesystem::path directory, process::BoardServer& server,
+                             MachineLog& log, std::function<void()> end)
+    : record_(std::move(record)), directory_(std::move(directory)), server_(server), log_(log), end_(std::move(end)) {}
 
 ControlServer::~ControlServer() {
   ending_ = true;
@@ -198,19 +193,20 @@ json ControlServer::kexec(const json& request) {
   };
   const auto before = server_.wait_ready(std::nullopt, 0);
   if (!before) return refused(before.error(), "there is no kernel that could be replaced");
-  const std::string kernel =
-      request.contains("kernel") ? request.at("kernel").get<std::string>() : next_kernel(before->hop);
+  // Without a name it is the next one in turn.
+  const std::string name = request.value("kernel", "");
+  const std::string kernel = name.empty() ? "the next kernel" : "kernel " + name;
   const auto began = std::chrono::steady_clock::now();
   auto admin = wire::ProgramSyscalls::connect(socket(), kConnectMs);
   if (!admin) return refused(admin.error(), "the kernel does not answer");
-  if (const auto loaded = (*admin)->kexec_load(kernel); !loaded) {
-    return refused(loaded.error(), "kernel " + kernel + " cannot be loaded; nothing was frozen");
+  if (const auto loaded = (*admin)->kexec_load(name); !loaded) {
+    return refused(loaded.error(), kernel + " cannot be loaded; nothing was frozen");
   }
   if (const auto gone = (*admin)->kexec(); gone || gone.error() != Errno::Ekilled) {
     return refused(gone ? Errno::Eproto : gone.error(), "no live update; everything runs on under " + before->release);
   }
   const auto after = server_.wait_ready(before->hop, kReadyNs);
-  if (!after) return refused(after.error(), "kernel " + kernel + " did not come up; the machine is lost");
+  if (!after) return refused(after.error(), kernel + " did not come up; the machine is lost");
 
   KexecReport report{.from = before->release, .to = after->release, .hop = after->hop, .phases = {}, .log = {}};
   report.asked_ns = static_cast<u64>(

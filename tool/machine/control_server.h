@@ -9,7 +9,6 @@
 
 #include "machine/process/board_server.h"
 #include "tool/machine/control.h"
-#include "tool/machine/machine_config.h"
 #include "tool/machine/machine_log.h"
 
 namespace perdure::tool {
@@ -17,8 +16,8 @@ namespace perdure::tool {
 class ControlServer {
  public:
   // `end`: called when the machine is to end; on another thread.
-  ControlServer(MachineRecord record, MachineConfig config, std::filesystem::path directory,
-                process::BoardServer& server, MachineLog& log, std::function<void()> end);
+  ControlServer(MachineRecord record, std::filesystem::path directory, process::BoardServer& server, MachineLog& log,
+                std::function<void()> end);
   // Ends all conversations.
   ~ControlServer();
   ControlServer(const ControlServer&) = delete;
@@ -43,11 +42,9 @@ class ControlServer {
   nlohmann::json kexec(const nlohmann::json& request);
   void log(const nlohmann::json& request, JsonLines& lines);
   void register_supervisor(const nlohmann::json& request, JsonLines& lines);
-  std::string next_kernel(u32 hop) const { return config_.next[hop % config_.next.size()]; }
   std::string socket() const { return (directory_ / kKernelSocket).string(); }
 
   MachineRecord record_;
-  MachineConfig config_;
   std::filesystem::path directory_;
   process::BoardServer& server_;
   MachineLog& log_;

@@ -13,6 +13,7 @@ using nlohmann::json;
 namespace {
 
 constexpr std::string_view kLoad = "load";  // nobody waits for it
+constexpr std::string_view kJump = "jump";
 
 // Of the phases that count, with what each took since the one before it ended.
 template <class Visit>
@@ -47,7 +48,14 @@ std::optional<std::string> KexecReport::broke(u64 budget_ns) const {
 
 std::vector<KexecPhase> phases_of(const json& status) {
   std::vector<KexecPhase> phases;
-  for (const json& p : status.at("timeline")) phases.push_back({p.at("phase"), p.at("begin_ns"), p.at("end_ns")});
+  for (const json& p : status.at("timeline")) {
+    KexecPhase phase{p.at("phase"), p.at("begin_ns"), p.at("end_ns")};
+    // What the former kernel waits for between its own last work and the jump is the end of its programs.
+    if (phase.name == kJump && !phases.empty() && phases.back().end_ns < phase.begin_ns) {
+      phases.push_back({"programs", phases.back().end_ns, phase.begin_ns});
+    }
+    phases.push_back(std::move(phase));
+  }
   return phases;
 }
 

@@ -45,6 +45,16 @@ TEST(KexecReport, TheBudgetIsBrokenByThePhaseInWhichItRunsOut) {
   EXPECT_EQ(report().broke(0), "audit");
 }
 
+TEST(KexecReport, BetweenTheOldKernelsWorkAndTheJumpProgramsEnd) {
+  const auto phases = phases_of(nlohmann::json::parse(R"({"timeline": [
+    {"phase": "quiesce", "begin_ns": 10, "end_ns": 20}, {"phase": "jump", "begin_ns": 50, "end_ns": 60},
+    {"phase": "carve", "begin_ns": 61, "end_ns": 70}]})"));
+  ASSERT_EQ(phases.size(), 4u);
+  EXPECT_EQ(phases[1].name, "programs");
+  EXPECT_EQ(phases[1].begin_ns, 20u);
+  EXPECT_EQ(phases[1].end_ns, 50u);
+}
+
 TEST(KexecReport, AsJsonThereAndBack) {
   const KexecReport back = kexec_report(to_json(report()));
   EXPECT_EQ(to_json(back), to_json(report()));

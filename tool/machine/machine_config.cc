@@ -21,6 +21,7 @@ constexpr std::array kContainers{
     Named<vfio::Vfio::Container>{"type1", vfio::Vfio::Container::Type1},
     Named<vfio::Vfio::Container>{"iommufd", vfio::Vfio::Container::Iommufd}};
 
+
 constexpr u64 kLeastLog = u64{4} << 10;
 
 template <class V>

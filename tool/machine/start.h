@@ -30,8 +30,8 @@ class BoardProcess {
   BoardProcess(BoardProcess&& o) noexcept
       : pid_(std::exchange(o.pid_, -1)), line_(std::move(o.line_)), release_(std::move(o.release_)) {}
   BoardProcess& operator=(BoardProcess&&) = delete;
-  // Ends the machine and waits for it, unless it is to stay. Without that it ends when this process and all children that
-  // it forked, and that executed nothing else, are gone.
+  // Ends the machine and waits for it, unless it is to stay. Without that it ends when this process and all children
+  // that it forked, and that executed nothing else, are gone.
   ~BoardProcess();
 
   pid_t pid() const { return pid_; }
