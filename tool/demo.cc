@@ -58,6 +58,7 @@ class Demo {
                          : options.tables == "first-stage" ? Tables::FirstStage
                                                            : Tables::Legacy);
     }
+    config.wire = options.wire;
     config.plan.irq_every = 16;
     if (!options.in_process) {
       config.plan.rate = options.rate;

@@ -8,6 +8,7 @@ namespace perdure::tool {
 
 struct DemoOptions {
   bool in_process = false;
+  bool wire = false;     // programs that know of the kernel's socket
   bool cold = false;     // a plain kexec instead: nothing is preserved
   std::string breakage;  // "te-gap", "table-page", or empty
   bool json = false;

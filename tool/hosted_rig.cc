@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <poll.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -8,9 +9,9 @@
 #include "machine/process/board_server.h"
 #include "machine/wire/program.h"
 #include "tool/child.h"
+#include "tool/machine/run_directory.h"
 #include "tool/program.h"
 #include "tool/rig.h"
-#include "tool/machine/run_directory.h"
 
 namespace perdure::tool {
 
@@ -41,8 +42,17 @@ class HostedRig final : public Rig {
   }
 
   Result<void> start_program(u32 hop) override {
-    std::vector<std::string> words{
-        "program", "--socket", socket(), "--hop", std::to_string(hop), "--plan", plan_text(config_.plan)};
+    std::vector<std::string> words;
+    if (config_.wire) {
+      words = {"program", "--socket", socket()};
+    } else {
+      words = {"run",    "--socket", socket(), "--no-sysfs", "--", std::filesystem::read_symlink("/proc/self/exe"),
+               "program"};
+    }
+    for (const std::string& word :
+         {std::string("--hop"), std::to_string(hop), std::string("--plan"), plan_text(config_.plan)}) {
+      words.push_back(word);
+    }
     if (config_.selftest) words.emplace_back("--selftest");
     program_.emplace(TRY(Child::start(words)));
     return await("begin");
@@ -67,7 +77,9 @@ class HostedRig final : public Rig {
     }
     ready_ = TRY(server_.wait_ready(ready_.hop, kBootTimeoutNs));
     if (program_) {
-      if (const int status = program_->wait(); status != 9) {
+      // A program that knows of the kernel notices that it is gone; others are killed, as a reboot does it.
+      const int expected = config_.wire ? 9 : 128 + SIGKILL;
+      if (const int status = program_->wait(); status != expected) {
         add_problem(fmt::format("the program ended with status {} instead of dying with its kernel", status));
       }
       program_.reset();

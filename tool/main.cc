@@ -51,6 +51,8 @@ int run(int argc, char** argv) {
       ->check(CLI::IsMember({"te-gap", "table-page"}));
   demo_command->add_flag("--json", demo.json, "the report as JSON");
   demo_command->add_flag("--in-process", demo.in_process, "one process, stepped, repeatable from --seed");
+  demo_command->add_flag("--wire", demo.wire,
+                         "programs talk to the kernel's socket instead of being ordinary ones under perdure run");
   demo_command->add_option("--hops", demo.hops, "live updates to make")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
@@ -79,7 +81,7 @@ int run(int argc, char** argv) {
 
   perdure::tool::ProgramOptions program;
   CLI::App* program_command = app.add_subcommand("program", "a program of the demo")->group("");
-  program_command->add_option("--socket", program.socket)->required();
+  program_command->add_option("--socket", program.socket);
   program_command->add_option("--hop", program.hop)->required();
   program_command->add_option("--plan", program.plan)->required();
   program_command->add_flag("--selftest", program.selftest);

@@ -8,6 +8,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "client/libc/libc_syscalls.h"
 #include "machine/wire/program.h"
 #include "scenarios/selftest.h"
 
@@ -56,7 +57,8 @@ scenarios::StreamsPlan plan_from(const std::string& text) {
   return plan;
 }
 
-// The next line of standard input; empty when the kernel, or whoever started us, is gone.
+// The next line of standard input; empty when the kernel, if there is a socket to know it by, or whoever started us, is
+// gone.
 std::string next_command(int kernel) {
   pollfd fds[] = {{STDIN_FILENO, POLLIN, 0}, {kernel, POLLRDHUP, 0}};
   while (poll(fds, 2, -1) < 0) {
@@ -71,10 +73,10 @@ void answer(std::string_view what, const Result<void>& result) {
   say({{"done", what}, {"error", result ? 0 : static_cast<int>(result.error())}});
 }
 
-int run_stage(const ProgramOptions& options, wire::ProgramSyscalls& sys, Telling& witness) {
+int run_stage(const ProgramOptions& options, client::Syscalls& sys, int kernel, Telling& witness) {
   scenarios::Selftest stage({sys, witness});
   answer("begin", options.hop == 0 ? stage.before("b") : stage.after());
-  if (next_command(sys.socket()) == "quit") return 0;
+  if (next_command(kernel) == "quit") return 0;
   // As a program dies with its kernel: nothing is closed in an orderly way.
   _exit(9);
 }
@@ -102,18 +104,15 @@ std::string plan_text(const scenarios::StreamsPlan& plan) {
   return j.dump();
 }
 
-int run_program(const ProgramOptions& options) {
-  auto sys = wire::ProgramSyscalls::connect(options.socket, 5000);
-  if (!sys) {
-    say({{"problem", fmt::format("no kernel at {}: {}", options.socket, errno_name(sys.error()))}});
-    return 1;
-  }
+namespace {
+
+int run_on(const ProgramOptions& options, client::Syscalls& sys, int kernel) {
   Telling witness;
-  if (options.selftest) return run_stage(options, **sys, witness);
-  scenarios::Streams streams({**sys, witness}, plan_from(options.plan));
+  if (options.selftest) return run_stage(options, sys, kernel, witness);
+  scenarios::Streams streams({sys, witness}, plan_from(options.plan));
   answer("begin", streams.begin(options.hop));
   for (;;) {
-    const std::string command = next_command((*sys)->socket());
+    const std::string command = next_command(kernel);
     if (command == "preserve") {
       answer(command, streams.preserve());
     } else if (command == "verify") {
@@ -125,6 +124,21 @@ int run_program(const ProgramOptions& options) {
       _exit(9);
     }
   }
+}
+
+}  // namespace
+
+int run_program(const ProgramOptions& options) {
+  if (options.socket.empty()) {
+    client::LibcSyscalls sys;
+    return run_on(options, sys, -1);
+  }
+  const auto sys = wire::ProgramSyscalls::connect(options.socket, 5000);
+  if (!sys) {
+    say({{"problem", fmt::format("no kernel at {}: {}", options.socket, errno_name(sys.error()))}});
+    return 1;
+  }
+  return run_on(options, **sys, (*sys)->socket());
 }
 
 }  // namespace perdure::tool

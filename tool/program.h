@@ -8,7 +8,7 @@
 namespace perdure::tool {
 
 struct ProgramOptions {
-  std::string socket;
+  std::string socket;  // of a kernel process; empty: the system calls of an ordinary program
   u32 hop = 0;
   std::string plan;  // plan_text()
   bool selftest = false;

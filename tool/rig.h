@@ -29,6 +29,9 @@ struct RigConfig {
   u64 unit_timeout_ns = 0;  // in process: see Config; 0: the kernel's own
   // Programs run the selftest instead of the streams: stage one at hop 0, else stage two. Hosted only.
   bool selftest = false;
+  // Programs talk to the kernel's socket, with a library that knows of it, instead of being ordinary ones under
+  // `perdure run`. Hosted only.
+  bool wire = false;
 
   board::Bdf device(u32 number) const { return streamed.empty() ? board.devices[number].bdf : streamed[number]; }
 };

@@ -9,6 +9,7 @@ namespace perdure::tool {
 int run_selftest() {
   RigConfig config = demo_machine(u64{1} << 30, 1);
   config.selftest = true;
+  config.wire = true;
   const std::unique_ptr<Rig> rig = hosted_rig(config);
   bool good = true;
   const auto step = [&](std::string_view what, const Result<void>& done) {
