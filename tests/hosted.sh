@@ -11,6 +11,7 @@ check 'there and back, nothing lost' 0 'nothing was lost \(2 hops' demo
 check 'the same as JSON' 0 '"clean": true' demo $small --json --hops 1
 check 'in scalable mode' 0 'nothing was lost' demo $small --hops 1 --tables scalable
 check 'through first-stage tables' 0 'nothing was lost' demo $small --hops 2 --tables first-stage
+check 'by programs that know of the socket' 0 'nothing was lost' demo $small --hops 1 --wire
 check 'in one process' 0 'nothing was lost' demo --in-process --hops 2 --caches evict
 check 'translation off for 5 ms is seen' 1 'DMA did not survive' demo $small --hops 1 --break te-gap
 check 'a table page that was not preserved is seen' 1 'poison read as an entry' demo $small --hops 1 --break table-page

@@ -167,7 +167,8 @@ PROGRAM
   keeper=$!
   soon grep -q kept "$work/keep"
   check 'a session is seen' 0 '^state: outgoing' machine status sessions/one
-  check 'kexec ends its program as a reboot does' 0 '^  programs ' kexec
+  # Nobody waits for the time that supervisors may take at most, five seconds, when they have nothing more to do.
+  check 'kexec ends its program as a reboot does' 0 '^  programs ' kexec --budget 4900ms
   result 'which took the supervisor along' soon gone $keeper
   check 'the session waits' 0 '^state: waiting' machine status sessions/one
   result 'another program fetches it' sh -c '[ "$("$@")" = "of the first" ]' sh "$perdure" run --machine m -- "$python" -B "$work/keep.py" "$sources/examples" fetch one
