@@ -22,6 +22,11 @@ struct Source {
   Vec<Piece> pieces;
   Errno unpinnable = Errno::Efault;
   u32 seals = 0;  // of the file at that time (R59)
+  // Whether devices may ever write to it: what is mapped for reading only cannot be copied for writing.
+  bool writable = false;
+
+  // Bytes [from, from + length) of it. Enomem.
+  Result<Source> slice(Heap& heap, u64 from, u64 length) const;
 };
 
 struct Area {

@@ -127,6 +127,22 @@ Result<void> IommufdFile::hwpt_set_dirty_tracking(Call<uapi::IommuHwptSetDirtyTr
   return fail(hwpt->restored() ? Errno::Einval : Errno::Eopnotsupp);
 }
 
+Result<void> IommufdFile::hwpt_get_dirty_bitmap(Call<uapi::IommuHwptGetDirtyBitmap>& call) {
+  const uapi::IommuHwptGetDirtyBitmap& cmd = call.cmd;
+  constexpr u32 kNoClear = 1;
+  if ((cmd.flags & ~kNoClear) != 0 || cmd.reserved != 0) return fail(Errno::Eopnotsupp);
+  MutexGuard guard(lock_);
+  const HwptPaging* const hwpt = objects_.find_as<HwptPaging>(cmd.hwpt_id);
+  if (!hwpt) return fail(Errno::Enoent);
+  if (cmd.length == 0) return fail(Errno::Einval);
+  if (range_overflows(cmd.iova, cmd.length)) return fail(Errno::Eoverflow);
+  const u64 alignment = hwpt->ioas() ? hwpt->ioas()->iova_alignment() : kPageSize;
+  if ((cmd.iova | cmd.length) % alignment != 0) return fail(Errno::Einval);
+  if (cmd.page_size == 0 || cmd.iova % cmd.page_size != 0 || cmd.length % cmd.page_size != 0)
+    return fail(Errno::Einval);
+  return fail(Errno::Eopnotsupp);
+}
+
 // Only caches of nested tables are invalidated by programs, and there are none. The count of entries handled is
 // written on every failure, too.
 Result<void> IommufdFile::hwpt_invalidate(Call<uapi::IommuHwptInvalidate>& call) {

@@ -64,8 +64,8 @@ Result<void> Ioas::check_iova_locked(u64 iova, u64 length) const {
   return {};
 }
 
-// The lowest hole of [page, 2^64 - 1 - page] that takes the length at the wanted alignment: the alignment of the
-// source, so that large pages can be used, but not beyond one large page (uapi §2.4).
+// At the wanted alignment: that of the source, so that large pages can be used, but not beyond one large page (uapi
+// §2.4).
 Result<u64> Ioas::choose_iova_locked(u64 source_start, u64 length) const {
   if (length >= kHighest / 2) return fail(Errno::Eoverflow);
   u64 alignment = std::bit_ceil(length);
@@ -73,31 +73,85 @@ Result<u64> Ioas::choose_iova_locked(u64 source_start, u64 length) const {
   alignment = std::min(alignment, kHugePageSize);
   if (alignment < alignment_) return fail(Errno::Einval);
   const u64 low_bits = source_start % kPageSize;
+  if (allowed_.empty()) return place_locked({kPageSize, kHighest - kPageSize}, length, alignment, low_bits);
+  for (const IovaRange& range : allowed_) {
+    const Result<u64> at = place_locked(range, length, alignment, low_bits);
+    if (at) return at;
+  }
+  return fail(Errno::Enospc);
+}
 
-  constexpr u64 kLast = kHighest - kPageSize;
-  const Area* area = areas_.lower_bound(Iova(kPageSize));
-  for (u64 at = kPageSize; at <= kLast;) {
+Result<u64> Ioas::place_locked(IovaRange in, u64 length, u64 alignment, u64 low_bits) const {
+  const Area* area = areas_.lower_bound(Iova(in.first));
+  for (u64 at = std::max<u64>(in.first, 1); at <= in.last;) {
     while (area && area->last().value < at) area = AreaMap::next(*area);
-    const IovaRange* reserved = reserved_.find(at, kLast);
+    const IovaRange* reserved = reserved_.find(at, in.last);
     // Ranges are found by their start, so one that begins below may hide one that reaches further: taken in turns.
     u64 used_until = 0;
     if (area && area->iova.value <= at) used_until = area->last().value;
     if (reserved && reserved->first <= at) used_until = std::max(used_until, reserved->last);
     if (used_until != 0) {
-      if (used_until >= kLast) break;
+      if (used_until >= in.last) break;
       at = used_until + 1;
       continue;
     }
-    u64 hole_last = kLast;
+    u64 hole_last = in.last;
     if (area) hole_last = std::min(hole_last, area->iova.value - 1);
     if (reserved) hole_last = std::min(hole_last, reserved->first - 1);
     // `start < last` is Linux's test, too: a hole of one byte is never used.
     const u64 start = align_up(at, alignment) | low_bits;
     if (start >= at && start < hole_last && hole_last - start >= length - 1) return start;
-    if (hole_last >= kLast) break;
+    if (hole_last >= in.last) break;
     at = hole_last + 1;
   }
   return fail(Errno::Enospc);
+}
+
+// That it can be reserved.
+Result<void> Ioas::check_free_locked(IovaRange range) const {
+  if (areas_.find(Iova(range.first), Iova(range.last))) return fail(Errno::Eaddrinuse);
+  for (const IovaRange& allowed : allowed_) {
+    if (ranges_meet(allowed, range)) return fail(Errno::Eaddrinuse);
+  }
+  return {};
+}
+
+Result<void> Ioas::allow(Vec<IovaRange> ranges) {
+  MutexGuard guard(lock_);
+  TRY(immutability.may_change());
+  for (const IovaRange& range : ranges) {
+    if (reserved_.find(range.first, range.last)) return fail(Errno::Eaddrinuse);
+  }
+  allowed_ = std::move(ranges);
+  return {};
+}
+
+bool Ioas::large_pages() const {
+  MutexGuard guard(lock_);
+  return large_pages_;
+}
+
+Result<void> Ioas::check_aligned_locked() const {
+  for (const Area* area = areas_.first(); area; area = AreaMap::next(*area)) {
+    if ((area->iova.value | area->length | area->source.start) % kPageSize != 0) return fail(Errno::Eaddrinuse);
+  }
+  return {};
+}
+
+Result<void> Ioas::set_large_pages(bool on) {
+  MutexGuard guard(lock_);
+  TRY(immutability.may_change());
+  if (!on && large_pages_) {
+    if (!domains_.empty() && !areas_.empty()) return fail(Errno::Einval);
+    TRY(check_aligned_locked());
+  }
+  large_pages_ = on;
+  update_alignment_locked();
+  return {};
+}
+
+void Ioas::update_alignment_locked() {
+  alignment_ = domains_.empty() && large_pages_ ? 1 : kPageSize;
 }
 
 // --- pinning and filling ----------------------------------------------------------------------------------------
@@ -135,58 +189,116 @@ Result<void> Ioas::runs_locked(const Area& area, Vec<Run>& runs) const {
 Result<void> Ioas::fill_locked(PagingDomain& domain, Area& area, std::span<const Run> runs) {
   u64 done = 0;
   for (const Run& run : runs) {
-    const Result<void> mapped = domain.map(run.iova, run.phys, run.length, area.access);
-    if (!mapped) {
+    const u64 step = large_pages_ ? run.length : kPageSize;
+    for (u64 at = 0; at < run.length; at += step, done += step) {
+      const Result<void> mapped = domain.map(run.iova + at, run.phys + at, step, area.access);
+      if (mapped) continue;
       if (!undo_map(domain, area.iova, done)) area.lost = true;
       return mapped;
     }
-    done += run.length;
   }
   return {};
 }
 
 Result<Iova> Ioas::map(Source source, u64 length, const Iova* fixed, Access access) {
-  Owned<Area> area = TRY(heap_.make<Area>(Iova(0), length, access, std::move(source)));
-  Vec<Run> runs(heap_);
-  AreaList failed;
+  AreaList fresh;
   // Runs with no lock held: may be the last use of the memory.
-  ScopeGuard release([&] { release_areas(heap_, failed); });
+  ScopeGuard release([&] { release_areas(heap_, fresh); });
+  Owned<Area> area = TRY(heap_.make<Area>(Iova(0), length, access, std::move(source)));
+  fresh.push_back(*area.release());
+  return map(fresh, fixed);
+}
+
+Result<Iova> Ioas::map(AreaList& fresh, const Iova* fixed) {
   MutexGuard guard(lock_);
   TRY(immutability.may_change());
+  u64 length = 0;
+  for (const Area& area : fresh) length += area.length;
   if (length == 0 || length % alignment_ != 0) return fail(Errno::Einval);
-  if (fixed) {
-    TRY(check_iova_locked(fixed->value, length));
-    area->iova = *fixed;
-  } else {
-    area->iova = Iova(TRY(choose_iova_locked(area->source.start, length)));
+  if (fixed) TRY(check_iova_locked(fixed->value, length));
+  const Iova start = fixed ? *fixed : Iova(TRY(choose_iova_locked(fresh.front().source.start, length)));
+  Iova at = start;
+  for (Area& area : fresh) {
+    if (includes(area.access, Access::Write) && !area.source.writable) return fail(Errno::Eperm);
+    if (at.value % alignment_ != 0 || area.source.start % kPageSize % alignment_ != 0) return fail(Errno::Einval);
+    area.iova = at;
+    at = at + area.length;
   }
-  if (area->source.start % kPageSize % alignment_ != 0) return fail(Errno::Einval);
+  if (!domains_.empty()) TRY(fill_all_locked(fresh));
+  while (Area* area = fresh.pop_front()) areas_.insert(*area);
+  return start;
+}
 
-  if (!domains_.empty()) {
-    const Result<void> mapped = [&]() -> Result<void> {
+// Every area in every domain, or none in any.
+Result<void> Ioas::fill_all_locked(AreaList& fresh) {
+  Vec<Run> runs(heap_);
+  for (Area& area : fresh) {
+    HwptPaging* stopped_at = nullptr;
+    const Result<void> filled = [&]() -> Result<void> {
       lock_.assert_held();
-      TRY(pin_locked(*area));
-      TRY(runs_locked(*area, runs));
+      TRY(pin_locked(area));
+      runs.clear();
+      TRY(runs_locked(area, runs));
       for (HwptPaging& hwpt : domains_) {
-        const Result<void> filled = fill_locked(hwpt.domain(), *area, runs.span());
-        if (filled) continue;
-        for (HwptPaging& earlier : domains_) {
-          if (&earlier == &hwpt) break;
-          if (!undo_map(earlier.domain(), area->iova, length)) area->lost = true;
-        }
-        return filled;
+        stopped_at = &hwpt;
+        TRY(fill_locked(hwpt.domain(), area, runs.span()));
       }
       return {};
     }();
-    if (!mapped) {
-      unpin_locked(*area);
-      failed.push_back(*area.release());
-      return fail(mapped.error());
+    if (filled) continue;
+    for (Area& back : fresh) {
+      const bool last = &back == &area;
+      for (HwptPaging& hwpt : domains_) {
+        if (last && (!stopped_at || &hwpt == stopped_at)) break;
+        if (!undo_map(hwpt.domain(), back.iova, back.length)) back.lost = true;
+      }
+      unpin_locked(back);
+      if (last) break;
     }
+    return filled;
   }
-  const Iova at = area->iova;
-  areas_.insert(*area.release());
-  return at;
+  return {};
+}
+
+Result<void> Ioas::copy(Iova from, u64 length, Access access, AreaList& copies) const {
+  MutexGuard guard(lock_);
+  u64 done = 0;
+  const Area* area = areas_.find(from, from);
+  while (area && area->iova <= from + done) {
+    const u64 into = (from + done) - area->iova;
+    const u64 bytes = std::min(area->length - into, length - done);
+    Source part = TRY(area->source.slice(heap_, into, bytes));
+    Owned<Area> fresh = TRY(heap_.make<Area>(Iova(0), bytes, access, std::move(part)));
+    copies.push_back(*fresh.release());
+    done += bytes;
+    if (done == length) return {};
+    area = AreaMap::next(*area);
+  }
+  return fail(Errno::Enoent);
+}
+
+Result<void> Ioas::cut(Iova at) {
+  MutexGuard guard(lock_);
+  TRY(immutability.may_change());
+  Area* const area = at.value == 0 ? nullptr : areas_.find(at, at);
+  if (!area || area->iova == at) return {};
+  if (at.value % alignment_ != 0 || (large_pages_ && !domains_.empty())) return fail(Errno::Einval);
+  const u64 low = at - area->iova;
+  Source front = TRY(area->source.slice(heap_, 0, low));
+  Source rest = TRY(area->source.slice(heap_, low, area->length - low));
+  Owned<Area> above = TRY(heap_.make<Area>(at, area->length - low, area->access, std::move(rest)));
+  above->lost = area->lost;
+  // Memory that both reach is pinned for each; its first pin goes last.
+  if (area->pinned) {
+    for (const Piece& piece : front.pieces) piece.memory->pin();
+    for (const Piece& piece : above->source.pieces) piece.memory->pin();
+    for (const Piece& piece : area->source.pieces) piece.memory->unpin();
+    above->pinned = true;
+  }
+  area->source = std::move(front);
+  area->length = low;
+  areas_.insert(*above.release());
+  return {};
 }
 
 Result<u64> Ioas::unmap(Iova first, Iova last, AreaList& removed) {
@@ -218,7 +330,7 @@ Result<void> Ioas::reserve_aperture_locked(const HwptPaging& hwpt) {
   const pt::Geometry& geometry = hwpt.domain().geometry();
   if (geometry.iova_bits >= 64) return {};
   const u64 end = u64{1} << geometry.iova_bits;
-  if (areas_.find(Iova(end), Iova(kHighest))) return fail(Errno::Eaddrinuse);
+  TRY(check_free_locked({end, kHighest}));
   return reserved_.add(&hwpt, {end, kHighest});
 }
 
@@ -235,11 +347,7 @@ Result<void> Ioas::add_domain(Task&, HwptPaging& hwpt) {
     reserved_.remove(&hwpt);
   });
   const bool first = domains_.empty();
-  if (first) {
-    for (Area* area = areas_.first(); area; area = AreaMap::next(*area)) {
-      if ((area->iova.value | area->length | area->source.start) % kPageSize != 0) return fail(Errno::Eaddrinuse);
-    }
-  }
+  if (first) TRY(check_aligned_locked());
   Vec<Run> runs(heap_);
   for (Area* area = areas_.first(); area; area = AreaMap::next(*area)) {
     const Result<void> filled = [&]() -> Result<void> {
@@ -259,7 +367,7 @@ Result<void> Ioas::add_domain(Task&, HwptPaging& hwpt) {
     return filled;
   }
   domains_.push_back(hwpt);
-  alignment_ = kPageSize;
+  update_alignment_locked();
   unreserve.dismiss();
   return {};
 }
@@ -273,6 +381,7 @@ Result<void> Ioas::take_areas(std::span<const RecordedArea> recorded) {
     source.start = r.offset;
     // Those that its memfd came back with: preserving it again needs them again (R59).
     source.seals = r.memory->seals();
+    source.writable = includes(r.access, Access::Write);
     TRY(source.pieces.push_back({r.memory, r.offset, r.length}));
     Owned<Area> area = TRY(heap_.make<Area>(r.iova, r.length, r.access, std::move(source)));
     areas_.insert(*area.release());
@@ -305,7 +414,7 @@ Result<void> Ioas::adopt_domain(HwptPaging& hwpt) {
   });
   if (domain.attached_devices() != 0) {
     // Its devices may be bound later than areas are mapped; they reserve it as if they were bound now.
-    if (areas_.find(Iova(kMsiWindow.first), Iova(kMsiWindow.last))) return fail(Errno::Eaddrinuse);
+    TRY(check_free_locked(kMsiWindow));
     TRY(reserved_.add(&hwpt, kMsiWindow));
   }
   const bool first = domains_.empty();
@@ -324,7 +433,7 @@ Result<void> Ioas::adopt_domain(HwptPaging& hwpt) {
   }
   TRY(domain.adopt(mapped));
   domains_.push_back(hwpt);
-  alignment_ = kPageSize;
+  update_alignment_locked();
   unpin.dismiss();
   unreserve.dismiss();
   return {};
@@ -338,12 +447,12 @@ void Ioas::remove_domain(HwptPaging& hwpt) {
     if (hwpt.lost) area->lost = true;
     if (domains_.empty()) unpin_locked(*area);
   }
-  if (domains_.empty()) alignment_ = 1;
+  update_alignment_locked();
 }
 
 Result<void> Ioas::reserve(const void* owner, IovaRange range) {
   MutexGuard guard(lock_);
-  if (areas_.find(Iova(range.first), Iova(range.last))) return fail(Errno::Eaddrinuse);
+  TRY(check_free_locked(range));
   return reserved_.add(owner, range);
 }
 

@@ -14,7 +14,7 @@ class Ioas final : public Object {
   static constexpr ObjectType kObjectType = ObjectType::Ioas;
   using AreaList = List<Area, &Area::removed>;
 
-  explicit Ioas(Heap& heap) : Object(kObjectType), heap_(heap), reserved_(heap) {}
+  explicit Ioas(Heap& heap) : Object(kObjectType), heap_(heap), reserved_(heap), allowed_(heap) {}
   // No domain is left. Call with no lock held: ends the last use of memory.
   ~Ioas() override;
 
@@ -24,6 +24,15 @@ class Ioas final : public Object {
   // source unaligned, or beyond the end of a file. Eoverflow, Eexist: something is mapped there. Enospc: no address
   // fits. Efault: nothing there to pin. Enomem. On failure nothing changed.
   Result<Iova> map(Source source, u64 length, const Iova* fixed, Access access) EXCLUDES(lock_);
+  // The same for areas that lie one behind the other: all of them or none. Eperm: one of a source that devices may only
+  // read is to be written to. Those that are mapped leave the list.
+  Result<Iova> map(AreaList& fresh, const Iova* fixed) EXCLUDES(lock_);
+  // What is mapped in [from, from + length), as areas that are mapped nowhere yet: one for each area here, of the same
+  // memory. Enoent: there is a hole. Enomem; some may be in the list then.
+  Result<void> copy(Iova from, u64 length, Access access, AreaList& copies) const EXCLUDES(lock_);
+  // Cuts the area that lies on both sides of `at` in two; none does: nothing to do. Only where large pages are off can
+  // what lies on one side be unmapped then. Einval: they are on, and there is a domain; Ebusy: immutable; Enomem.
+  Result<void> cut(Iova at) EXCLUDES(lock_);
   // Unmaps the areas in [first, last], each of which must lie in there whole; returns the bytes unmapped. Enoent: one
   // does not (those before it stay unmapped), or none is there. Ebusy: immutable. Eio: a unit did not confirm, or an
   // adopted table was damaged; the areas are gone, but their memory stays pinned for ever. `removed` is for
@@ -47,6 +56,15 @@ class Ioas final : public Object {
   // Keeps a range free for `owner`. Eaddrinuse: an area is there. Enomem.
   Result<void> reserve(const void* owner, IovaRange range) EXCLUDES(lock_);
   void unreserve(const void* owner) EXCLUDES(lock_);
+
+  // Ranges that addresses are chosen from, in order and apart from one another, in place of those of before; none:
+  // anywhere. Nothing else is kept from being mapped, but no device that reserves one of them can be attached.
+  // Eaddrinuse: one is reserved already; Ebusy: immutable.
+  Result<void> allow(Vec<IovaRange> ranges) EXCLUDES(lock_);
+  bool large_pages() const EXCLUDES(lock_);
+  // Off: domains map single pages, and everything is aligned to them. Einval: what is mapped in a domain may be in
+  // large ones; Eaddrinuse: an area is not aligned; Ebusy: immutable.
+  Result<void> set_large_pages(bool on) EXCLUDES(lock_);
 
   u64 iova_alignment() const EXCLUDES(lock_);
   // Page sizes that every domain can do, as a mask; what is below the processor's page is that page.
@@ -73,6 +91,12 @@ class Ioas final : public Object {
  private:
   Result<void> check_iova_locked(u64 iova, u64 length) const REQUIRES(lock_);
   Result<u64> choose_iova_locked(u64 source_start, u64 length) const REQUIRES(lock_);
+  // The lowest place in the range; Enospc.
+  Result<u64> place_locked(IovaRange in, u64 length, u64 alignment, u64 low_bits) const REQUIRES(lock_);
+  Result<void> check_free_locked(IovaRange range) const REQUIRES(lock_);
+  Result<void> check_aligned_locked() const REQUIRES(lock_);
+  Result<void> fill_all_locked(AreaList& fresh) REQUIRES(lock_);
+  void update_alignment_locked() REQUIRES(lock_);
   Result<void> pin_locked(Area& area) REQUIRES(lock_);
   void unpin_locked(Area& area) REQUIRES(lock_);
   Result<void> runs_locked(const Area& area, Vec<Run>& runs) const REQUIRES(lock_);
@@ -88,6 +112,8 @@ class Ioas final : public Object {
   AreaMap areas_ GUARDED_BY(lock_);
   ReservedSet reserved_ GUARDED_BY(lock_);
   List<HwptPaging, &HwptPaging::ioas_node> domains_ GUARDED_BY(lock_);
+  Vec<IovaRange> allowed_ GUARDED_BY(lock_);  // by address
+  bool large_pages_ GUARDED_BY(lock_) = true;
   u64 alignment_ GUARDED_BY(lock_) = 1;
 };
 

@@ -18,6 +18,7 @@ class IoasTest : public ::testing::Test {
   void map(u64 iova, const IommufdWorld::Memfd& memfd, u64 offset, u64 length, Access access = Access::ReadWrite) {
     Source source(w.heap());
     source.start = offset;
+    source.writable = true;
     ASSERT_TRUE(source.pieces.push_back({memfd.memory, offset, length}));
     const Iova at(iova);
     ASSERT_TRUE(ioas->map(std::move(source), length, &at, access));
@@ -26,6 +27,7 @@ class IoasTest : public ::testing::Test {
   void map_pieces(u64 iova, std::initializer_list<iommufd::Piece> pieces) {
     Source source(w.heap());
     source.kind = Source::Kind::User;
+    source.writable = true;
     u64 length = 0;
     for (const iommufd::Piece& piece : pieces) {
       ASSERT_TRUE(source.pieces.push_back(piece));

@@ -88,10 +88,6 @@ struct IommufdFile::Dispatch {
   static constexpr Op no(u32 command, u32 min_size = sizeof(T)) {
     return op<T, &IommufdFile::unsupported<T>>(command, min_size);
   }
-  template <class T, u32 T::* Changed>
-  static constexpr Op no_change(u32 command, u32 min_size = sizeof(T)) {
-    return change<T, &IommufdFile::unsupported<T>, Changed>(command, min_size);
-  }
 };
 
 Result<u64> IommufdFile::ioctl(Task& task, u32 cmd, UserAddr arg) {
@@ -100,8 +96,9 @@ Result<u64> IommufdFile::ioctl(Task& task, u32 cmd, UserAddr arg) {
   static constexpr D::Op kOps[] = {
       D::change<uapi::IommuDestroy, &IommufdFile::destroy, &uapi::IommuDestroy::id>(uapi::kIommuDestroy),
       D::op<uapi::IommuIoasAlloc, &IommufdFile::ioas_alloc>(uapi::kIommuIoasAlloc),
-      D::no_change<uapi::IommuIoasAllowIovas, &uapi::IommuIoasAllowIovas::ioas_id>(uapi::kIommuIoasAllowIovas),
-      D::no_change<uapi::IommuIoasCopy, &uapi::IommuIoasCopy::dst_ioas_id>(uapi::kIommuIoasCopy),
+      D::change<uapi::IommuIoasAllowIovas, &IommufdFile::ioas_allow_iovas, &uapi::IommuIoasAllowIovas::ioas_id>(
+          uapi::kIommuIoasAllowIovas),
+      D::change<uapi::IommuIoasCopy, &IommufdFile::ioas_copy, &uapi::IommuIoasCopy::dst_ioas_id>(uapi::kIommuIoasCopy),
       D::op<uapi::IommuIoasIovaRanges, &IommufdFile::ioas_iova_ranges>(uapi::kIommuIoasIovaRanges),
       D::change<uapi::IommuIoasMap, &IommufdFile::ioas_map, &uapi::IommuIoasMap::ioas_id>(uapi::kIommuIoasMap),
       D::change<uapi::IommuIoasUnmap, &IommufdFile::ioas_unmap, &uapi::IommuIoasUnmap::ioas_id>(uapi::kIommuIoasUnmap),
@@ -111,8 +108,8 @@ Result<u64> IommufdFile::ioctl(Task& task, u32 cmd, UserAddr arg) {
       D::op<uapi::IommuHwInfo, &IommufdFile::get_hw_info>(uapi::kIommuGetHwInfo, uapi::kIommuHwInfoMin),
       D::change<uapi::IommuHwptSetDirtyTracking, &IommufdFile::hwpt_set_dirty_tracking,
                 &uapi::IommuHwptSetDirtyTracking::hwpt_id>(uapi::kIommuHwptSetDirtyTracking),
-      D::no_change<uapi::IommuHwptGetDirtyBitmap, &uapi::IommuHwptGetDirtyBitmap::hwpt_id>(
-          uapi::kIommuHwptGetDirtyBitmap),
+      D::change<uapi::IommuHwptGetDirtyBitmap, &IommufdFile::hwpt_get_dirty_bitmap,
+                &uapi::IommuHwptGetDirtyBitmap::hwpt_id>(uapi::kIommuHwptGetDirtyBitmap),
       D::op<uapi::IommuHwptInvalidate, &IommufdFile::hwpt_invalidate>(uapi::kIommuHwptInvalidate),
       D::no<uapi::IommuFaultAlloc>(uapi::kIommuFaultQueueAlloc),
       D::change<uapi::IommuIoasMapFile, &IommufdFile::ioas_map_file, &uapi::IommuIoasMapFile::ioas_id>(
@@ -150,23 +147,6 @@ Result<void> IommufdFile::may_change(u32 id) const {
   MutexGuard guard(lock_);
   const Object* const object = objects_.find(id);
   return object ? object->immutability.may_change() : Result<void>();
-}
-
-// Reading an option changes nothing; one without object is the context's.
-Result<void> IommufdFile::option(Call<uapi::IommuOption>& call) {
-  if (call.cmd.op == uapi::iommu_option::kSet) {
-    TRY(may_change(call.cmd.object_id));
-    MutexGuard guard(lock_);
-    if (call.cmd.object_id == 0) TRY(immutability_.may_change());
-  }
-  return fail(Errno::Eopnotsupp);
-}
-
-// Every area of the context would be charged to another process.
-Result<void> IommufdFile::ioas_change_process(Call<uapi::IommuIoasChangeProcess>&) {
-  MutexGuard guard(lock_);
-  TRY(immutability_.may_change());
-  return fail(Errno::Eopnotsupp);
 }
 
 Result<Ref<Ioas>> IommufdFile::find_ioas(u32 id) const {
@@ -211,19 +191,42 @@ Result<void> IommufdFile::ioas_iova_ranges(Call<uapi::IommuIoasIovaRanges>& call
   return {};
 }
 
+Result<void> IommufdFile::ioas_allow_iovas(Call<uapi::IommuIoasAllowIovas>& call) {
+  const uapi::IommuIoasAllowIovas& cmd = call.cmd;
+  if (cmd.reserved != 0) return fail(Errno::Eopnotsupp);
+  const Ref<Ioas> ioas = TRY(find_ioas(cmd.ioas_id));
+  Vec<IovaRange> ranges(heap_);
+  for (u32 i = 0; i < cmd.num_iovas; ++i) {
+    const auto range =
+        TRY(call.task.copy_in<uapi::IommuIovaRange>(UserAddr(cmd.allowed_iovas) + i * sizeof(uapi::IommuIovaRange)));
+    const IovaRange allowed{range.start, range.last};
+    if (allowed.first >= allowed.last) return fail(Errno::Einval);
+    const auto at = std::lower_bound(ranges.begin(), ranges.end(), allowed,
+                                     [](IovaRange a, IovaRange b) { return a.first < b.first; });
+    const usize index = static_cast<usize>(at - ranges.begin());
+    // Ranges that do not meet are in order by their ends, too: only the neighbours can be in the way.
+    if (index < ranges.size() && ranges_meet(ranges[index], allowed)) return fail(Errno::Einval);
+    if (index > 0 && ranges_meet(ranges[index - 1], allowed)) return fail(Errno::Einval);
+    TRY(ranges.insert_at(index, allowed));
+  }
+  return ioas->allow(std::move(ranges));
+}
+
 namespace {
 
-// What MAP and MAP_FILE check before they look at anything: flags, then numbers that cannot be.
-template <class Cmd>
-Result<Access> check_map(const Cmd& cmd, u32 reserved) {
-  if ((cmd.flags & ~uapi::iommu_map::kKnown) != 0 || reserved != 0) return fail(Errno::Eopnotsupp);
-  if (cmd.iova == ~u64{0} || cmd.length == ~u64{0}) return fail(Errno::Eoverflow);
-  const bool read = (cmd.flags & uapi::iommu_map::kReadable) != 0;
-  const bool write = (cmd.flags & uapi::iommu_map::kWriteable) != 0;
+// What MAP, MAP_FILE and COPY check before they look at anything: flags, then numbers that cannot be.
+Result<Access> check_map(u32 flags, u32 reserved, std::initializer_list<u64> numbers) {
+  if ((flags & ~uapi::iommu_map::kKnown) != 0 || reserved != 0) return fail(Errno::Eopnotsupp);
+  for (const u64 number : numbers) {
+    if (number == ~u64{0}) return fail(Errno::Eoverflow);
+  }
+  const bool read = (flags & uapi::iommu_map::kReadable) != 0;
+  const bool write = (flags & uapi::iommu_map::kWriteable) != 0;
   if (!read && !write) return fail(Errno::Einval);
   return read && write ? Access::ReadWrite : read ? Access::Read : Access::Write;
 }
 
+// Where it was mapped, in the member for it.
 template <class Cmd>
 Result<void> answer_map(Call<Cmd>& call, Result<Iova> mapped) {
   call.cmd.iova = TRY(std::move(mapped))
@@ -246,6 +249,7 @@ Result<Iova> IommufdFile::map_user(Task& task, Ioas& ioas, u64 from, u64 length,
   Source source(heap_);
   source.kind = Source::Kind::User;
   source.start = from;
+  source.writable = includes(access, Access::Write);
   const Access wanted = includes(access, Access::Write) ? Access::Write : Access::Read;
   u64 found = 0;
   const Result<void> resolved = task.resolve(UserAddr(from), length, wanted,
@@ -263,7 +267,7 @@ Result<Iova> IommufdFile::map_user(Task& task, Ioas& ioas, u64 from, u64 length,
 
 Result<void> IommufdFile::ioas_map(Call<uapi::IommuIoasMap>& call) {
   const uapi::IommuIoasMap& cmd = call.cmd;
-  const Access access = TRY(check_map(cmd, cmd.reserved));
+  const Access access = TRY(check_map(cmd.flags, cmd.reserved, {cmd.iova, cmd.length}));
   const Ref<Ioas> ioas = TRY(find_ioas(cmd.ioas_id));
   const Iova fixed(cmd.iova);
   return answer_map(call,
@@ -272,7 +276,7 @@ Result<void> IommufdFile::ioas_map(Call<uapi::IommuIoasMap>& call) {
 
 Result<void> IommufdFile::ioas_map_file(Call<uapi::IommuIoasMapFile>& call) {
   const uapi::IommuIoasMapFile& cmd = call.cmd;
-  const Access access = TRY(check_map(cmd, 0));
+  const Access access = TRY(check_map(cmd.flags, 0, {cmd.iova, cmd.length}));
   const Ref<Ioas> ioas = TRY(find_ioas(cmd.ioas_id));
   if (cmd.length == 0) return fail(Errno::Einval);
   if (cmd.start + cmd.length < cmd.start) return fail(Errno::Eoverflow);
@@ -280,6 +284,7 @@ Result<void> IommufdFile::ioas_map_file(Call<uapi::IommuIoasMapFile>& call) {
   Source source(heap_);
   source.kind = Source::Kind::File;
   source.start = cmd.start;
+  source.writable = includes(access, Access::Write);
   if (SharedMemory* memory = file_cast<SharedMemory>(file.get())) {
     // Before anything is mapped: a seal that is there now stays, one that comes later does not count (R59).
     source.seals = memory->seals();
@@ -289,6 +294,26 @@ Result<void> IommufdFile::ioas_map_file(Call<uapi::IommuIoasMapFile>& call) {
   }
   const Iova fixed(cmd.iova);
   return answer_map(call, ioas->map(std::move(source), cmd.length, is_fixed(cmd) ? &fixed : nullptr, access));
+}
+
+// The same memory a second time, here or in another address space. What the source's areas refer to is shared, so the
+// copy stays when they are unmapped.
+Result<void> IommufdFile::ioas_copy(Call<uapi::IommuIoasCopy>& call) {
+  uapi::IommuIoasCopy& cmd = call.cmd;
+  const Access access = TRY(check_map(cmd.flags, 0, {cmd.length, cmd.src_iova, cmd.dst_iova}));
+  Ioas::AreaList copies;
+  ScopeGuard release([&] { Ioas::release_areas(heap_, copies); });
+  {
+    const Ref<Ioas> source = TRY(find_ioas(cmd.src_ioas_id));
+    if (cmd.length == 0) return fail(Errno::Einval);
+    if (range_overflows(cmd.src_iova, cmd.length)) return fail(Errno::Eoverflow);
+    TRY(source->copy(Iova(cmd.src_iova), cmd.length, access, copies));
+  }
+  const Ref<Ioas> target = TRY(find_ioas(cmd.dst_ioas_id));
+  const Iova fixed(cmd.dst_iova);
+  cmd.dst_iova = TRY(target->map(copies, is_fixed(cmd) ? &fixed : nullptr))
+  .value;
+  return call.respond();
 }
 
 Result<void> IommufdFile::ioas_unmap(Call<uapi::IommuIoasUnmap>& call) {

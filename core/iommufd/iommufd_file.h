@@ -133,13 +133,18 @@ class IommufdFile final : public File {
   Result<void> ioas_map(Call<uapi::IommuIoasMap>& call);
   Result<void> ioas_map_file(Call<uapi::IommuIoasMapFile>& call);
   Result<void> ioas_unmap(Call<uapi::IommuIoasUnmap>& call);
+  Result<void> ioas_copy(Call<uapi::IommuIoasCopy>& call);
+  Result<void> ioas_allow_iovas(Call<uapi::IommuIoasAllowIovas>& call);
   Result<void> hwpt_alloc(Call<uapi::IommuHwptAlloc>& call);
   Result<void> get_hw_info(Call<uapi::IommuHwInfo>& call);
   Result<void> hwpt_set_dirty_tracking(Call<uapi::IommuHwptSetDirtyTracking>& call);
   Result<void> hwpt_invalidate(Call<uapi::IommuHwptInvalidate>& call);
   Result<void> hwpt_mark_preserve(Call<uapi::IommuHwptMarkPreserve>& call);
   Result<void> hwpt_restore(Call<uapi::IommuHwptRestore>& call);
+  Result<void> hwpt_get_dirty_bitmap(Call<uapi::IommuHwptGetDirtyBitmap>& call);
   Result<void> option(Call<uapi::IommuOption>& call);
+  Result<void> rlimit_mode(Call<uapi::IommuOption>& call);
+  Result<void> huge_pages(Call<uapi::IommuOption>& call);
   Result<void> vfio_ioas(Call<uapi::IommuVfioIoas>& call);
   // What is no number of iommufd's table is VFIO's, or nobody's (Enotty). `cmd` as the program passed it.
   Result<u64> vfio_ioctl(Task& task, u32 cmd, UserAddr arg) EXCLUDES(lock_);

@@ -2,6 +2,7 @@
 #include <thread>
 
 #include "core/iommufd/testing/iommufd_world.h"
+#include "core/uapi/vfio.h"
 
 namespace perdure::testing {
 namespace {
@@ -803,6 +804,37 @@ TEST_F(IommufdTest, EveryFailingAllocationIsUndone) {
   unbind(second);
   w.task.close(fd);
   EXPECT_EQ(m.memory->ref_count(), 2u);
+}
+
+// Type 1 in its first version: what was mapped in one piece is unmapped in parts, while a device goes on using the
+// rest.
+TEST_F(IommufdTest, CutUnmapsWhatAContainerOfTheFirstVersionAsksFor) {
+  const Ref<iommufd::Ioas> compat = *w.file(fd).make_compat_ioas();
+  const Ref<File> file = w.task.files.at(fd);
+  ASSERT_TRUE(file->ioctl(w.task, uapi::kVfioSetIommu, UserAddr(uapi::vfio_extension::kType1)));
+  Ref<iommufd::Device> device = w.bind(fd, a0);
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, compat->id()));
+  IommufdWorld::Memfd m = w.memfd(4 * kMiB);
+  ASSERT_TRUE(w.map_file(fd, compat->id(), m.fd, 0, 4 * kMiB, 2 * kMiB));
+  const auto unmap = [&](u64 iova, u64 bytes) {
+    uapi::VfioDmaUnmap cmd{.argsz = sizeof(cmd), .flags = 0, .iova = iova, .size = bytes};
+    EXPECT_TRUE(w.call(fd, uapi::kVfioIommuUnmapDma, cmd));
+    return cmd.size;
+  };
+  const std::string first = w.reached(a0, 2 * kMiB), last = w.reached(a0, 6 * kMiB - kPageSize);
+  EXPECT_EQ(unmap(3 * kMiB, kPageSize), kPageSize);
+  EXPECT_EQ(w.reached(a0, 3 * kMiB), "");
+  EXPECT_NE(w.reached(a0, 3 * kMiB - kPageSize), "");
+  EXPECT_NE(w.reached(a0, 3 * kMiB + kPageSize), "");
+  EXPECT_EQ(unmap(2 * kMiB + kPageSize, 2 * kMiB), 2 * kMiB - kPageSize);
+  EXPECT_EQ(w.reached(a0, 2 * kMiB), first);
+  EXPECT_EQ(w.reached(a0, 6 * kMiB - kPageSize), last);
+  EXPECT_EQ(unmap(0, 16 * kMiB), 2 * kMiB);
+  EXPECT_EQ(unmap(0, 16 * kMiB), 0u);
+  unbind(device);
+  m.memory = nullptr;
+  w.task.files.erase(m.fd);
+  EXPECT_TRUE(w.machine().banks.empty()) << "everything that was pinned is given back";
 }
 
 }  // namespace

@@ -10,6 +10,10 @@ struct IovaRange {
   u64 last = 0;  // inclusive
 };
 
+constexpr bool ranges_meet(IovaRange a, IovaRange b) {
+  return a.first <= b.last && b.first <= a.last;
+}
+
 // Ranges may overlap; each has an owner, with whom it goes. Few: one a domain and one a device.
 class ReservedSet {
  public:

@@ -1,5 +1,5 @@
-// The ioctls of VFIO's container on a context (uapi §2.13). Type 1 in its first version may cut what it mapped; the
-// context's own areas cannot be.
+// The ioctls of VFIO's container on a context (uapi §2.13). Type 1 in its first version may cut what it mapped, which
+// tables of single pages allow.
 #include "core/base/scope_guard.h"
 #include "core/iommufd/iommufd.h"
 #include "core/iommufd/vfio_info.h"
@@ -50,8 +50,8 @@ Result<u64> IommufdFile::vfio_check_extension(u64 extension) const {
 
 Result<void> IommufdFile::vfio_set_iommu(u64 type) {
   if (type != uapi::vfio_extension::kType1 && type != uapi::vfio_extension::kType1v2) return fail(Errno::Einval);
-  TRY(compat_ioas());
-  return {};
+  const Ref<Ioas> ioas = TRY(compat_ioas());
+  return type == uapi::vfio_extension::kType1 ? ioas->set_large_pages(false) : Result<void>();
 }
 
 Result<void> IommufdFile::vfio_map(Task& task, UserAddr arg) {
@@ -83,6 +83,10 @@ Result<void> IommufdFile::vfio_unmap(Task& task, UserAddr arg) {
       if (cmd.size == 0) return fail(Errno::Einval);
       if (range_overflows(cmd.iova, cmd.size)) return fail(Errno::Eoverflow);
       last = first + (cmd.size - 1);
+      if (!ioas->large_pages()) {
+        TRY(ioas->cut(Iova(first)));
+        if (last != ~u64{0}) TRY(ioas->cut(Iova(last + 1)));
+      }
     }
     const Result<u64> done = ioas->unmap(Iova(first), Iova(last), removed);
     if (done) unmapped = *done;

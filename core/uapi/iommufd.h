@@ -46,7 +46,8 @@ inline constexpr u32 kKnownPaging = 15;
 }  // namespace iommu_hwpt
 
 namespace iommu_option {
-inline constexpr u32 kSet = 0, kGet = 1;
+inline constexpr u32 kRlimitMode = 0, kHugePages = 1;
+inline constexpr u16 kSet = 0, kGet = 1;
 }  // namespace iommu_option
 
 namespace iommu_vfio_ioas {
