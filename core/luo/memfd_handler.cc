@@ -115,7 +115,8 @@ std::string_view MemfdHandler::compatible() const {
 }
 
 bool MemfdHandler::can_preserve(File& file) const {
-  return file_cast<SharedMemory>(&file) != nullptr;
+  const auto* memory = file_cast<SharedMemory>(&file);
+  return memory != nullptr && !memory->remote() && memory->host().nameless();
 }
 
 u64 MemfdHandler::id(File& file) const {

@@ -1,9 +1,11 @@
 #include "machine/host/host_files.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -71,6 +73,12 @@ u64 Memfd::position() const {
 
 void Memfd::set_position(u64 bytes) {
   lseek(fd_.get(), static_cast<off_t>(bytes), SEEK_SET);
+}
+
+bool Memfd::nameless() const {
+  struct stat st = {};
+  struct statfs fs = {};
+  return fstat(fd_.get(), &st) == 0 && st.st_nlink == 0 && fstatfs(fd_.get(), &fs) == 0 && fs.f_type == TMPFS_MAGIC;
 }
 
 void HostEventFd::signal(u64 count) {

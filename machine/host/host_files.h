@@ -44,7 +44,7 @@ class HostObjects {
   std::set<Object*> live_;
 };
 
-// A memfd (or another unlinked shmem file).
+// A memfd, or another file of tmpfs or of huge pages.
 class Memfd final : public HostMemory, private HostObjects::Object {
  public:
   Memfd(HostObjects& home, Descriptor fd, u64 id) : Object(home), fd_(std::move(fd)), id_(id) {}
@@ -55,6 +55,7 @@ class Memfd final : public HostMemory, private HostObjects::Object {
   Result<void> resize(u64 bytes) override;
   u64 position() const override;
   void set_position(u64 bytes) override;
+  bool nameless() const override;
   int fd() const { return fd_.get(); }
 
  private:
