@@ -9,6 +9,11 @@ fail() {
   echo "install: $1" >&2
   exit 1
 }
+# What is installed is what was built last: headers and libraries of different days do not fit.
+cmake --build "$build" --target perdure_install_client perdure_core_freestanding >"$out/install.log" 2>&1 || {
+  cat "$out/install.log" >&2
+  fail 'building the libraries failed'
+}
 for component in client core; do
   cmake --install "$build" --component $component --prefix "$out/prefix" >"$out/install.log" 2>&1 || {
     cat "$out/install.log" >&2
