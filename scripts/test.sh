@@ -4,6 +4,8 @@ quick=no
 
 # shellcheck disable=SC2086 # lists
 timed packages install $packages_run $packages_test $packages_metal
+# shellcheck disable=SC2086 # a list
+timed programs install_if_possible $packages_programs
 if [ $quick = yes ]; then
   timed build compile asan
   timed tests run_tests asan -LE slow
