@@ -70,6 +70,7 @@ void walk(const BoardConfig& board, u16 segment, u8 bus, std::vector<Bdf>& order
         walk(board, segment, d.bridge.secondary, order);
       } else if (d.kind != DeviceKind::Vmd) {
         order.push_back(at);
+        for (unsigned n = 1; n <= d.virtual_functions; ++n) order.emplace_back(static_cast<u16>(at.value + n), segment);
       }
     }
   }

@@ -1,5 +1,6 @@
 // Kernel::boot(): from boot information to programs being served, cold or after a jump.
 #include "core/acpi/mcfg.h"
+#include "core/base/scope_guard.h"
 #include "core/kernel/kernel.h"
 #include "core/pci/isolation.h"
 #include "core/pci/scope.h"
@@ -299,7 +300,7 @@ Result<void> Kernel::boot_devices() {
       vfio::Vfio::Config{.write_version = config_.write_version, .container = config_.vfio_container}));
   for (usize i = 0; bus_ && i < bus_->size(); ++i) {
     if (!bus_->at(i).is_bridge() && dmar_) TRY(boot_device(bus_->at(i)));
-    if (!vfio_->find(bus_->at(i).source())) TRY(vfio_->add_other(bus_->at(i)));
+    if (!vfio_->known(bus_->at(i).source())) TRY(vfio_->add_other(bus_->at(i)));
   }
   live_update_->commit();
   settle_functions();
@@ -346,6 +347,22 @@ Result<void> Kernel::boot_device(pci::Function& function) {
   }
   if (function.hosts_segment()) return {};  // like a bridge: the kernel drives it
   return vfio_->add_device(function, **device);
+}
+
+Result<void> Kernel::set_virtual_functions(SourceId source, u32 count) {
+  pci::Function* const physical = bus_ ? bus_->find(source) : nullptr;
+  if (!physical || physical->virtual_total() == 0 || !vfio_->find(source)) return fail(Errno::Enoent);
+  // One at a time, and nobody waits for that.
+  if (changing_functions_.exchange(true)) return fail(Errno::Ebusy);
+  const ScopeGuard done([this] { changing_functions_ = false; });
+  if (count > physical->virtual_total()) return fail(Errno::Erange);
+  if (count == physical->virtual_count()) return {};
+  if (count != 0 && physical->virtual_count() != 0) return fail(Errno::Ebusy);
+  if (pci_live_update_->keeps(*physical) || physical->inherited() != pci::Inherited::No) return fail(Errno::Ebusy);
+  if (count == 0) TRY(vfio_->let_go_virtual(*physical));
+  const Result<void> set = bus_->set_virtual_functions(*physical, count);
+  vfio_->note_virtual(*physical);
+  return set;
 }
 
 void Kernel::settle_functions() {

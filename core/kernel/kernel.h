@@ -57,6 +57,9 @@ class Kernel {
   // objects that it is written from. Only between preserve and the jump is there anything. Enomem; Eio: a table that is
   // not sound.
   Result<void> describe_handover(HandoverVisitor& visitor);
+  // sriov_numvfs: so many virtual functions of this one are there from now on. Enoent: it has none, or no program can
+  // drive it; Erange: fewer; Ebusy: it has some, or those are open, or it is preserved; Eio: the device does not do it.
+  Result<void> set_virtual_functions(SourceId physical, u32 count);
   // Where the next kernel finds its boot information; null: none is loaded.
   Phys next_boot_info() const { return next_boot_info_; }
 
@@ -135,6 +138,7 @@ class Kernel {
 
   // Who loads or jumps has all that follows to himself; nobody waits for that.
   std::atomic<bool> leaving_{false};
+  std::atomic<bool> changing_functions_{false};
   // The next kernel, and where its boot data goes: three blocks of scratch memory.
   Ref<KernelImage> next_;
   Vec<pci::Function*> stopped_;

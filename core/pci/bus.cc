@@ -6,6 +6,10 @@ namespace perdure::pci {
 
 namespace {
 
+// What virtual functions may take to come, and to go (PCI Express Base 6.0, 9.3.3.3.1).
+constexpr u64 kVirtualThereNs = 100'000'000;
+constexpr u64 kVirtualGoneNs = 1'000'000'000;
+
 Line describe(SourceId bridge) {
   return Line() << "pci: bridge " << Hex{bridge.segment} << ":" << Hex{bridge.bdf} << " ";
 }
@@ -141,8 +145,77 @@ Result<Function*> Bus::scan_function(Scan& scan, SourceId source, Function* pare
   if (scan.inheritance) f.inherited_.store(scan.inheritance->identify(f), std::memory_order_release);
   f.count_inherited();
   if (f.is_bridge() && f.secondary_ != 0) TRY(scan_below(scan, f));
-  if (f.inherited() == Inherited::No) f.size_bars();
+  if (f.inherited() == Inherited::No) {
+    f.size_bars();
+    TRY(add_virtual_functions(f));
+  }
   return &f;
+}
+
+// A former kernel's are taken away: nobody was told to go on with them. Those of a function at work are not looked
+// for, since that takes writes.
+Result<void> Bus::add_virtual_functions(Function& physical) {
+  const u16 at = physical.is_bridge() ? u16{0} : physical.find(ExtendedCapabilityId::SrIov);
+  if (at == 0) return {};
+  const auto reg = [at](u16 offset) { return static_cast<u16>(at + offset); };
+  const u16 control = physical.read16(reg(Virtualization::kControl));
+  constexpr u16 kBoth = Virtualization::kEnable | Virtualization::kMemory;
+  if ((control & kBoth) != 0) {
+    config_.update16(physical.source_, reg(Virtualization::kControl), kBoth, 0);
+    wait(kVirtualGoneNs);
+  }
+  physical.write16(reg(Virtualization::kNumber), 0);
+  const u32 total = physical.read16(reg(Virtualization::kTotal));
+  const u32 first = physical.read16(reg(Virtualization::kFirst));
+  const u32 stride = physical.read16(reg(Virtualization::kStride));
+  for (u32 n = 0; n < total; ++n) {
+    const u32 bdf = physical.source_.bdf + first + n * stride;
+    // On other buses they would need numbers of bridges that nobody has kept free.
+    const bool good = first != 0 && (stride != 0 || n == 0) && bdf >> 8 == physical.source_.bus();
+    if (!good || find({physical.source_.segment, static_cast<u16>(bdf)})) {
+      log(heap_.machine(), LogLevel::Warn,
+          Line() << "pci: function " << Hex{physical.source_.segment} << ":" << Hex{physical.source_.bdf}
+                 << " would have virtual function " << n << " where it cannot be; it gets " << n << " at most");
+      break;
+    }
+    const SourceId source{physical.source_.segment, static_cast<u16>(bdf)};
+    TRY(functions_.push_back(TRY(heap_.make<Function>(physical, source, n))));
+    ++physical.virtual_total_;
+  }
+  return {};
+}
+
+Result<void> Bus::set_virtual_functions(Function& physical, u32 count) {
+  if (count > physical.virtual_total_) return fail(Errno::Erange);
+  if (count == physical.virtual_count()) return {};
+  const u16 at = physical.find(ExtendedCapabilityId::SrIov);
+  const u16 control = static_cast<u16>(at + Virtualization::kControl);
+  constexpr u16 kBoth = Virtualization::kEnable | Virtualization::kMemory;
+  const auto mark = [&] {
+    u32 n = 0;
+    for (const Owned<Function>& f : functions_) {
+      if (f->physical_ == &physical) f->enabled_.store(n++ < count, std::memory_order_release);
+    }
+    physical.virtual_count_.store(count, std::memory_order_release);
+  };
+  // The number does not change while there are any (9.3.3.7).
+  if (physical.virtual_count() != 0) {
+    if (count == 0) mark();
+    config_.update16(physical.source_, control, kBoth, 0);
+    wait(kVirtualGoneNs);
+  }
+  physical.write16(static_cast<u16>(at + Virtualization::kNumber), static_cast<u16>(count));
+  if (count == 0) return {};
+  const u16 after = config_.update16(physical.source_, control, 0, kBoth);
+  if (after == 0xffff || (after & kBoth) != kBoth) return fail(Errno::Eio);
+  wait(kVirtualThereNs);
+  mark();
+  return {};
+}
+
+void Bus::wait(u64 ns) const {
+  Machine& machine = heap_.machine();
+  for (const u64 begin = machine.now_ns(); machine.now_ns() - begin < ns;) machine.relax();
 }
 
 Result<void> Bus::scan_below(Scan& scan, Function& bridge) {
@@ -222,19 +295,25 @@ Function* Bus::find(SourceId source) const {
   return nullptr;
 }
 
+// Virtual functions have no ids of their own to say so.
+bool Bus::answers(SourceId source) const {
+  const Function* const f = find(source);
+  return f && f->physical_ ? f->present() : there(source);
+}
+
 bool Bus::off_and_verify(SourceId source) {
-  if (!there(source)) return true;
+  if (!answers(source)) return true;
   const u16 command = config_.update16(source, reg::kCommand, Command::kBusMaster, 0);
-  return (command & Command::kBusMaster) == 0 || !there(source);
+  return (command & Command::kBusMaster) == 0 || !answers(source);
 }
 
 bool Bus::is_on(SourceId source) const {
-  return there(source) && (config_.read16(source, reg::kCommand) & Command::kBusMaster) != 0;
+  return answers(source) && (config_.read16(source, reg::kCommand) & Command::kBusMaster) != 0;
 }
 
 bool Bus::transactions_pending(SourceId source) const {
   const Function* f = find(source);
-  return f && there(source) && f->transactions_pending();
+  return f && f->present() && f->transactions_pending();
 }
 
 }  // namespace perdure::pci

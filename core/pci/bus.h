@@ -26,6 +26,11 @@ class Bus final : public BusMasterSwitch {
   ConfigSpace& config() { return config_; }
   std::span<const acpi::EcamWindow> windows() const { return config_.windows(); }
 
+  // So many of the function's virtual functions are there from now on; the first ones. Blocks for as long as the
+  // device may take. Calls are serialised by the caller, who knows that nobody uses those that go. Erange: it cannot
+  // have so many; Eio: it does not do it.
+  Result<void> set_virtual_functions(Function& physical, u32 count);
+
   // --- BusMasterSwitch: also for functions that enumeration did not meet ------------------------------------------
   bool off_and_verify(SourceId source) override;
   bool is_on(SourceId source) const override;
@@ -37,11 +42,14 @@ class Bus final : public BusMasterSwitch {
   Result<void> scan_bus(Scan& scan, u8 bus, Function* parent);
   Result<void> scan_ari_device(Scan& scan, const Function& zero, Function& port);
   Result<Function*> scan_function(Scan& scan, SourceId source, Function* parent, bool ari);
+  Result<void> add_virtual_functions(Function& physical);
   Result<void> scan_below(Scan& scan, Function& bridge);
   Result<void> number_bridges(Scan& scan, Function* parent);
   Result<void> number_bridge(Scan& scan, Function& bridge);
   void close_claimants(Scan& scan, u8 bus, u8 devices);
   void close_if_claimant(Scan& scan, SourceId bridge);
+  void wait(u64 ns) const;
+  bool answers(SourceId source) const;
   bool there(SourceId source) const { return config_.read16(source, reg::kVendor) != 0xffff; }
 
   Heap& heap_;

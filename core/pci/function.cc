@@ -34,6 +34,79 @@ Function::Function(ConfigSpace& config, SourceId source, Function* parent)
   read_bars();
 }
 
+// --- virtual functions --------------------------------------------------------------------------------------------
+
+Function::Function(Function& physical, SourceId source, u32 n)
+    : config_(physical.config_),
+      source_(source),
+      parent_(physical.parent_),
+      host_(physical.host_),
+      vendor_(physical.vendor_),
+      class_code_(physical.class_code_),
+      revision_(physical.revision_),
+      layout_(0),
+      physical_(&physical) {
+  const u16 at = physical.find(ExtendedCapabilityId::SrIov);
+  device_ = physical.read16(static_cast<u16>(at + Virtualization::kDevice));
+  read_virtual_bars(n);
+}
+
+// Of all virtual functions a BAR lies in one piece, which begins where the physical function says.
+void Function::read_virtual_bars(u32 n) {
+  const u16 first = static_cast<u16>(physical_->find(ExtendedCapabilityId::SrIov) + Virtualization::kBars);
+  for (unsigned i = 0; i < kBars; ++i) {
+    Bar& bar = bars_[i];
+    const u16 at = static_cast<u16>(first + 4 * i);
+    const u32 low = physical_->read32(at);
+    physical_->write32(at, ~u32{0});
+    u64 mask = physical_->read32(at) & ~BarBits::kMemoryFlags;
+    physical_->write32(at, low);
+    bar.prefetchable = (low & BarBits::kPrefetchable) != 0;
+    u64 base = low & ~BarBits::kMemoryFlags;
+    if ((low & BarBits::kWideMask) == BarBits::kWide && i + 1 < kBars) {
+      const u16 high_at = static_cast<u16>(at + 4);
+      const u32 high = physical_->read32(high_at);
+      physical_->write32(high_at, ~u32{0});
+      mask |= u64{physical_->read32(high_at)} << 32;
+      physical_->write32(high_at, high);
+      base |= u64{high} << 32;
+      bar.wide = true;
+      ++i;
+    }
+    bar.size = mask & (~mask + 1);
+    if (bar.size == 0) continue;
+    bar.kind = Bar::Kind::Memory;
+    bar.base = Phys(base != 0 ? base + n * bar.size : 0);
+  }
+}
+
+u32 Function::read_shadow(u16 offset) const {
+  const u16 at = static_cast<u16>(offset & ~3u);
+  u32 value = config_.read32(source_, at);
+  if (at == reg::kVendor) {
+    value = ids();
+  } else if (at == reg::kCommand && value != ~u32{0}) {
+    value = (value & ~u32{Command::kMemory}) | (decodes_.load(std::memory_order_acquire) ? Command::kMemory : 0);
+  } else if (at >= reg::kBars) {
+    const unsigned i = (at - reg::kBars) / 4;
+    const bool upper = i > 0 && bars_[i - 1].wide;
+    const Bar& bar = upper ? bars_[i - 1] : bars_[i];
+    const u32 flags = (bar.wide ? BarBits::kWide : 0) | (bar.prefetchable ? BarBits::kPrefetchable : 0);
+    if (bar.size == 0) return 0;
+    value = upper ? static_cast<u32>(bar.base.value >> 32) : static_cast<u32>(bar.base.value) | flags;
+  }
+  return value >> 8 * (offset & 3);
+}
+
+void Function::note_write(u16 offset, u32 value) {
+  if (offset == reg::kCommand) decodes_.store((value & Command::kMemory) != 0, std::memory_order_release);
+}
+
+bool Function::present() const {
+  // The ids of one that is not there, and of a virtual one, read the same.
+  return physical_ ? config_.read32(source_, reg::kClass) != ~u32{0} : read16(reg::kVendor) != 0xffff;
+}
+
 u16 Function::express_type() const {
   const u16 express = find(CapabilityId::PciExpress);
   return express == 0 ? kConventional
@@ -114,7 +187,8 @@ bool Function::open_path() {
 // --- functions that a former kernel's user has at work ------------------------------------------------------------
 
 bool Function::same_as_found() const {
-  return read16(reg::kVendor) == vendor_ && read16(reg::kDevice) == device_ && read32(reg::kClass) == class_revision();
+  return present() && read16(reg::kVendor) == vendor_ && read16(reg::kDevice) == device_ &&
+         read32(reg::kClass) == class_revision();
 }
 
 void Function::count_inherited() {
@@ -161,6 +235,7 @@ void Function::read_bars() {
 }
 
 Phys Function::bar_base(unsigned i) const {
+  if (physical_) return bars_[i].base;
   const u16 at = static_cast<u16>(reg::kBars + 4 * i);
   const u32 low = read32(at);
   if ((low & BarBits::kIo) != 0) return Phys(low & ~BarBits::kIoFlags);
@@ -224,6 +299,11 @@ u16 Function::find(ExtendedCapabilityId id) const {
 // --- COMMAND, reset -------------------------------------------------------------------------------------------
 
 bool Function::set_command(u16 bits, bool on) {
+  if (physical_) {
+    if ((bits & Command::kMemory) != 0) decodes_.store(on, std::memory_order_release);
+    bits &= Command::kBusMaster;
+    if (bits == 0) return true;
+  }
   const u16 after = config_.update16(source_, reg::kCommand, on ? 0 : bits, on ? bits : 0);
   return (after & bits) == (on ? bits : 0);
 }
@@ -258,6 +338,15 @@ SavedFunction Function::quiesce() {
   // A reset turns isolation off, too; nobody may master before it is on again.
   saved.acs = find(ExtendedCapabilityId::Acs);
   if (saved.acs != 0) saved.acs_control = read16(static_cast<u16>(saved.acs + AccessControl::kControl));
+  // And virtual functions, with all that they are told.
+  saved.sriov = find(ExtendedCapabilityId::SrIov);
+  if (saved.sriov != 0) {
+    saved.sriov_control = read16(static_cast<u16>(saved.sriov + Virtualization::kControl));
+    saved.sriov_number = read16(static_cast<u16>(saved.sriov + Virtualization::kNumber));
+    for (unsigned i = 0; i < kBars; ++i) {
+      saved.sriov_bars[i] = read32(static_cast<u16>(saved.sriov + Virtualization::kBars + 4 * i));
+    }
+  }
   set_bus_master(false);
   // A reset with requests under way is allowed to end badly for those; nothing waits for them any more.
   for (unsigned ms = 0; ms < 100 && transactions_pending(); ++ms) wait_ns(config_.machine(), kMillisecond);
@@ -276,6 +365,14 @@ Result<void> Function::restore(const SavedFunction& saved) {
   for (const Bar& bar : bars_) sized = sized || bar.size != 0;
   if (!sized) size_bars();
   if (saved.acs != 0) write16(static_cast<u16>(saved.acs + AccessControl::kControl), saved.acs_control);
+  if (saved.sriov != 0) {
+    for (unsigned i = 0; i < kBars; ++i) {
+      write32(static_cast<u16>(saved.sriov + Virtualization::kBars + 4 * i), saved.sriov_bars[i]);
+    }
+    write16(static_cast<u16>(saved.sriov + Virtualization::kNumber), saved.sriov_number);
+    write16(static_cast<u16>(saved.sriov + Virtualization::kControl), saved.sriov_control);
+    if ((saved.sriov_control & Virtualization::kEnable) != 0) wait_ns(config_.machine(), 100 * kMillisecond);
+  }
   write16(reg::kCommand, static_cast<u16>(saved.command & ~Command::kBusMaster));
   return {};
 }

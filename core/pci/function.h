@@ -38,6 +38,10 @@ struct SavedFunction {
   u16 command = 0;
   u16 acs = 0;  // offset of the capability, 0: none
   u16 acs_control = 0;
+  u16 sriov = 0;  // the same; with how many virtual functions, and where their BARs are
+  u16 sriov_control = 0;
+  u16 sriov_number = 0;
+  u32 sriov_bars[6] = {};
 };
 
 class Function : public HeapObject {
@@ -45,6 +49,8 @@ class Function : public HeapObject {
   static constexpr unsigned kBars = 6;
 
   Function(ConfigSpace& config, SourceId source, Function* parent);
+  // Number `n` of the virtual functions that `physical` can have. Nothing is read from it: it need not be there.
+  Function(Function& physical, SourceId source, u32 n);
 
   SourceId source() const { return source_; }
   u16 vendor() const { return vendor_; }
@@ -90,6 +96,14 @@ class Function : public HeapObject {
   bool can_forward_ari() const;
   void forward_ari();
 
+  // --- virtual functions (SR-IOV): known from the start, and there while their physical function is told to have them
+  // -
+  Function* physical() const { return physical_; }
+  bool enabled() const { return !physical_ || enabled_.load(std::memory_order_acquire); }
+  // How many there are now, and how many there can be. Of a function that was at work when this kernel came: none.
+  u32 virtual_count() const { return virtual_count_.load(std::memory_order_acquire); }
+  u32 virtual_total() const { return virtual_total_; }
+
   std::span<const Bar, kBars> bars() const { return bars_; }
   // Where it decodes as the register says now.
   Phys bar_base(unsigned bar) const;
@@ -97,13 +111,27 @@ class Function : public HeapObject {
   void set_bar_size(unsigned bar, u64 size) { bars_[bar].size = size; }
 
   // --- configuration registers ---------------------------------------------------------------------------
-  u8 read8(u16 offset) const { return config_.read8(source_, offset); }
-  u16 read16(u16 offset) const { return config_.read16(source_, offset); }
-  u32 read32(u16 offset) const { return config_.read32(source_, offset); }
-  void write8(u16 offset, u8 value) { config_.write8(source_, offset, value); }
-  void write16(u16 offset, u16 value) { config_.write16(source_, offset, value); }
-  void write32(u16 offset, u32 value) { config_.write32(source_, offset, value); }
-  bool present() const { return read16(reg::kVendor) != 0xffff; }
+  // What a virtual function does not have in its own (ids, BARs, memory enable) reads as if it had.
+  u8 read8(u16 offset) const {
+    return shadowed(offset) ? static_cast<u8>(read_shadow(offset)) : config_.read8(source_, offset);
+  }
+  u16 read16(u16 offset) const {
+    return shadowed(offset) ? static_cast<u16>(read_shadow(offset)) : config_.read16(source_, offset);
+  }
+  u32 read32(u16 offset) const { return shadowed(offset) ? read_shadow(offset) : config_.read32(source_, offset); }
+  void write8(u16 offset, u8 value) {
+    if (shadowed(offset)) note_write(offset, value);
+    config_.write8(source_, offset, value);
+  }
+  void write16(u16 offset, u16 value) {
+    if (shadowed(offset)) note_write(offset, value);
+    config_.write16(source_, offset, value);
+  }
+  void write32(u16 offset, u32 value) {
+    if (shadowed(offset)) note_write(offset, value);
+    config_.write32(source_, offset, value);
+  }
+  bool present() const;
 
   // Offset of a capability, 0: none. Walked anew each time, with a bound: the list is the device's to make up.
   u16 find(CapabilityId id) const;
@@ -115,7 +143,7 @@ class Function : public HeapObject {
   // Every bridge above decodes and masters for it. Those of functions that a former kernel's user has at work are not
   // written to; false when one of them does not pass requests on.
   bool open_path();
-  bool bus_master() const { return (read16(reg::kCommand) & Command::kBusMaster) != 0; }
+  bool bus_master() const { return enabled() && (read16(reg::kCommand) & Command::kBusMaster) != 0; }
 
   // Requests issued and not completed. False also when the function has no way to tell.
   bool transactions_pending() const;
@@ -149,6 +177,10 @@ class Function : public HeapObject {
   bool set_command(u16 bits, bool on);
   u16 express_at(u16 offset) const;  // of a register of version 2 of the capability; 0: there is none
   void count_inherited();
+  bool shadowed(u16 offset) const { return physical_ && offset < reg::kBars + 4 * kBars && offset != reg::kClass; }
+  u32 read_shadow(u16 offset) const;
+  void note_write(u16 offset, u32 value);
+  void read_virtual_bars(u32 n);
   void read_bars();
   void size_bars();
   Phys msix_entry(unsigned vector) const;  // null address: none
@@ -168,6 +200,11 @@ class Function : public HeapObject {
   u8 secondary_ = 0;
   u8 subordinate_ = 0;
   Bar bars_[kBars];
+  Function* physical_ = nullptr;
+  std::atomic<bool> enabled_{false};
+  std::atomic<bool> decodes_{false};  // of a virtual function: as its user set it
+  std::atomic<u32> virtual_count_{0};
+  u32 virtual_total_ = 0;
 };
 
 }  // namespace perdure::pci

@@ -15,6 +15,8 @@ LiveUpdate::~LiveUpdate() = default;
 
 Result<void> LiveUpdate::preserve(Function& function) {
   if (function.is_bridge()) return fail(Errno::Einval);
+  // The next kernel would have to find one through the other, without a write to either.
+  if (function.physical() || function.virtual_count() != 0) return fail(Errno::Eopnotsupp);
   MutexGuard guard(lock_);
   if (!outgoing_) return fail(Errno::Enoent);
   if (outgoing_->has(function)) return fail(Errno::Ebusy);

@@ -117,6 +117,18 @@ struct Ari {
   static constexpr u16 kCapability = 4;
   using NextFunction = Field<15, 8, u16>;  // 0: the last
 };
+// Single Root I/O Virtualization (9.3.3).
+struct Virtualization {
+  static constexpr u16 kControl = 0x08;
+  static constexpr u16 kEnable = 1 << 0;
+  static constexpr u16 kMemory = 1 << 3;  // BARs of virtual functions answer
+  static constexpr u16 kTotal = 0x0e;
+  static constexpr u16 kNumber = 0x10;
+  static constexpr u16 kFirst = 0x14;  // of requester ids, from the physical function's
+  static constexpr u16 kStride = 0x16;
+  static constexpr u16 kDevice = 0x1a;
+  static constexpr u16 kBars = 0x24;
+};
 struct AccessControl {
   static constexpr u16 kCapabilities = 4;
   static constexpr u16 kControl = 6;

@@ -25,7 +25,9 @@ bool covers(const Bus& bus, u16 segment, const acpi::Scope& scope, const Functio
 }
 
 Result<usize> unit_of(const Bus& bus, const acpi::Dmar& dmar, const Function& of) {
-  const Function& function = of.dma_function();
+  // Firmware knows nothing of virtual functions: they are where their physical one is.
+  const Function& known = of.physical() ? *of.physical() : of;
+  const Function& function = known.dma_function();
   const u16 segment = function.source().segment;
   for (usize i = 0; i < dmar.units.size(); ++i) {
     const acpi::DmarUnit& unit = dmar.units[i];

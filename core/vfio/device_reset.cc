@@ -39,6 +39,7 @@ Result<void> DeviceFile::get_hot_reset_info(Task& task, UserAddr arg) {
     const bool by_id = device_.by_cdev;
     head.flags = by_id ? uapi::vfio_hot_reset::kDeviceId | uapi::vfio_hot_reset::kDeviceIdOwned : 0;
     for (const DeviceSet::Member& member : device_.set.members) {
+      if (!member.function->enabled()) continue;
       const SourceId source = member.function->source();
       uapi::VfioDependentDevice entry{
           .id = 0, .segment = source.segment, .bus = source.bus(), .devfn = static_cast<u8>(source.bdf)};
@@ -95,7 +96,10 @@ Result<void> DeviceFile::hot_reset(Task& task, UserAddr arg) {
 
 Result<void> DeviceFile::reset_set_locked(FunctionRef<bool(const DeviceSet::Member&)> owned) {
   device_.set.lock.assert_held();
-  const std::span<const DeviceSet::Member> members = std::as_const(device_.set.members).span();
+  Vec<DeviceSet::Member> members(module_.heap());
+  for (const DeviceSet::Member& member : device_.set.members) {
+    if (member.function->enabled()) TRY(members.push_back(member));
+  }
   // All of them are for programs, and these are the caller's.
   for (const DeviceSet::Member& member : members) {
     if (!member.device) return fail(Errno::Einval);

@@ -92,7 +92,7 @@ void GroupFile::last_close() {
 Result<PciDevice*> GroupFile::find_device(std::string_view wanted) const {
   for (usize i = 0; i < module_.size(); ++i) {
     PciDevice* const device = module_.at(static_cast<u32>(i));
-    if (&device->group != &group_) continue;
+    if (!device || &device->group != &group_) continue;
     const DeviceName name(device->function.source());
     if (!wanted.starts_with(name.text())) continue;
     std::string_view rest = wanted;
@@ -152,6 +152,7 @@ Result<void> GroupDeviceFile::open(Task& task, Ref<GroupFile> group_file) {
   MutexGuard group_guard(group.lock);
   if (group.container ? !group.container->ready() : !group.iommufd) return fail(Errno::Einval);
   MutexGuard guard(device_.lock);
+  if (device_.gone.load(std::memory_order_acquire)) return fail(Errno::Enodev);
   if (device_.opens == 0) TRY(first_open_locked(task, group));
   ++device_.opens;
   ++group.open_devices;

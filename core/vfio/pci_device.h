@@ -39,7 +39,9 @@ struct PciDevice : public HeapObject {
         lock(its_set.lock),
         config(its_function),
         irqs(heap, its_function, its_device),
-        intx(heap.machine(), its_function.source(), its_function.read8(pci::reg::kInterruptPin)),
+        // A virtual function has no pin (PCI Express Base 6.0, 9.3.4.1.20).
+        intx(heap.machine(), its_function.source(),
+             its_function.physical() ? u8{0} : its_function.read8(pci::reg::kInterruptPin)),
         io_events(heap) {}
 
   const u32 index;  // N of vfioN
@@ -68,6 +70,8 @@ struct PciDevice : public HeapObject {
   Ref<EventFd> request_event GUARDED_BY(lock);
   VfToken token;                  // of a physical function
   PciDevice* physical = nullptr;  // of a virtual function
+  // A virtual function that is not there. Set under the lock, so that nobody opens one that goes.
+  std::atomic<bool> gone{function.physical() != nullptr};
 };
 
 }  // namespace perdure::vfio

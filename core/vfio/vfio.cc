@@ -33,6 +33,7 @@ Result<void> Vfio::add_device(pci::Function& function, IommuDevice& device) {
   TRY(devices_.reserve(devices_.size() + 1));
   Owned<PciDevice> added =
       TRY(heap().make<PciDevice>(heap(), static_cast<u32>(devices_.size()), function, device, *set, *group));
+  if (function.physical()) added->physical = known(function.physical()->source());
   {
     MutexGuard guard(set->lock);
     TRY(set->members.push_back({&function, added.get()}));
@@ -47,11 +48,31 @@ Result<void> Vfio::add_other(pci::Function& function) {
   return set->members.push_back({&function, nullptr});
 }
 
-PciDevice* Vfio::find(SourceId source) const {
+PciDevice* Vfio::known(SourceId source) const {
   for (const Owned<PciDevice>& device : devices_) {
     if (device->function.source() == source) return device.get();
   }
   return nullptr;
+}
+
+Result<void> Vfio::let_go_virtual(const pci::Function& physical) {
+  for (const Owned<PciDevice>& device : devices_) {
+    if (device->function.physical() != &physical) continue;
+    MutexGuard guard(device->lock);
+    if (device->opens != 0) {
+      note_virtual(physical);
+      return fail(Errno::Ebusy);
+    }
+    device->gone.store(true, std::memory_order_release);
+  }
+  return {};
+}
+
+void Vfio::note_virtual(const pci::Function& physical) {
+  for (const Owned<PciDevice>& device : devices_) {
+    if (device->function.physical() != &physical) continue;
+    device->gone.store(!device->function.enabled(), std::memory_order_release);
+  }
 }
 
 IommuDevice* Vfio::representative(const VfioGroup& group) const {
@@ -83,9 +104,13 @@ Result<Ref<File>> Vfio::open_group(u32 id) {
     if (known->id() == id) group = known.get();
   }
   if (!group) return fail(Errno::Enoent);
+  bool any = false;
   for (const Owned<PciDevice>& device : devices_) {
-    if (&device->group == group && reserved(*device)) return fail(Errno::Ebusy);
+    if (&device->group != group || device->gone.load(std::memory_order_acquire)) continue;
+    any = true;
+    if (reserved(*device)) return fail(Errno::Ebusy);
   }
+  if (!any) return fail(Errno::Enoent);
   Ref<GroupFile> file = TRY(heap().make_ref<GroupFile>(*this, *group));
   {
     MutexGuard guard(group->lock);

@@ -35,8 +35,20 @@ class Vfio {
   // One that is not for programs, but may be on a bus with those that are. Enomem.
   Result<void> add_other(pci::Function& function);
   usize size() const { return devices_.size(); }
-  PciDevice* at(u32 index) const { return index < devices_.size() ? devices_[index].get() : nullptr; }
-  PciDevice* find(SourceId source) const;
+  // Null also for virtual functions that are not there.
+  PciDevice* at(u32 index) const {
+    return index < devices_.size() && !devices_[index]->gone.load(std::memory_order_acquire) ? devices_[index].get()
+                                                                                             : nullptr;
+  }
+  PciDevice* find(SourceId source) const {
+    PciDevice* const device = known(source);
+    return device && !device->gone.load(std::memory_order_acquire) ? device : nullptr;
+  }
+  PciDevice* known(SourceId source) const;
+  // Its virtual functions are about to go: nobody opens them any more. Ebusy: somebody has, and all stay.
+  Result<void> let_go_virtual(const pci::Function& physical);
+  // They came, or went, or stay after all.
+  void note_virtual(const pci::Function& physical);
   // Any device of the group: what is attached for it is attached for all. Null: there is none.
   IommuDevice* representative(const VfioGroup& group) const;
 

@@ -10,6 +10,7 @@
 #include "machine/board/acpi_tables.h"
 #include "machine/board/auditor.h"
 #include "machine/board/bridge.h"
+#include "machine/board/config_fields.h"
 #include "machine/board/edu.h"
 #include "machine/board/ioat.h"
 #include "machine/board/nvme.h"
@@ -86,6 +87,10 @@ BoardConfig checked(BoardConfig config) {
                                        d.nvme.disk_bytes > (u64{1} << 50) || d.nvme.command_ns > 1'000'000'000'000)) {
       refuse("an nvme has a disk of whole pages of 4 KiB, up to 1024 TiB, 1 to 63 queues, and command_ns up to 10^12");
     }
+    if (d.virtual_functions > 7 ||
+        (d.virtual_functions != 0 && (d.kind == DeviceKind::Vmd || d.kind == DeviceKind::Bridge || d.ari || d.ats))) {
+      refuse("an endpoint without ats and ari has up to 7 virtual functions; others have none");
+    }
     if (d.kind == DeviceKind::Vmd &&
         (!is_pow2(d.vmd.buses) || d.vmd.buses < 2 || d.vmd.buses > 256 || !is_pow2(d.vmd.window) ||
          d.vmd.window < (u64{1} << 20) || d.vmd.window > (u64{256} << 20) || d.vmd.segment < PciBus::kSegments)) {
@@ -142,23 +147,43 @@ IommuModel& Board::unit(usize i) {
   return *units_[i]->model;
 }
 
+namespace {
+
+std::unique_ptr<Device> make_device(const DeviceConfig& d, const std::string& name, Bdf at, DeviceBus& bus) {
+  switch (d.kind) {
+    case DeviceKind::Edu: return std::make_unique<Edu>(name, at, d.edu, bus);
+    case DeviceKind::Streamer: return std::make_unique<Streamer>(name, at, d.streamer, bus);
+    case DeviceKind::Bridge: return std::make_unique<Bridge>(name, at, d.bridge, bus);
+    case DeviceKind::Ohci: return std::make_unique<Ohci>(name, at, bus);
+    case DeviceKind::Ioat: return std::make_unique<Ioat>(name, at, d.ioat, bus);
+    case DeviceKind::Nvme: return std::make_unique<Nvme>(name, at, d.nvme, bus);
+    case DeviceKind::Vmd: return std::make_unique<Vmd>(name, at, d.vmd, bus);
+  }
+  throw std::runtime_error("board: no such kind of device");
+}
+
+std::string kind_name(const DeviceConfig& d) {
+  for (const auto& known : fields::kKinds) {
+    if (known.value.kind == d.kind && d.kind != DeviceKind::Bridge) return std::string(known.name);
+  }
+  return "bridge";
+}
+
+}  // namespace
+
 void Board::build_devices() {
   DeviceBus& bus = *this;
   for (const DeviceConfig& d : config_.devices) {
-    std::unique_ptr<Device> device;
-    const auto name = [&](const char* kind) { return d.name.empty() ? kind + (" " + d.bdf.to_string()) : d.name; };
-    switch (d.kind) {
-      case DeviceKind::Edu: device = std::make_unique<Edu>(name("edu"), d.bdf, d.edu, bus); break;
-      case DeviceKind::Streamer: device = std::make_unique<Streamer>(name("streamer"), d.bdf, d.streamer, bus); break;
-      case DeviceKind::Bridge: device = std::make_unique<Bridge>(name("bridge"), d.bdf, d.bridge, bus); break;
-      case DeviceKind::Ohci: device = std::make_unique<Ohci>(name("ohci"), d.bdf, bus); break;
-      case DeviceKind::Ioat: device = std::make_unique<Ioat>(name("ioat"), d.bdf, d.ioat, bus); break;
-      case DeviceKind::Nvme: device = std::make_unique<Nvme>(name("nvme"), d.bdf, d.nvme, bus); break;
-      case DeviceKind::Vmd: device = std::make_unique<Vmd>(name("vmd"), d.bdf, d.vmd, bus); break;
-    }
-    if (device == nullptr) throw std::runtime_error("board: no such kind of device");
-    bus_.add(std::move(device), {.acs = d.acs, .ats = d.ats, .class_code = d.class_code});
+    const std::string name = d.name.empty() ? kind_name(d) + " " + d.bdf.to_string() : d.name;
+    bus_.add(make_device(d, name, d.bdf, bus), {.acs = d.acs, .ats = d.ats, .class_code = d.class_code});
     if (d.ari) bus_.join_ari_device(d.bdf);
+    if (d.virtual_functions == 0) continue;
+    std::vector<std::unique_ptr<Device>> virtual_functions;
+    for (unsigned n = 0; n < d.virtual_functions; ++n) {
+      const Bdf at(static_cast<u16>(d.bdf.value + 1 + n), d.bdf.segment);
+      virtual_functions.push_back(make_device(d, name + " virtual function " + std::to_string(n), at, bus));
+    }
+    bus_.add_virtual(*bus_.by_home(d.bdf), std::move(virtual_functions));
   }
   bus_.check();
   if (config_.firmware_assigns_bars) bus_.assign_addresses(memory_.bar_window());
@@ -198,6 +223,11 @@ void Board::route_devices() {
         }
       }
     }
+  }
+  for (usize i = 0; i < bus_.size(); ++i) {
+    const Device& d = bus_.at(i);
+    const auto physical = routes_.find(d.physical());
+    if (physical != routes_.end()) routes_.try_emplace(&d, physical->second);
   }
   for (usize i = 0; i < bus_.size(); ++i) {
     const Device& d = bus_.at(i);

@@ -91,8 +91,11 @@ struct DeviceConfig {
   // answer while the port forwards ARI.
   bool ari = false;
   // Endpoints. A function is multi-function when there are others in its slot, conventional when its bus is.
-  bool acs = false;    // Access Control Services, for functions of a multi-function device
-  bool ats = false;    // Address Translation Services: the capability is there, nothing is cached in the device
+  bool acs = false;  // Access Control Services, for functions of a multi-function device
+  bool ats = false;  // Address Translation Services: the capability is there, nothing is cached in the device
+  // Endpoints that are function 0 of their slot: virtual functions that software can ask for (SR-IOV), each like the
+  // device itself, up to 7.
+  unsigned virtual_functions = 0;
   u32 class_code = 0;  // instead of the kind's own; 0: that one
   EduConfig edu;
   StreamerConfig streamer;

@@ -71,7 +71,7 @@ consteval usize members() {
 static_assert(members<IommuModelConfig>() == 40);
 static_assert(members<IommuQuirks>() == 17);
 static_assert(sizeof(UnitConfig) == 152);
-static_assert(sizeof(DeviceConfig) == 144);
+static_assert(sizeof(DeviceConfig) == 152);
 static_assert(sizeof(ReservedConfig) == 64);
 static_assert(sizeof(BoardConfig) == 128);
 
@@ -192,6 +192,7 @@ void describe(V& v, DeviceConfig& d) {
   v.flag("acs", d.acs);
   v.flag("ats", d.ats);
   v.flag("ari", d.ari);
+  v.number("virtual_functions", d.virtual_functions, 0, 7);
 }
 
 template <class V>

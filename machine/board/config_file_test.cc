@@ -108,6 +108,7 @@ BoardConfig everything() {
   ioat.kind = DeviceKind::Ioat;
   ioat.bdf = Bdf(0, 10, 0);
   ioat.ioat = {20, 12345};
+  ioat.virtual_functions = 3;
   DeviceConfig nvme;
   nvme.kind = DeviceKind::Nvme;
   nvme.bdf = Bdf(0, 11, 0);

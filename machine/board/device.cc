@@ -1,5 +1,6 @@
 #include "machine/board/device.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "core/base/bits.h"
@@ -16,10 +17,24 @@ constexpr u8 kMsixId = 0x11;
 constexpr u8 kAfId = 0x13;
 constexpr u16 kAcsId = 0x000D;
 constexpr u16 kAtsId = 0x000F;
+constexpr u16 kSriovId = 0x0010;
 
 constexpr u16 kAriId = 0x000E;
 constexpr u16 kAriCapability = 4;
 constexpr u32 kAriForwarding = u32{1} << 5;  // of device capabilities 2 and control 2
+
+constexpr u16 kSriovControl = 0x08;
+constexpr u16 kSriovEnable = 1 << 0;
+constexpr u16 kSriovMemory = 1 << 3;
+constexpr u16 kSriovInitial = 0x0C;
+constexpr u16 kSriovTotal = 0x0E;
+constexpr u16 kSriovNumber = 0x10;
+constexpr u16 kSriovFirst = 0x14;
+constexpr u16 kSriovStride = 0x16;
+constexpr u16 kSriovDevice = 0x1A;
+constexpr u16 kSriovPageSizes = 0x1C;
+constexpr u16 kSriovPageSize = 0x20;
+constexpr u16 kSriovBytes = 0x40;
 
 constexpr u16 kMsiControl = 2;
 constexpr u16 kMsiAddress = 4;
@@ -70,7 +85,7 @@ Bdf Device::requester(bool write) const {
 }
 
 bool Device::may_master() const {
-  if (!bus_master_enabled()) return false;
+  if (!bus_master_enabled() || !is_there()) return false;
   for (const Device* above = parent_; above != nullptr; above = above->parent_) {
     if (!above->bus_master_enabled()) return false;
   }
@@ -144,6 +159,66 @@ void Device::set_traits(const FunctionTraits& traits) {
   }
 }
 
+void Device::set_virtual_functions(unsigned total, const Device& one) {
+  sriov_ = config_.add_extended_capability(kSriovId, 1, kSriovBytes);
+  virtual_total_ = total;
+  const auto at = [&](unsigned offset) { return static_cast<u16>(sriov_ + offset); };
+  config_.define(at(kSriovControl), 2, 0, kSriovEnable | kSriovMemory);
+  config_.define(at(kSriovInitial), 2, total);
+  config_.define(at(kSriovTotal), 2, total);
+  config_.define(at(kSriovNumber), 2, 0, 0xFFFF);
+  config_.define(at(kSriovFirst), 2, 1);
+  config_.define(at(kSriovStride), 2, 1);
+  config_.define(at(kSriovDevice), 2, config_.read(pci_reg::kDevice, 2));
+  config_.define(at(kSriovPageSizes), 4, 1);
+  config_.define(at(kSriovPageSize), 4, 1, 1);
+  for (unsigned i = 0; i < kBars; ++i) {
+    virtual_bars_[i] = one.bars_[i];
+    if (one.bars_[i].size == 0) continue;
+    const u64 writable = ~(one.bars_[i].size - 1);
+    const u16 bar = virtual_bar_register(i);
+    config_.define(bar, 4, one.bars_[i].is_64bit ? 0x4 : 0x0, static_cast<u32>(writable) & ~u32{0xF});
+    if (one.bars_[i].is_64bit) {
+      config_.define(static_cast<u16>(bar + 4), 4, 0, static_cast<u32>(writable >> 32));
+    }
+  }
+}
+
+// No ids, no BARs and no memory enable of its own: all of that is the physical function's (PCI Express 6.0, 9.3.4).
+void Device::become_virtual(const Device& physical, unsigned n) {
+  physical_ = &physical;
+  virtual_number_ = n;
+  config_.define(pci_reg::kVendor, 4, ~u32{0});
+  config_.define(pci_reg::kCommand, 2, 0, pci_reg::kCommandBusMaster);
+  for (unsigned i = 0; i < kBars; ++i) config_.define(static_cast<u16>(pci_reg::kBar0 + 4 * i), 4, 0);
+}
+
+u64 Device::bar_address(unsigned i) const {
+  if (physical_ == nullptr) return bar_addresses_[i].load(std::memory_order_acquire);
+  const u64 first = physical_->virtual_addresses_[i].load(std::memory_order_acquire);
+  return first == 0 ? 0 : first + virtual_number_ * bars_[i].size;
+}
+
+bool Device::memory_enabled() const {
+  if (physical_ == nullptr) return memory_enabled_.load(std::memory_order_acquire);
+  return is_there() && physical_->virtual_memory_.load(std::memory_order_acquire);
+}
+
+void Device::mirror_virtual_functions() {
+  const auto get = [&](unsigned offset) { return config_.read(static_cast<u16>(sriov_ + offset), 2); };
+  const u32 control = get(kSriovControl);
+  virtual_memory_.store((control & kSriovMemory) != 0, std::memory_order_release);
+  virtual_count_.store((control & kSriovEnable) != 0 ? std::min(get(kSriovNumber), virtual_total_) : 0,
+                       std::memory_order_release);
+  for (unsigned i = 0; i < kBars; ++i) {
+    if (virtual_bars_[i].size == 0) continue;
+    const u16 at = virtual_bar_register(i);
+    u64 address = config_.read(at, 4) & ~u32{0xF};
+    if (virtual_bars_[i].is_64bit) address |= u64{config_.read(static_cast<u16>(at + 4), 4)} << 32;
+    virtual_addresses_[i].store(address, std::memory_order_release);
+  }
+}
+
 void Device::set_multifunction() {
   config_.define(pci_reg::kHeaderType, 1, config_.read(pci_reg::kHeaderType, 1) | pci_reg::kMultiFunction);
 }
@@ -177,6 +252,7 @@ void Device::set_ari(u8 next_function) {
 // --- configuration ---------------------------------------------------------------------------------------------------
 
 void Device::mirror() {
+  if (sriov_ != 0) mirror_virtual_functions();
   const u32 command = config_.read(pci_reg::kCommand, 2);
   memory_enabled_.store((command & pci_reg::kCommandMemory) != 0, std::memory_order_release);
   bus_master_.store((command & pci_reg::kCommandBusMaster) != 0, std::memory_order_release);
@@ -216,13 +292,16 @@ void Device::config_write(u16 offset, unsigned width, u32 value) {
     function_reset();
     return;
   }
+  const unsigned before = virtual_count();
   mirror();
+  if (virtual_count() < before) virtual_reset_ = true;
   config_changed(offset, width);
   send_pending();
 }
 
 void Device::function_reset() {
   ++ledger_.now().resets;
+  if (virtual_count() != 0) virtual_reset_ = true;
   config_.reset();
   mirror();
   msix_table_.assign(msix_table_.size(), MsixVector{});

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "machine/board/bdf.h"
@@ -89,6 +90,22 @@ class Device {
   void set_ari(u8 next_function);
   bool ari() const { return ari_ != 0; }
 
+  // --- virtual functions (SR-IOV) ------------------------------------------------------------------------------------
+  // While the machine is built: it can have so many, all like `one`, with the ids after its own.
+  void set_virtual_functions(unsigned total, const Device& one);
+  // It is the physical function's, number `n` from 0.
+  void become_virtual(const Device& physical, unsigned n);
+  const Device* physical() const { return physical_; }
+  // A virtual function is there while software asks its physical one for so many.
+  bool is_there() const { return physical_ == nullptr || virtual_number_ < physical_->virtual_count(); }
+  unsigned virtual_count() const { return virtual_count_.load(std::memory_order_acquire); }
+  unsigned virtual_total() const { return virtual_total_; }
+  // What each of them has, and the register that says where the first one's is.
+  const Bar& virtual_bar(unsigned i) const { return virtual_bars_[i]; }
+  u16 virtual_bar_register(unsigned i) const { return static_cast<u16>(sriov_ + 0x24 + 4 * i); }
+  // True once after some were taken away: the bus resets them.
+  bool take_virtual_reset() REQUIRES(lock_) { return std::exchange(virtual_reset_, false); }
+
   // Where capabilities are in configuration space; 0: none.
   u16 pcie_capability() const { return pcie_; }
   u16 msi_capability() const { return msi_; }
@@ -99,8 +116,8 @@ class Device {
   void config_write(u16 offset, unsigned width, u32 value) REQUIRES(lock_);
   const Bar& bar(unsigned i) const { return bars_[i]; }
   // Where its registers are; 0 while it has no address.
-  u64 bar_address(unsigned i) const { return bar_addresses_[i].load(std::memory_order_acquire); }
-  bool memory_enabled() const { return memory_enabled_.load(std::memory_order_acquire); }
+  u64 bar_address(unsigned i) const;
+  bool memory_enabled() const;
   // Of this function alone; see also Bridge.
   bool bus_master_enabled() const { return bus_master_.load(std::memory_order_acquire); }
   // Its own, every bridge's above it, and its VMD's.
@@ -168,6 +185,7 @@ class Device {
   u64 msix_read(u64 offset, unsigned width) const;
   void msix_write(u64 offset, unsigned width, u64 value) REQUIRES(lock_);
 
+  void mirror_virtual_functions();
   void add_af_capability();
   void add_ats_capability();
   bool resets_itself(u16 offset, unsigned width, u32 value) const;
@@ -183,6 +201,16 @@ class Device {
   std::array<std::atomic<u64>, kBars> bar_addresses_{};
   std::atomic<bool> memory_enabled_{false};
   std::atomic<bool> bus_master_{false};
+  // Of a physical function, mirrors too; and what a virtual one is.
+  unsigned virtual_total_ = 0;
+  std::array<Bar, kBars> virtual_bars_{};
+  std::array<std::atomic<u64>, kBars> virtual_addresses_{};
+  std::atomic<unsigned> virtual_count_{0};
+  std::atomic<bool> virtual_memory_{false};
+  bool virtual_reset_ GUARDED_BY(lock_) = false;
+  const Device* physical_ = nullptr;
+  unsigned virtual_number_ = 0;
+  u16 sriov_ = 0;
   u16 pcie_ = 0;  // offsets of capabilities; 0: none
   u16 ari_ = 0;
   u16 af_ = 0;

@@ -103,6 +103,32 @@ void PciBus::add(std::unique_ptr<Device> device, FunctionTraits traits) {
   devices_.push_back(std::move(device));
 }
 
+void PciBus::add_virtual(Device& physical, std::vector<std::unique_ptr<Device>> functions) {
+  const Bdf home = physical.home();
+  if (home.devfn() % 8 != 0 || functions.size() > 7 || physical.pcie_capability() == 0 || physical.ari()) {
+    throw std::runtime_error("board: " + home.to_string() +
+                             " has virtual functions: it must be function 0 of a slot of PCI Express, without ARI, and "
+                             "have up to 7 of them");
+  }
+  physical.set_virtual_functions(static_cast<unsigned>(functions.size()), *functions[0]);
+  for (unsigned n = 0; n < functions.size(); ++n) {
+    Device& device = *functions[n];
+    if (by_home(device.home()) != nullptr) {
+      throw std::runtime_error("board: two devices at " + device.home().to_string() + ", a virtual function's place");
+    }
+    device.set_vmd(physical.vmd());
+    device.set_parent(physical.parent());
+    device.set_traits({});
+    device.become_virtual(physical, n);
+    u16 number = device.home().value;
+    while (std::any_of(devices_.begin(), devices_.end(), [&](const auto& d) { return d->number() == number; })) {
+      ++number;
+    }
+    device.set_number(number);
+    devices_.push_back(std::move(functions[n]));
+  }
+}
+
 void PciBus::join_ari_device(Bdf home) {
   Device& joined = *by_home(home);
   if (joined.parent() == nullptr) throw std::runtime_error("board: " + home.to_string() + " has ARI and no port");
@@ -161,6 +187,7 @@ u8 PciBus::assign_bus(const Space& space, const Bridge* above, u64& low, u64& hi
   u8 highest = above == nullptr ? u8{0} : above->home_secondary();
   for (const auto& d : devices_) {
     if (d->parent() != above || d->home().segment != space.segment || d->vmd() != space.vmd) continue;
+    if (d->physical() != nullptr) continue;
     auto* bridge = dynamic_cast<Bridge*>(d.get());
     if (bridge != nullptr) {
       low = align_up(low, kBridgeGranule);
@@ -175,15 +202,17 @@ u8 PciBus::assign_bus(const Space& space, const Bridge* above, u64& low, u64& hi
       continue;
     }
     const DeviceGuard guard(d->lock());
-    for (unsigned i = 0; i < Device::kBars; ++i) {
-      const u64 size = d->bar(i).size;
-      if (size == 0) continue;
-      u64& next = d->bar(i).is_64bit && above == nullptr && space.vmd == nullptr ? high : low;
-      next = align_up(next, std::max(size, kPageSize));
-      const u16 at = static_cast<u16>(pci_reg::kBar0 + 4 * i);
+    const auto place = [&](const Device::Bar& bar, u16 at, u64 count) REQUIRES(d->lock()) {
+      if (bar.size == 0) return;
+      u64& next = bar.is_64bit && above == nullptr && space.vmd == nullptr ? high : low;
+      next = align_up(next, std::max(bar.size, kPageSize));
       d->config_write(at, 4, static_cast<u32>(next));
-      if (d->bar(i).is_64bit) d->config_write(static_cast<u16>(at + 4), 4, static_cast<u32>(next >> 32));
-      next += size;
+      if (bar.is_64bit) d->config_write(static_cast<u16>(at + 4), 4, static_cast<u32>(next >> 32));
+      next += bar.size * count;
+    };
+    for (unsigned i = 0; i < Device::kBars; ++i) place(d->bar(i), static_cast<u16>(pci_reg::kBar0 + 4 * i), 1);
+    for (unsigned i = 0; i < Device::kBars; ++i) {
+      place(d->virtual_bar(i), d->virtual_bar_register(i), d->virtual_total());
     }
     d->config_write(pci_reg::kCommand, 2, pci_reg::kCommandMemory);
   }
@@ -216,7 +245,7 @@ void PciBus::assign_addresses(PhysRange high_window) {
 // Whose configuration space answers to this id now.
 Device* PciBus::by_requester(Bdf bdf) const {
   for (const auto& d : devices_) {
-    if (d->bdf() != bdf) continue;
+    if (d->bdf() != bdf || !d->is_there()) continue;
     // Every bridge on the way must pass the bus number on.
     bool reachable = true;
     for (const Bridge* b = d->parent(); b != nullptr; b = b->parent()) reachable = reachable && b->leads_to(bdf.bus());
@@ -293,13 +322,16 @@ void PciBus::config_write(Device& d, u16 offset, unsigned width, u32 value) {
   ConfigWrite entry{bus_.now_ns(), d.home(), offset, static_cast<u8>(width), value, 0, 0};
   watch_.config_written(entry.when_ns, d, offset, width, value);
   bool reset_below = false;
+  bool reset_virtual = false;
   {
     const DeviceGuard guard(d.lock());
     entry.before = d.config_read(offset, width);
     d.config_write(offset, width, value);
     entry.after = d.config_read(offset, width);
     reset_below = d.take_reset_request();
+    reset_virtual = d.take_virtual_reset();
   }
+  if (reset_virtual) reset_virtual_functions(d);
   {
     const DeviceGuard guard(trace_lock_);
     trace_.push_back(entry);
@@ -316,6 +348,15 @@ void PciBus::config_write(Device& d, u16 offset, unsigned width, u32 value) {
       below->function_reset();
       break;
     }
+  }
+}
+
+// Those that were taken away come back as new.
+void PciBus::reset_virtual_functions(const Device& physical) {
+  for (const auto& d : devices_) {
+    if (d->physical() != &physical || d->is_there()) continue;
+    const DeviceGuard guard(d->lock());
+    d->function_reset();
   }
 }
 

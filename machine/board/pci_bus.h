@@ -38,6 +38,9 @@ class PciBus {
   // While the machine is built. Throws std::runtime_error: two at one place, no bridge to its bus, or the bridge leads
   // to a bus of another kind.
   void add(std::unique_ptr<Device> device, FunctionTraits traits);
+  // The function, just added, can have these virtual functions: the next ids of its slot are theirs. Throws
+  // std::runtime_error: it is not function 0, or not of PCI Express, or there are too many.
+  void add_virtual(Device& physical, std::vector<std::unique_ptr<Device>> functions);
   // When all are there. Throws std::runtime_error: software would not find one.
   void check() const;
   // The function, just added, is one of its port's ARI device. Throws std::runtime_error: it is not below a port.
@@ -87,6 +90,7 @@ class PciBus {
   };
   ConfigTarget decode_config(u64 phys) const;
   void config_write(Device& device, u16 offset, unsigned width, u32 value);
+  void reset_virtual_functions(const Device& physical);
   Device* by_requester(Bdf bdf) const;
   Target decode(u64 phys, unsigned width) const;
 

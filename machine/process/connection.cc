@@ -158,9 +158,11 @@ Result<void> Connection::mmap(const wire::Header& call, FrontTask& task, Outcome
   return {};
 }
 
-// Nothing here has attributes that change the machine.
-Result<void> Connection::sysfs_write(std::string_view, std::string_view) {
-  return fail(Errno::Eacces);
+// The one attribute that changes the machine: …/<function>/sriov_numvfs.
+Result<void> Connection::sysfs_write(std::string_view path, std::string_view text) {
+  const std::optional<SourceId> function = sriov_numvfs_of(path);
+  if (!function) return fail(Errno::Eacces);
+  return kernel_.set_virtual_functions(*function, TRY(sysfs_number(text)));
 }
 
 template <class Make>

@@ -1,6 +1,8 @@
 #include "machine/process/devices.h"
 
+#include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -21,7 +23,6 @@ struct Resource {
 
 // Single Root I/O Virtualization capability (PCI Express Base 6.0, §9.3.3).
 struct SrIov {
-  static constexpr u16 kTotalVfs = 0x0e;
   static constexpr u16 kNumVfs = 0x10;
   static constexpr u16 kFirstVf = 0x14;
   static constexpr u16 kVfStride = 0x16;
@@ -68,6 +69,35 @@ std::string function_name(SourceId source) {
   return name;
 }
 
+std::optional<SourceId> sriov_numvfs_of(std::string_view path) {
+  constexpr std::string_view kAttribute = "/sriov_numvfs";
+  constexpr usize kName = 12;  // "0000:00:00.0"
+  if (!path.ends_with(kAttribute)) return std::nullopt;
+  path.remove_suffix(kAttribute.size());
+  if (path.size() <= kName || path[path.size() - kName - 1] != '/') return std::nullopt;
+  const std::string name(path.substr(path.size() - kName));
+  unsigned segment = 0, bus = 0, device = 0, function = 0;
+  int end = 0;
+  if (std::sscanf(name.c_str(), "%4x:%2x:%2x.%1x%n", &segment, &bus, &device, &function, &end) != 4 ||
+      end != static_cast<int>(kName) || device > 31 || function > 7) {
+    return std::nullopt;
+  }
+  return SourceId::of(static_cast<u16>(segment), static_cast<u8>(bus), static_cast<u8>(device),
+                      static_cast<u8>(function));
+}
+
+Result<u32> sysfs_number(std::string_view text) {
+  if (text.ends_with('\n')) text.remove_suffix(1);
+  const std::string digits(text);
+  if (digits.empty() || digits[0] < '0' || digits[0] > '9') return fail(Errno::Einval);
+  char* end = nullptr;
+  errno = 0;
+  const unsigned long value = std::strtoul(digits.c_str(), &end, 0);
+  if (end != digits.c_str() + digits.size()) return fail(Errno::Einval);
+  if (errno == ERANGE || value > 0xFFFF) return fail(Errno::Erange);
+  return static_cast<u32>(value);
+}
+
 std::string devices_json(Kernel& kernel) {
   pci::Bus& bus = kernel.bus();
   std::map<SourceId, SourceId> physical;  // by virtual function
@@ -75,21 +105,22 @@ std::string devices_json(Kernel& kernel) {
   for (usize i = 0; i < bus.size(); ++i) {
     const pci::Function& function = bus.at(i);
     const u16 at = function.is_bridge() ? u16{0} : function.find(pci::ExtendedCapabilityId::SrIov);
-    if (at == 0) continue;
+    if (at == 0 || function.virtual_total() == 0) continue;
     json names = json::array();
     for (const SourceId vf : virtual_functions(function, at)) {
-      if (!bus.find(vf)) continue;
+      const pci::Function* const known = bus.find(vf);
+      if (!known || !known->enabled()) continue;
       names.push_back(function_name(vf));
       physical[vf] = function.source();
     }
-    sriov[function.source()] = {{"totalvfs", function.read16(static_cast<u16>(at + SrIov::kTotalVfs))},
-                                {"numvfs", names.size()},
-                                {"vfs", std::move(names)}};
+    sriov[function.source()] = {
+        {"totalvfs", function.virtual_total()}, {"numvfs", names.size()}, {"vfs", std::move(names)}};
   }
 
   json all = json::array();
   for (usize i = 0; i < bus.size(); ++i) {
     const pci::Function& function = bus.at(i);
+    if (!function.enabled()) continue;
     const SourceId source = function.source();
     const IommuDevice* const device = kernel.iommu().find(source);
     const vfio::PciDevice* const drivable = kernel.vfio().find(source);
