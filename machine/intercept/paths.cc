@@ -50,6 +50,19 @@ std::optional<ProcFd> proc_fd(std::string_view path) {
   return found;
 }
 
+// "/proc/PROCESS/status", of a thread of it, too; else 0.
+s32 status_of(std::string_view path) {
+  constexpr std::string_view kProc = "/proc/";
+  if (!path.starts_with(kProc) || !path.ends_with("/status")) return 0;
+  Parts parts;
+  push(parts, path.substr(kProc.size()));
+  s32 process = 0;
+  s32 thread = 0;
+  if (!number(parts.back(), process)) return 0;
+  if (parts.size() == 2) return process;
+  return parts.size() == 4 && parts[2] == "task" && number(parts[1], thread) ? process : 0;
+}
+
 // The program may have another root directory than we do.
 std::string root_of(const Target& target) {
   struct stat theirs = {};
@@ -148,6 +161,7 @@ Result<Found> Paths::find(const Target& target, s32 directory, const std::string
   }
   found.path = at.empty() ? "/" : at;
   found.node = shadow_.find(found.path);
+  found.status_of = status_of(found.path);
   return found;
 }
 

@@ -15,9 +15,12 @@ struct Found {
   Node node = {};
   // A link in /proc to an open file of ours; `path` is that link's.
   std::optional<Registry::Entry> open_file = {};
+  s32 status_of = 0;     // the process whose /proc/PID/status it is: the host's file, where lines are missing
   bool by_link = false;  // a symbolic link was followed
 
-  bool ours() const { return open_file.has_value() || node.ours() || node.kind == Node::Kind::Absent; }
+  bool ours() const {
+    return open_file.has_value() || node.ours() || node.kind == Node::Kind::Absent || status_of != 0;
+  }
 };
 
 class Paths {

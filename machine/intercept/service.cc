@@ -1,6 +1,7 @@
 #include "machine/intercept/service.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -246,6 +247,9 @@ Result<Service::Outcome> Service::mmap(const SystemCall& call) {
   const s32 fd = static_cast<s32>(call.args[4]);
   const auto ours = file_of(call, fd);
   if (!ours || !ours->file.mappable) return resume();
+  // A private copy of what a device has would be none.
+  const u64 kind = call.args[3] & MAP_TYPE;
+  if (kind != MAP_SHARED && kind != MAP_SHARED_VALIDATE) return fail(Errno::Einval);
   TRY(kernel(Call::Mmap, call, ours->target,
              {.a = ours->file.handle,
               .b = call.args[1],

@@ -88,6 +88,7 @@ class Service {
   Result<std::optional<Look>> look(const Target& target, s32 directory, const std::string& path, bool follow);
   Result<Outcome> open(const SystemCall& call);
   Result<Outcome> open_device(const SystemCall& call, const Target& target, const std::string& path, int flags);
+  Result<Outcome> open_status(const SystemCall& call, s32 process, int flags);
   Result<Outcome> open_shadow(const SystemCall& call, const Found& found, int flags);
   Result<Outcome> give(const SystemCall& call, int fd, int flags, s32 at = -1);
   s32 place_for_orders(const Target& target) const;
@@ -97,7 +98,6 @@ class Service {
   Result<Outcome> readlink(const SystemCall& call);
   // service_kexec.cc
   Result<Outcome> kexec_load(const SystemCall& call);
-  Result<std::string> other_kernel();
   Result<Outcome> reboot(const SystemCall& call);
 
   Machine& machine_;

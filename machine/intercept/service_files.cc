@@ -95,6 +95,7 @@ Result<Service::Outcome> Service::open(const SystemCall& call) {
   const Found& found = seen->found;
   if ((arguments.resolve & RESOLVE_NO_SYMLINKS) != 0 && found.by_link) return fail(Errno::Eloop);
   if ((arguments.resolve & RESOLVE_BENEATH) != 0) return fail(Errno::Exdev);
+  if (found.status_of != 0) return open_status(call, found.status_of, flags);
   if (found.open_file) {
     if ((flags & (O_NOFOLLOW | O_PATH)) != 0) return resume();
     if ((arguments.resolve & (RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS)) != 0) return fail(Errno::Eloop);
@@ -193,6 +194,7 @@ Result<Service::Outcome> Service::stat(const SystemCall& call) {
   const auto seen = TRY(look(call, at ? directory_argument(call.args[0]) : AT_FDCWD, path, follow));
   if (!seen) return resume();
   const Found& found = seen->found;
+  if (found.status_of != 0) return resume();
   if (found.open_file) {
     if (!follow || found.open_file->path.empty()) return resume();
     return stat_found(call, seen->target, found.open_file->path, machine_.shadow->find(found.open_file->path));
@@ -244,7 +246,7 @@ Result<Service::Outcome> Service::access(const SystemCall& call) {
   const auto mode = static_cast<u32>(at ? call.args[2] : call.args[1]);
   const auto seen = TRY(look(call, at ? directory_argument(call.args[0]) : AT_FDCWD, at ? call.args[1] : call.args[0],
                              (flags & AT_SYMLINK_NOFOLLOW) == 0));
-  if (!seen || seen->found.open_file) return resume();
+  if (!seen || seen->found.open_file || seen->found.status_of != 0) return resume();
   if (seen->found.node.kind == Kind::Absent) return fail(Errno::Enoent);
   if ((mode & ~u32{R_OK | W_OK | X_OK}) != 0) return fail(Errno::Einval);
   // Permissions are those of the one user that the machine has.
@@ -258,7 +260,7 @@ Result<Service::Outcome> Service::readlink(const SystemCall& call) {
   const u64 to = at ? call.args[2] : call.args[1];
   const s32 room = static_cast<s32>(at ? call.args[3] : call.args[2]);
   const auto seen = TRY(look(call, at ? directory_argument(call.args[0]) : AT_FDCWD, path, false));
-  if (!seen) return resume();
+  if (!seen || seen->found.status_of != 0) return resume();
   if (room <= 0) return fail(Errno::Einval);
   const Found& found = seen->found;
   std::string text;

@@ -4,8 +4,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#include <nlohmann/json.hpp>
-
 #include "machine/intercept/service.h"
 
 #ifndef KEXEC_FILE_UNLOAD
@@ -18,7 +16,7 @@ namespace perdure::intercept {
 using wire::Call;
 
 // A program brings a file that would be a kernel for its machine. One that is a kernel for this machine is taken; any
-// other stands for the machine's other kernel.
+// other stands for the machine's next kernel.
 Result<Service::Outcome> Service::kexec_load(const SystemCall& call) {
   const Target target = TRY(target_of(call));
   const bool by_file = call.number == __NR_kexec_file_load;
@@ -44,15 +42,8 @@ Result<Service::Outcome> Service::kexec_load(const SystemCall& call) {
       }
     }
   }
-  TRY(kernel(Call::KexecLoad, call, target, {}, TRY(other_kernel())));
+  TRY(kernel(Call::KexecLoad, call, target, {}));  // the next one in turn
   return value(0);
-}
-
-// There are two, and one is running.
-Result<std::string> Service::other_kernel() {
-  const auto status = nlohmann::json::parse(TRY(kernel_text(Call::Status)), nullptr, false);
-  if (!status.is_object() || !status.contains("release")) return fail(Errno::Eproto);
-  return std::string(status["release"] == "perdure-a" ? "b" : "a");
 }
 
 Result<Service::Outcome> Service::reboot(const SystemCall& call) {

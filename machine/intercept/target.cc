@@ -133,15 +133,33 @@ Result<host::Descriptor> Target::duplicate(s32 fd) const {
     host::Descriptor copy(static_cast<int>(syscall(__NR_pidfd_getfd, owner.get(), fd, 0)));
     if (copy && is(copy.get(), wanted)) return copy;
   }
-  // Where that is forbidden (containers): memory can be opened a second time, which is as good.
+  // Where that is forbidden (containers): memory can be opened a second time, which is as good. What is on a device or
+  // a pipe is not touched.
   const std::string path = proc("fd/" + std::to_string(fd));
-  for (const int access : {O_RDWR, O_RDONLY}) {
-    struct stat st = {};
-    if (stat(path.c_str(), &st) != 0 || !S_ISREG(st.st_mode)) break;
+  struct stat st = {};
+  const bool regular = stat(path.c_str(), &st) == 0 && S_ISREG(st.st_mode);
+  for (const int access : {O_RDWR, O_RDONLY, O_PATH}) {
+    if (!regular && access != O_PATH) continue;
     host::Descriptor copy(open(path.c_str(), access | O_CLOEXEC));
     if (copy && is(copy.get(), wanted)) return copy;
   }
-  return fail(Errno::Eperm);
+  return fail(Errno::Ebadf);
+}
+
+Result<int> Target::flags(s32 fd) const {
+  char text[256];
+  const host::Descriptor file(open(proc("fdinfo/" + std::to_string(fd)).c_str(), O_RDONLY | O_CLOEXEC));
+  const ssize_t n = file ? ::read(file.get(), text, sizeof text) : -1;
+  const std::string_view info(text, n > 0 ? static_cast<usize>(n) : 0);
+  constexpr std::string_view kField = "flags:\t";
+  const usize at = info.find(kField);
+  int flags = 0;
+  constexpr int kOctal = 8;
+  if (at == std::string_view::npos ||
+      std::from_chars(info.data() + at + kField.size(), info.data() + info.size(), flags, kOctal).ec != std::errc{}) {
+    return fail(Errno::Ebadf);
+  }
+  return flags;
 }
 
 Result<void> Target::may_install() const {

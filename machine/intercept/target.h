@@ -48,7 +48,10 @@ class Target {
   std::string proc(std::string_view file) const;
   // Of one of its descriptors. Ebadf.
   Result<FileId> file_id(s32 fd) const;
-  // A duplicate of one of its descriptors. Ebadf; Eperm: nobody may take it.
+  // The flags that one of its descriptors was opened with, or has by now (F_GETFL). Ebadf.
+  Result<int> flags(s32 fd) const;
+  // A duplicate of one of its descriptors; where nobody may take one, memory opened once more, or else a descriptor
+  // that only names the file (O_PATH). Ebadf.
   Result<host::Descriptor> duplicate(s32 fd) const;
   // Another descriptor number can be given out. Emfile.
   Result<void> may_install() const;

@@ -47,9 +47,9 @@ Result<Reply> TaskQuestions::descriptor(s32 fd) const {
   if (auto made_here = events_.find(target_, fd)) {
     reply.own = std::move(*made_here);
   } else {
-    reply.own = TRY(target_.duplicate(fd));
     // It names a file and is no opening of it.
-    if ((fcntl(reply.own.get(), F_GETFL) & O_PATH) != 0) return fail(Errno::Ebadf);
+    if ((TRY(target_.flags(fd)) & O_PATH) != 0) return fail(Errno::Ebadf);
+    reply.own = TRY(target_.duplicate(fd));
   }
   return reply;
 }
