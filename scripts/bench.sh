@@ -79,9 +79,10 @@ PYTHON
 # shellcheck disable=SC2086 # a list
 timed packages install $packages_run $packages_metal libbenchmark-dev libgtest-dev python3
 say 'dev: building (a few minutes the first time)'
-timed build compile bench bench_handover bench_update bench_pt perdure metal
+timed build compile bench bench_handover bench_update bench_pt bench_intercept perdure metal
 timed handover run_bench handover "$@"
 timed update run_bench update "$@"
+timed intercept run_bench intercept "$@"
 timed pt run_bench pt --benchmark_min_time=0.1 "$@"
 # Asked for other rows, nobody waits for this one.
 [ $# -gt 0 ] || timed metal run_metal

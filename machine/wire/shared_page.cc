@@ -20,20 +20,18 @@ namespace {
 // Through the socket, and no message: there is something in the page.
 constexpr u32 kWake = 0x57414b45;
 
-// A round trip takes a few microseconds while both sides run. Whoever waits longer waits for somebody who sleeps, or
-// who has something else to do.
+// A round trip takes a few microseconds while both sides run. Whoever waits longer waits for somebody who sleeps, who
+// has something else to do, or who cannot run because this one spins on his processor.
 constexpr u64 kSpinNs = 30'000;
+// Where spinning was in vain it is tried again now and then, for as long as it takes to wake up the other side: two
+// that sleep for each other would never find out that they need not.
+constexpr u64 kProbeNs = 200'000;
+constexpr unsigned kProbeEvery = 64;
 
 u64 now_ns() {
   timespec now = {};
   clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<u64>(now.tv_sec) * 1'000'000'000 + static_cast<u64>(now.tv_nsec);
-}
-
-// On one processor the other side cannot run while this one spins.
-bool may_spin() {
-  cpu_set_t cpus;
-  return sched_getaffinity(0, sizeof cpus, &cpus) != 0 || CPU_COUNT(&cpus) > 1;
 }
 
 }  // namespace
@@ -46,6 +44,11 @@ struct SharedPage::Page {
   Header head;
   std::byte payload[kPageSize - 3 * 64 - sizeof(Header)];
 };
+
+bool SharedPage::may_spin() {
+  cpu_set_t cpus;
+  return sched_getaffinity(0, sizeof cpus, &cpus) != 0 || CPU_COUNT(&cpus) > 1;
+}
 
 void SharedPage::Unmap::operator()(Page* page) const {
   munmap(page, kPageSize);
@@ -100,10 +103,8 @@ bool SharedPage::spoken() const {
   return page_->spoken.load(std::memory_order_acquire) != seen_;
 }
 
-bool SharedPage::spin(u64 patience_ns) const {
-  if (spoken()) return true;
-  if (!may_spin()) return false;
-  for (const u64 until = now_ns() + patience_ns; now_ns() < until;) {
+bool SharedPage::spin_for(u64 ns) const {
+  for (const u64 until = now_ns() + ns; now_ns() < until;) {
     for (int i = 0; i < 32; ++i) {
       if (spoken()) return true;
       __builtin_ia32_pause();
@@ -112,9 +113,21 @@ bool SharedPage::spin(u64 patience_ns) const {
   return spoken();
 }
 
+bool SharedPage::spin() {
+  if (spoken()) return true;
+  const bool probe = credit_ == 0;
+  if ((probe && ++waits_ % kProbeEvery != 0) || !may_spin_) return false;
+  if (!spin_for(probe ? kProbeNs : kSpinNs)) {
+    credit_ -= std::min(credit_, 2U);
+    return false;
+  }
+  credit_ = probe ? kCredit / 2 : std::min(credit_ + 1, kCredit);
+  return true;
+}
+
 Result<Message> SharedPage::receive(int socket) {
   std::atomic<u32>& sleeping = page_->sleeping[side_ == Side::Kernel ? 1 : 0];
-  while (!spin(kSpinNs)) {
+  while (!spin()) {
     sleeping.store(1, std::memory_order_seq_cst);
     if (page_->spoken.load(std::memory_order_seq_cst) != seen_) break;
     Message m = TRY(wire::receive(socket));
@@ -129,7 +142,7 @@ Result<Message> SharedPage::receive(int socket) {
 
 bool SharedPage::ready(int socket, u64 within_ns) {
   const u64 until = now_ns() + within_ns;
-  if (spin(std::min(within_ns, kSpinNs))) return true;
+  if (within_ns > kSpinNs ? spin() : spoken()) return true;
   std::atomic<u32>& sleeping = page_->sleeping[side_ == Side::Kernel ? 1 : 0];
   for (;;) {
     sleeping.store(1, std::memory_order_seq_cst);

@@ -35,9 +35,13 @@ class SharedPage {
   };
   static Result<SharedPage> map(host::Descriptor fd, Side side);
   SharedPage(host::Descriptor fd, std::unique_ptr<Page, Unmap> page, Side side)
-      : fd_(std::move(fd)), page_(std::move(page)), side_(side) {}
-  // Whether there is a message now; waits for one a little.
-  bool spin(u64 patience_ns) const;
+      : fd_(std::move(fd)), page_(std::move(page)), side_(side), may_spin_(may_spin()), credit_(kCredit / 2) {}
+  static constexpr unsigned kCredit = 8;
+  // On one processor the other side cannot run while this one spins.
+  static bool may_spin();
+  // Whether there is a message now; waits for one a little, if that has been worth it lately.
+  bool spin();
+  bool spin_for(u64 ns) const;
   bool spoken() const;
   Result<Message> take(int socket);
 
@@ -45,6 +49,9 @@ class SharedPage {
   std::unique_ptr<Page, Unmap> page_;
   Side side_;
   u32 seen_ = 0;  // messages, of both sides
+  bool may_spin_;
+  unsigned credit_;
+  unsigned waits_ = 0;
 };
 
 }  // namespace perdure::wire
