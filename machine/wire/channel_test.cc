@@ -139,6 +139,9 @@ TEST_P(ChannelPair, EventsComeThroughTheSocket) {
       front_->call({.op = static_cast<u32>(Call::Events)}, {}, [](Message&) -> Result<Reply> { return Reply{}; }));
   for (u64 i = 0; i < 3; ++i) EXPECT_EQ(front_->receive()->head.a, i);
   kernel.join();
+  ASSERT_TRUE(front_->reply(Reply{}));
+  ASSERT_TRUE(kernel_->ready(1'000'000'000)) << "the answer goes the same way";
+  EXPECT_EQ(kernel_->receive()->head.op, kAnswer);
 }
 
 // --- a page that is none ---------------------------------------------------------------------------------------------
@@ -171,8 +174,10 @@ TEST(SharedPage, AnythingInThePageIsSurvived) {
     ASSERT_NE(raw, MAP_FAILED);
     u32 state = seed;
     for (usize i = 0; i < kPageSize / sizeof(u32); ++i) raw[i] = state = state * 1664525 + 1013904223;
-    if (seed % 2 == 0) raw[48] = 0;  // "here"
-    sockets.first.reset();           // what is not in the page is nowhere
+    if (seed % 2 == 0) raw[32] = 0;      // in the page
+    if (seed % 4 == 0) raw[47] = 0;      // without a descriptor
+    if (seed % 8 == 0) raw[46] %= 8192;  // bytes of it
+    sockets.first.reset();               // what is not in the page is nowhere
     const auto said = kernel.receive(sockets.second.get());
     if (said) {
       EXPECT_LE(said->payload.size(), kPageSize);
