@@ -86,10 +86,10 @@ void Tracer::Follower::run() {
       stopped(thread, status);
     } else {
       mappings_.erase(thread);
-      if (thread == process_) tracer_.leave(process_, status);
+      // Of a process: its first thread's is the last to be told.
+      if (tracer_.ended_) tracer_.ended_(thread, status);
     }
   }
-  tracer_.leave(process_, std::nullopt);
 }
 
 void Tracer::Follower::stopped(pid_t thread, int status) {
@@ -109,7 +109,6 @@ void Tracer::Follower::stopped(pid_t thread, int status) {
     case PTRACE_EVENT_EXEC:
       // Another address space: no registers are mapped in it. Whoever maps some is followed anew.
       mappings_.erase(thread);
-      if (thread == process_) tracer_.leave(process_, std::nullopt);
       ptrace(PTRACE_DETACH, thread, nullptr, nullptr);
       break;
     default: go_on(thread, 0); break;

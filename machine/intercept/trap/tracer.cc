@@ -56,7 +56,7 @@ Result<void> Tracer::follow(pid_t process) {
   {
     const std::scoped_lock lock(mutex_);
     std::erase_if(running_, [&](const std::jthread& thread) { return finished_.erase(thread.get_id()) != 0; });
-    followed_.insert(process);
+    ++active_;
     running_.emplace_back([this, process, started = std::move(started), bus = std::move(bus)]() mutable {
       trace(process, std::move(bus), started);
     });
@@ -75,24 +75,13 @@ void Tracer::trace(pid_t process, std::unique_ptr<RegisterBus> bus, std::promise
   follower.run();
   const std::scoped_lock lock(mutex_);
   threads_.erase(self);
+  --active_;
   finished_.insert(std::this_thread::get_id());
 }
 
-void Tracer::leave(pid_t process, std::optional<int> status) {
-  {
-    const std::scoped_lock lock(mutex_);
-    if (followed_.erase(process) == 0) return;
-    if (status) statuses_[process] = *status;
-  }
-  changed_.notify_all();
-}
-
-std::optional<int> Tracer::status(pid_t child) {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return !followed_.contains(child); });
-  const auto found = statuses_.find(child);
-  if (found == statuses_.end()) return std::nullopt;
-  return found->second;
+bool Tracer::active() const {
+  const std::scoped_lock lock(mutex_);
+  return active_ != 0;
 }
 
 }  // namespace perdure::intercept

@@ -1,13 +1,10 @@
 // Carries out what programs do to devices' registers that they mapped. Such a mapping lies beyond the end of its file,
 // so that each access is a SIGBUS; a tracer takes it, does the access and lets the program go on behind it.
 #pragma once
-#include <condition_variable>
 #include <functional>
 #include <future>
-#include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -25,9 +22,13 @@ class Tracer {
  public:
   using MakeBus = std::function<Result<std::unique_ptr<RegisterBus>>()>;
   using Log = std::function<void(const std::string& line)>;
+  // The end of a traced process, or of one of its threads, which nobody else in this process is told any more; `status`
+  // as wait() has it. On a tracing thread.
+  using Ended = std::function<void(pid_t process, int status)>;
 
-  // `make_bus` is called by each tracing thread for itself.
-  Tracer(MakeBus make_bus, Log log) : make_bus_(std::move(make_bus)), log_(std::move(log)) {}
+  // `make_bus` is called for each process that is followed.
+  Tracer(MakeBus make_bus, Log log, Ended ended)
+      : make_bus_(std::move(make_bus)), log_(std::move(log)), ended_(std::move(ended)) {}
   // Waits until the processes that are traced are gone: they should have been ended.
   ~Tracer();
   Tracer(const Tracer&) = delete;
@@ -39,26 +40,23 @@ class Tracer {
   Result<bool> traced_by_others(pid_t process) const;
   // From now on; at once when it is already. Ebusy: somebody else traces it; Eperm; Esrch.
   Result<void> follow(pid_t process);
-  // What wait() would have told of a child of this process whose end a tracing thread was told instead. Blocks until
-  // it has ended; nothing when it never was traced.
-  std::optional<int> status(pid_t child);
+  // Something is traced, or may be soon: wait() of any thread of this process for its children would be told what is
+  // for the tracing threads. True until the last one has ended.
+  bool active() const;
 
  private:
   class Follower;
 
   void trace(pid_t process, std::unique_ptr<RegisterBus> bus, std::promise<Result<void>>& started);
   bool is_own_thread(pid_t thread) const;
-  // No longer followed; with what wait() told of its end, if it has ended.
-  void leave(pid_t process, std::optional<int> status);
 
   const MakeBus make_bus_;
   const Log log_;
+  const Ended ended_;
   std::mutex starting_;  // one process after the other, to the end; outside mutex_
   mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  std::set<pid_t> threads_;        // that trace
-  std::set<pid_t> followed_;       // processes that follow() was called for, not their children
-  std::map<pid_t, int> statuses_;  // of those of them that ended
+  usize active_ = 0;         // tracing threads that have not ended
+  std::set<pid_t> threads_;  // their numbers
   std::set<std::thread::id> finished_;
   std::vector<std::jthread> running_;
 };
