@@ -49,6 +49,9 @@ class Task {
   virtual void release_fd(s32 fd) = 0;
 
   virtual const Creds& creds() const = 0;
+  // Its accesses to registers that it maps reach the device. Where nobody can carry them out, files tell it that there
+  // are none to map.
+  virtual bool maps_registers() const { return true; }
   // The process (not the thread) that calls: always the same object for the same process.
   virtual Result<Ref<Process>> process() = 0;
 

@@ -123,7 +123,7 @@ Result<void> DeviceFile::get_region_info(Task& task, UserAddr arg) {
   auto info = TRY(copy_in_argsz<uapi::VfioRegionInfo>(task, arg, sizeof(uapi::VfioRegionInfo)));
   // VGA: no function here has it.
   if (info.index >= uapi::vfio_region::kVga) return fail(Errno::Einval);
-  info.offset = kRegions + (u64{info.index} << kRegionShift);
+  info.offset = position_of(info.index);
   info.size = info.flags = info.cap_offset = 0;
   constexpr u32 kBoth = uapi::vfio_region::kRead | uapi::vfio_region::kWrite;
   struct {
@@ -139,8 +139,9 @@ Result<void> DeviceFile::get_region_info(Task& task, UserAddr arg) {
     const pci::Bar& bar = device_.function.bars()[info.index];
     if (bar.kind == pci::Bar::Kind::Memory && bar.size != 0) {
       info.size = bar.size;
-      info.flags = kBoth | (mappable(info.index) ? uapi::vfio_region::kMmap : 0);
-      if (mappable(info.index) && holds_msix_table(info.index)) {
+      const bool maps = is_memory(info.index) || (mappable(info.index) && task.maps_registers());
+      info.flags = kBoth | (maps ? uapi::vfio_region::kMmap : 0);
+      if (maps && holds_msix_table(info.index)) {
         info.flags |= uapi::vfio_region::kCaps;
         if (info.argsz >= sizeof(answer)) {
           info.cap_offset = sizeof(info);

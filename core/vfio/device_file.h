@@ -29,11 +29,15 @@ class DeviceFile : public File {
   // Where the regions of the file begin. As far up as file positions go, so that whoever intercepts a program's calls
   // can tell them from those on other files by one comparison.
   static constexpr u64 kRegions = u64{1} << 61;
+  // Those that are plain memory: below all the others, so that a file which ends between them has pages for these and
+  // none for those.
+  static constexpr u64 kMemoryRegions = u64{1} << 60;
   static constexpr unsigned kRegionShift = 40;
 
   Result<usize> read(Task& task, UserAddr to, usize bytes, u64 pos) override;
   Result<usize> write(Task& task, UserAddr from, usize bytes, u64 pos) override;
-  // Of a BAR: registers, whose accesses have to be carried out by the machine.
+  // Of a BAR: memory when it is prefetchable, which says that reading has no effect; else registers, whose accesses
+  // have to be carried out by the machine.
   Result<MapTarget> mmap(Task& task, u64 offset, u64 length, Access access) override;
 
   PciDevice& device() const { return device_; }
@@ -75,9 +79,11 @@ class DeviceFile : public File {
     u32 region = 0;
     u64 offset = 0;
   };
-  static Result<Position> locate(u64 pos);
+  Result<Position> locate(u64 pos) const;
+  u64 position_of(u32 region) const;
   u64 bar_size(u32 region) const { return device_.function.bars()[region].size; }
   bool mappable(u32 region) const;
+  bool is_memory(u32 region) const;
   bool holds_msix_table(u32 region) const;
   bool in_msix_table(u32 region, u64 offset, u64 bytes) const;
   // An access ends the device's sleep if the program asked to be told of it.

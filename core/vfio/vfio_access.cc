@@ -26,16 +26,28 @@ Table msix_table(const pci::Function& function) {
 
 }  // namespace
 
-Result<DeviceFile::Position> DeviceFile::locate(u64 pos) {
-  if (pos < kRegions) return fail(Errno::Einval);
-  const u64 region = (pos - kRegions) >> kRegionShift;
+u64 DeviceFile::position_of(u32 region) const {
+  return (is_memory(region) ? kMemoryRegions : kRegions) + (u64{region} << kRegionShift);
+}
+
+Result<DeviceFile::Position> DeviceFile::locate(u64 pos) const {
+  if (pos < kMemoryRegions) return fail(Errno::Einval);
+  const u64 within = pos - (pos < kRegions ? kMemoryRegions : kRegions);
+  const u64 region = within >> kRegionShift;
   if (region >= uapi::vfio_region::kCount) return fail(Errno::Einval);
-  return Position{static_cast<u32>(region), (pos - kRegions) & ((u64{1} << kRegionShift) - 1)};
+  const Position at{static_cast<u32>(region), within & ((u64{1} << kRegionShift) - 1)};
+  if (position_of(at.region) + at.offset != pos) return fail(Errno::Einval);
+  return at;
 }
 
 bool DeviceFile::mappable(u32 region) const {
   const pci::Bar& bar = device_.function.bars()[region];
   return bar.kind == pci::Bar::Kind::Memory && bar.size >= kPageSize && bar.base.aligned(kPageSize);
+}
+
+bool DeviceFile::is_memory(u32 region) const {
+  return region < pci::Function::kBars && mappable(region) && device_.function.bars()[region].prefetchable &&
+         !holds_msix_table(region);
 }
 
 bool DeviceFile::holds_msix_table(u32 region) const {
@@ -132,7 +144,7 @@ Result<usize> DeviceFile::write_config(Task& task, UserAddr from, usize bytes, u
   return bytes;
 }
 
-Result<MapTarget> DeviceFile::mmap(Task&, u64 offset, u64 length, Access) {
+Result<MapTarget> DeviceFile::mmap(Task& task, u64 offset, u64 length, Access) {
   if (!usable()) return fail(Errno::Einval);
   const Position at = TRY(locate(offset));
   if (at.region >= pci::Function::kBars || !mappable(at.region)) return fail(Errno::Einval);
@@ -140,7 +152,10 @@ Result<MapTarget> DeviceFile::mmap(Task&, u64 offset, u64 length, Access) {
   if (length == 0 || at.offset % kPageSize != 0 || at.offset >= size || length > size - at.offset) {
     return fail(Errno::Einval);
   }
-  return MapTarget{MapTarget::Kind::Registers, device_.function.bars()[at.region].base + at.offset, length};
+  const bool memory = is_memory(at.region);
+  if (!memory && !task.maps_registers()) return fail(Errno::Einval);
+  return MapTarget{memory ? MapTarget::Kind::Memory : MapTarget::Kind::Registers,
+                   device_.function.bars()[at.region].base + at.offset, length};
 }
 
 }  // namespace perdure::vfio

@@ -294,6 +294,53 @@ TEST_F(VfioTest, MmapLeadsToRegisters) {
   }
 }
 
+// Where nobody can carry out what it does to mapped registers, a program is told that there are none to map.
+TEST_F(VfioTest, RegistersAreMappedOnlyWhereTheyCanBeTrapped) {
+  bind();
+  w.task.traps = false;
+  uapi::VfioRegionInfo info{};
+  for (const u32 index : {0u, 2u}) {
+    info = {};
+    info.argsz = sizeof(info);
+    info.index = index;
+    ASSERT_TRUE(w.call(fd, uapi::kVfioDeviceGetRegionInfo, info));
+    EXPECT_EQ(info.flags, 3u) << index;
+    EXPECT_EQ(info.argsz, 32u) << "nor a capability that is about mapping";
+  }
+  EXPECT_EQ(error_of(w.task.files.at(fd)->mmap(w.task, w.region(0), 0x1000, Access::Read)), Errno::Einval);
+}
+
+// A region of memory begins below all regions of registers: a file with an end between them has pages for it alone.
+TEST_F(VfioTest, PrefetchableBarsAreMemory) {
+  w.hw_c.set<u32>(0x10, 0x0000000c);
+  w.hw_c.bar0 = u64{0x13} << 32;
+  w.hw_c.set<u32>(0x14, 0x13);
+  w.add_bus();
+  fd = w.open_device(2);
+  bind();
+  for (const bool traps : {true, false}) {
+    w.task.traps = traps;
+    uapi::VfioRegionInfo info{};
+    info.argsz = sizeof(info);
+    ASSERT_TRUE(w.call(fd, uapi::kVfioDeviceGetRegionInfo, info));
+    EXPECT_EQ(info.size, FakeFunction::kBar0Bytes);
+    EXPECT_EQ(info.flags, 7u);
+    ASSERT_EQ(info.offset, u64{1} << 60);
+    File& file = *w.task.files.at(fd);
+    const Result<MapTarget> target = file.mmap(w.task, info.offset + 0x2000, 0x1000, Access::ReadWrite);
+    ASSERT_TRUE(target);
+    EXPECT_EQ(target->kind, MapTarget::Kind::Memory);
+    EXPECT_EQ(target->base, Phys(w.hw_c.bar0 + 0x2000));
+    EXPECT_EQ(error_of(file.mmap(w.task, w.region(0), 0x1000, Access::Read)), Errno::Einval);
+    const UserAddr at = w.task.put(u64{0x1122});
+    EXPECT_EQ(*file.write(w.task, at, 8, info.offset + 0x10), 8u);
+    EXPECT_EQ(*file.read(w.task, at, 8, info.offset + 0x10), 8u);
+    EXPECT_EQ(error_of(file.read(w.task, at, 8, w.region(0) + 0x10)), Errno::Einval);
+    EXPECT_EQ(error_of(file.read(w.task, at, 4, (u64{1} << 60) + (u64{7} << 40))), Errno::Einval);
+    EXPECT_EQ(error_of(file.read(w.task, at, 4, (u64{1} << 60) - 4)), Errno::Einval);
+  }
+}
+
 // --- configuration space ---------------------------------------------------------------------------------------------
 
 TEST_F(VfioTest, ConfigBounds) {
@@ -352,14 +399,14 @@ TEST_F(VfioTest, BarsCanBeSizedAndNeverMove) {
     return mask;
   };
   hw().writes.clear();
-  EXPECT_EQ(size_of(0x10), 0xffff000cu);
+  EXPECT_EQ(size_of(0x10), 0xffff0004u);
   EXPECT_EQ(size_of(0x14), 0xffffffffu);
   EXPECT_EQ(size_of(0x18), 0xfffff000u);
   EXPECT_EQ(size_of(0x1c), 0xfffffff0u);
   EXPECT_EQ(size_of(0x24), 0u);
   EXPECT_EQ(size_of(0x30), 0u) << "no ROM";
   w.config_write<u8>(fd, 0x13, 0x77);
-  EXPECT_EQ(w.config_read<u32>(fd, 0x10), 0x7700000cu) << "byte by byte";
+  EXPECT_EQ(w.config_read<u32>(fd, 0x10), 0x77000004u) << "byte by byte";
   for (const auto& write : hw().writes) EXPECT_TRUE(write.offset < 0x10 || write.offset > 0x30) << write.offset;
 }
 

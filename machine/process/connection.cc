@@ -81,6 +81,7 @@ Result<void> Connection::serve(const wire::Message& call, FrontTask& task, Outco
     case Call::Close: return front_->close(head.a);
     case Call::Ioctl: {
       const Ref<File> file = TRY(front_->find(head.a));
+      task.set_maps_registers((head.d & wire::kNoRegisters) == 0);
       value = TRY(task.finish(file->ioctl(task, static_cast<u32>(head.b), UserAddr(head.c))));
       return {};
     }

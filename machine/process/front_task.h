@@ -29,6 +29,8 @@ class FrontTask final : public Task {
   void install_fd(s32 fd, Ref<File> file) override;
   void release_fd(s32 fd) override;
   const Creds& creds() const override { return creds_; }
+  bool maps_registers() const override { return maps_registers_; }
+  void set_maps_registers(bool maps) { maps_registers_ = maps; }
   Result<Ref<Process>> process() override;
 
   // The same of any process of this front; 0: of the one that the connection stands for.
@@ -72,6 +74,7 @@ class FrontTask final : public Task {
   s32 next_placeholder_ = kFirstPlaceholder;
   Errno install_error_{};
   bool broken_ = false;
+  bool maps_registers_ = true;
 };
 
 }  // namespace perdure::process

@@ -64,6 +64,8 @@ enum class Event : u32 {
             // a reboot ends user space, and answers when they are gone. kRebootTimeoutMs later nobody waits any more
 };
 
+// Registers that the program maps could not be trapped.
+inline constexpr u64 kNoRegisters = 1;
 inline constexpr u64 kNoHandle = ~u64{0};
 inline constexpr u64 kCloseOnExec = 1;
 inline constexpr int kRebootTimeoutMs = 5000;

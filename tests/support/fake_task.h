@@ -143,6 +143,8 @@ class FakeTask : public Task {
   }
   void release_fd(s32 fd) override { reserved.erase(fd); }
   const Creds& creds() const override { return credentials; }
+  bool maps_registers() const override { return traps; }
+  bool traps = true;
   Result<Ref<Process>> process() override { return Ref<Process>(own_process.get()); }
   // The process ends, although the object goes on.
   void end_process() { own_process->end(); }
