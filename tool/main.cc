@@ -150,6 +150,12 @@ int run(int argc, char** argv) {
       ->option_text("TIMES");
   run_command->add_option("--log", on_machine.log, "append every system call that was served to this file")
       ->option_text("FILE");
+  run_command
+      ->add_option("--mmio", on_machine.mmio,
+                   "registers that the program maps: trap carries its loads and stores out, off leaves it none to map, "
+                   "auto is trap where the host allows it")
+      ->check(CLI::IsMember({"auto", "trap", "off"}))
+      ->capture_default_str();
   run_command->add_flag("!--no-sysfs", on_machine.files, "leave the host's sysfs alone: only the device nodes");
 
   std::vector<std::string> program_of_run = split_program(*run_command, argc, argv);

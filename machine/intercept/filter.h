@@ -17,8 +17,8 @@ struct FilterOptions {
   u32 high_fd = 0x7fffffff;
 };
 
-// Positions from here on are those of our files (VfioFile::kRegions); no other file is that large.
-inline constexpr u64 kOurPositions = u64{1} << 61;
+// Positions from here on are those of our files (DeviceFile::kMemoryRegions); no other file is that large.
+inline constexpr u64 kOurPositions = u64{1} << 60;
 // KVM's _IOW(0xae, 0xe1, struct kvm_device_attr): hypervisors tell KVM of devices by it.
 inline constexpr u32 kKvmSetDeviceAttr = 0x4018aee1;
 // The type bytes of the ioctls of iommufd and VFIO, and of live update.

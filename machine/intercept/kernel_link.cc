@@ -24,9 +24,9 @@ Result<wire::Message> KernelLink::call(Call op, const wire::Header& head, std::s
 }
 
 Result<wire::Message> KernelLink::call(Call op, wire::Header head, std::span<const std::byte> payload, Questions* about,
-                                       FunctionRef<void()> slow) {
+                                       FunctionRef<void()> slow, int fd) {
   head.op = static_cast<u32>(op);
-  TRY(channel_.send(head, payload));
+  TRY(channel_.send(head, payload, fd));
   for (bool patient = false;;) {
     if (!patient && !channel_.ready(kSlowNs)) {
       patient = true;

@@ -27,7 +27,7 @@ class KernelLink {
   // Blocks for the result. `slow` is called once when that takes longer than others should wait for this thread.
   // Ekilled: the kernel is gone.
   Result<wire::Message> call(wire::Call op, wire::Header head, std::span<const std::byte> payload, Questions* about,
-                             FunctionRef<void()> slow);
+                             FunctionRef<void()> slow, int fd = -1);
   Result<wire::Message> call(wire::Call op, const wire::Header& head, std::span<const std::byte> payload = {});
 
   u64 front() const { return front_; }

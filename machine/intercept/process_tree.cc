@@ -25,18 +25,24 @@ struct CloseDirectory {
   void operator()(DIR* directory) const { closedir(directory); }
 };
 
-// 0: there is no such process any more.
-pid_t parent_of(const char* pid) {
+struct Stat {
+  char state = 0;
+  pid_t parent = 0;
+};
+
+// Nothing: there is no such process any more.
+std::optional<Stat> stat_of(const char* pid) {
   char text[512];
   const std::string path = std::string("/proc/") + pid + "/stat";
   const host::Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   const ssize_t n = file ? read(file.get(), text, sizeof text - 1) : -1;
-  if (n <= 0) return 0;
+  if (n <= 0) return std::nullopt;
+  text[n] = 0;
   const std::string_view stat(text, static_cast<size_t>(n));
   // "PID (NAME) STATE PARENT …": a name may hold anything.
   const size_t name_end = stat.rfind(')');
-  if (name_end == std::string_view::npos || name_end + 4 >= stat.size()) return 0;
-  return static_cast<pid_t>(std::atoi(text + name_end + 4));
+  if (name_end == std::string_view::npos || name_end + 4 >= stat.size()) return std::nullopt;
+  return Stat{stat[name_end + 2], static_cast<pid_t>(std::atoi(text + name_end + 4))};
 }
 
 }  // namespace
@@ -50,7 +56,7 @@ std::vector<pid_t> descendants() {
   const std::unique_ptr<DIR, CloseDirectory> directory(opendir("/proc"));
   while (const dirent* entry = directory ? readdir(directory.get()) : nullptr) {
     if (entry->d_name[0] < '0' || entry->d_name[0] > '9') continue;
-    parent[static_cast<pid_t>(std::atoi(entry->d_name))] = parent_of(entry->d_name);
+    parent[static_cast<pid_t>(std::atoi(entry->d_name))] = stat_of(entry->d_name).value_or(Stat{}).parent;
   }
   std::vector<pid_t> found;
   const pid_t self = getpid();
@@ -66,11 +72,35 @@ std::vector<pid_t> descendants() {
   return found;
 }
 
-std::optional<Ended> reap() {
+namespace {
+
+std::optional<Ended> reap_child(pid_t which) {
   int status = 0;
-  const pid_t pid = waitpid(-1, &status, WNOHANG | __WALL);
+  const pid_t pid = waitpid(which, &status, WNOHANG | __WALL);
   if (pid <= 0) return std::nullopt;
   return Ended{pid, status};
+}
+
+}  // namespace
+
+// While something is traced only those are waited for that have ended: from a child that is stopped, waiting would take
+// what the thread that traces it waits for.
+std::optional<Ended> reap(const Tracer* tracer) {
+  std::optional<Ended> one;
+  const auto any = [&] { one = reap_child(-1); };
+  if (tracer == nullptr) {
+    any();
+    return one;
+  }
+  if (tracer->while_idle(any)) return one;
+  const std::unique_ptr<DIR, CloseDirectory> directory(opendir("/proc"));
+  while (const dirent* entry = directory ? readdir(directory.get()) : nullptr) {
+    if (entry->d_name[0] < '0' || entry->d_name[0] > '9') continue;
+    const auto stat = stat_of(entry->d_name);
+    if (!stat || stat->parent != getpid() || stat->state != 'Z') continue;
+    if ((one = reap_child(static_cast<pid_t>(std::atoi(entry->d_name))))) return one;
+  }
+  return std::nullopt;
 }
 
 bool any_children() {
@@ -78,12 +108,12 @@ bool any_children() {
   return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) == 0 || errno != ECHILD;
 }
 
-std::vector<Ended> end_descendants() {
+std::vector<Ended> end_descendants(const Tracer* tracer) {
   std::vector<Ended> ended;
   for (;;) {
     // Who forks while we look is found the next time: a killed process does not fork.
     for (const pid_t pid : descendants()) kill(pid, SIGKILL);
-    while (auto one = reap()) ended.push_back(*one);
+    while (auto one = reap(tracer)) ended.push_back(*one);
     if (!any_children()) return ended;
     // Until the next one ends: what is orphaned by that becomes a child of this process first.
     poll(nullptr, 0, 1);

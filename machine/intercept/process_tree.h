@@ -5,6 +5,8 @@
 #include <optional>
 #include <vector>
 
+#include "machine/intercept/trap/tracer.h"
+
 namespace perdure::intercept {
 
 // Makes this process the parent of descendants that lose theirs.
@@ -16,11 +18,11 @@ struct Ended {
   pid_t pid = 0;
   int status = 0;  // as waitpid() has it
 };
-// A child that ended, its own or an adopted one; does not block.
-std::optional<Ended> reap();
+// A child that ended, its own or an adopted one; does not block. `tracer`, if any, may be told of some first.
+std::optional<Ended> reap(const Tracer* tracer);
 // There is a child, ended or not.
 bool any_children();
 // Kills all descendants and waits until they are gone. Returns those of them that were children of this process.
-std::vector<Ended> end_descendants();
+std::vector<Ended> end_descendants(const Tracer* tracer);
 
 }  // namespace perdure::intercept

@@ -18,6 +18,7 @@ namespace perdure::intercept {
 using wire::Call;
 
 namespace {
+constexpr u32 kGetRegionInfo = 0x3b6c;  // VFIO_DEVICE_GET_REGION_INFO
 // More than that no system call transfers.
 constexpr u64 kMostBytes = 0x7ffff000;
 constexpr u64 kMostVectors = 1024;
@@ -118,13 +119,13 @@ std::optional<Service::Ours> Service::file_of(const SystemCall& call, s32 fd) {
 }
 
 Result<wire::Message> Service::kernel(Call op, const SystemCall& call, const Target& target, wire::Header head,
-                                      std::string_view payload) {
+                                      std::string_view payload, int fd) {
   // What was closed before this call is closed for the kernel, too: names and devices are free again.
   TRY(pass_on_closes());
   machine_.processes->watch(target.process());
   head.task = target.number();
   TaskQuestions questions(*machine_.listener, *machine_.registry, machine_.events, call, target);
-  return link_.call(op, head, bytes_of(payload), &questions, slow_);
+  return link_.call(op, head, bytes_of(payload), &questions, slow_, fd);
 }
 
 Result<std::string> Service::kernel_text(Call op) {
@@ -175,8 +176,9 @@ Result<Service::Outcome> Service::ioctl(const SystemCall& call) {
   if (cmd == kKvmSetDeviceAttr) return kvm_attribute(call);
   const auto ours = file_of(call, call.fd());
   if (!ours || ours->file.orders) return resume();
+  const u64 without = cmd == kGetRegionInfo && !traps(ours->target) ? wire::kNoRegisters : 0;
   const wire::Message m =
-      TRY(kernel(Call::Ioctl, call, ours->target, {.a = ours->file.handle, .b = cmd, .c = call.args[2]}));
+      TRY(kernel(Call::Ioctl, call, ours->target, {.a = ours->file.handle, .b = cmd, .c = call.args[2], .d = without}));
   return value(static_cast<s64>(m.head.a));
 }
 
@@ -242,7 +244,14 @@ Result<Service::Outcome> Service::vectored(const SystemCall& call) {
   return value(static_cast<s64>(done));
 }
 
-// The kernel says whether there is something to map; what is mapped is the file that the program has.
+bool Service::traps(const Target& target) const {
+  if (!machine_.tracer) return false;
+  const auto others = machine_.tracer->traced_by_others(target.process());
+  return others && !*others;
+}
+
+// The kernel says whether there is something to map; what is mapped is the file that the program has. Memory of a
+// device is in that file from now on; of registers there is nothing in it, and each access is a signal.
 Result<Service::Outcome> Service::mmap(const SystemCall& call) {
   const s32 fd = static_cast<s32>(call.args[4]);
   const auto ours = file_of(call, fd);
@@ -250,11 +259,23 @@ Result<Service::Outcome> Service::mmap(const SystemCall& call) {
   // A private copy of what a device has would be none.
   const u64 kind = call.args[3] & MAP_TYPE;
   if (kind != MAP_SHARED && kind != MAP_SHARED_VALIDATE) return fail(Errno::Einval);
-  TRY(kernel(Call::Mmap, call, ours->target,
-             {.a = ours->file.handle,
-              .b = call.args[1],
-              .c = call.args[5],
-              .d = (call.args[2] & 0xffffffff) | call.args[3] << 32}));
+  const wire::Message m = TRY(kernel(Call::Mmap, call, ours->target,
+                                     {.a = ours->file.handle,
+                                      .b = call.args[1],
+                                      .c = call.args[5],
+                                      .d = (call.args[2] & 0xffffffff) | call.args[3] << 32},
+                                     {}, ours->file.memory));
+  if (m.head.a == static_cast<u64>(wire::Mapping::Memory)) return resume();
+  if (!machine_.tracer) return fail(Errno::Einval);
+  const s32 process = ours->target.process();
+  if (const auto followed = machine_.tracer->follow(process); !followed) {
+    if (machine_.log) {
+      machine_.log(std::to_string(process) + ": its accesses to mapped registers cannot be carried out (" +
+                   std::string(errno_name(followed.error())) +
+                   "): a debugger or strace has it; run that around perdure instead, or use --mmio=off");
+    }
+    return fail(Errno::Einval);
+  }
   return resume();
 }
 

@@ -12,6 +12,7 @@
 #include "machine/intercept/processes.h"
 #include "machine/intercept/registry.h"
 #include "machine/intercept/shadow.h"
+#include "machine/intercept/trap/tracer.h"
 
 namespace perdure::intercept {
 
@@ -26,7 +27,8 @@ struct Machine {
   Paths paths;
   EventFds events;
   std::unique_ptr<Listener> listener;
-  u32 high_fd = 0;  // where files stand that take orders
+  std::unique_ptr<Tracer> tracer;  // null: programs map no registers
+  u32 high_fd = 0;                 // where files stand that take orders
   std::function<void(const std::string& line)> log;
   // Held while closes are passed on: an open that comes after a close must find it done.
   std::mutex closing;
@@ -63,7 +65,7 @@ class Service {
   // Nothing: it is none of ours.
   std::optional<Ours> file_of(const SystemCall& call, s32 fd);
   Result<wire::Message> kernel(wire::Call op, const SystemCall& call, const Target& target, wire::Header head,
-                               std::string_view payload = {});
+                               std::string_view payload = {}, int fd = -1);
   Result<std::string> kernel_text(wire::Call op);
   Result<void> refresh_devices();
 
@@ -74,6 +76,8 @@ class Service {
   Result<Outcome> vectored(const SystemCall& call);
   Result<Outcome> transfer(const SystemCall& call, const Ours& ours, u64 address, u64 bytes, u64 position, bool write);
   Result<Outcome> mmap(const SystemCall& call);
+  // Registers that the process maps can be trapped.
+  bool traps(const Target& target) const;
   Result<Outcome> order(const SystemCall& call);
   Result<Outcome> order_vector(const SystemCall& call);
   Result<s64> obey(const SystemCall& call, const Ours& ours, const std::string& text);

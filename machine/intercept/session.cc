@@ -14,6 +14,7 @@
 #include <ctime>
 
 #include "machine/host/host_files.h"
+#include "machine/intercept/kernel_bus.h"
 #include "machine/intercept/process_tree.h"
 #include "machine/intercept/workers.h"
 
@@ -32,8 +33,10 @@ class Session {
  private:
   Result<void> connect();
   Result<void> prepare();
+  Result<void> prepare_traps();
   bool start();
   void loop();
+  std::optional<Ended> next_end();
   void take_children();
   bool take_word();
   void reboot();
@@ -59,6 +62,8 @@ class Session {
   std::optional<Machine> machine_;
   std::optional<Workers> workers_;
   std::optional<Launched> program_;
+  std::mutex traced_mutex_;
+  std::vector<Ended> traced_ends_;  // told to the threads that trace
   int status_ = 0;
   bool ended_ = false;
   bool over_ = false;
@@ -106,9 +111,40 @@ Result<void> Session::prepare() {
   signals_ = host::Descriptor(signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK));
   kernel_gone_ = host::Descriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!signals_ || !kernel_gone_) return fail(host::last_error());
+  // Of ends alone: each trapped access would be a signal else.
+  struct sigaction ends = {};
+  ends.sa_handler = SIG_DFL;
+  ends.sa_flags = SA_NOCLDSTOP;
+  sigaction(SIGCHLD, &ends, nullptr);
   machine_.emplace(TRY(Registry::create()), TRY(Shadow::create()), TRY(Processes::create()));
   machine_->high_fd = place_for_orders();
   machine_->log = logger(config_.log_file);
+  return {};
+}
+
+// Before any thread is: it forks.
+Result<void> Session::prepare_traps() {
+  if (config_.mmio == Mmio::Off) return {};
+  if (!Tracer::possible()) {
+    if (config_.mmio == Mmio::Trap) return fail(Errno::Eperm);
+    if (machine_->log) machine_->log("this host lets nobody trace: registers cannot be mapped");
+    return {};
+  }
+  machine_->tracer = std::make_unique<Tracer>(
+      [this]() -> Result<std::unique_ptr<RegisterBus>> {
+        return std::make_unique<KernelBus>(*machine_->registry,
+                                           TRY(KernelLink::join(TRY(config_.connect()), link_->front())));
+      },
+      [this](const std::string& line) {
+        if (machine_->log) machine_->log(line);
+      },
+      [this](pid_t process, int status) {
+        {
+          const std::scoped_lock lock(traced_mutex_);
+          traced_ends_.push_back({process, status});
+        }
+        kill(getpid(), SIGCHLD);  // as if nobody had taken it away
+      });
   return {};
 }
 
@@ -147,7 +183,7 @@ bool Session::start() {
 
 int Session::run() {
   adopt_orphans();
-  if (failed(connect(), "kernel") || failed(prepare(), "supervisor") || !start()) {
+  if (failed(connect(), "kernel") || failed(prepare(), "supervisor") || failed(prepare_traps(), "ptrace") || !start()) {
     close_up();
     return 1;
   }
@@ -161,11 +197,23 @@ void Session::close_up() {
   if (machine_) machine_->shadow.reset();
 }
 
+std::optional<Ended> Session::next_end() {
+  {
+    const std::scoped_lock lock(traced_mutex_);
+    if (!traced_ends_.empty()) {
+      const Ended one = traced_ends_.back();
+      traced_ends_.pop_back();
+      return one;
+    }
+  }
+  return reap(machine_->tracer.get());
+}
+
 void Session::take_children() {
   signalfd_siginfo info;
   while (read(signals_.get(), &info, sizeof info) > 0) {
   }
-  while (const auto one = reap()) {
+  while (const auto one = next_end()) {
     if (one->pid != program_->pid()) continue;
     status_ = one->status;
     ended_ = true;
@@ -174,14 +222,15 @@ void Session::take_children() {
     if (!service.pass_on_closes()) return power_off();
     say(Said::Ended, 0, static_cast<u64>(status_));
   }
-  if (!any_children()) over_ = true;
+  // Its own end may have been told to a thread that traces, which says so soon.
+  if (ended_ && !any_children()) over_ = true;
 }
 
 // False: nobody is there to be told any more.
 bool Session::take_word() {
   const auto word = wire::receive(starter_.get());
   if (!word) {
-    end_descendants();
+    end_descendants(machine_->tracer.get());
     over_ = true;
     return false;
   }
@@ -190,7 +239,7 @@ bool Session::take_word() {
       if (!ended_) kill(program_->pid(), static_cast<int>(word->head.a));
       return true;
     case Said::Finish:
-      end_descendants();
+      end_descendants(machine_->tracer.get());
       over_ = true;
       return true;
     case Said::Leave: {
@@ -208,7 +257,10 @@ void Session::end(Said how) {
     const std::scoped_lock lock(machine_->closing);
     machine_->over = true;
   }
-  for (const Ended& one : end_descendants()) {
+  std::vector<Ended> ends = end_descendants(machine_->tracer.get());
+  if (machine_->tracer) machine_->tracer->wait_idle(std::chrono::seconds(1));
+  while (const auto one = next_end()) ends.push_back(*one);
+  for (const Ended& one : ends) {
     if (one.pid == program_->pid()) status_ = one.status;
   }
   over_ = true;

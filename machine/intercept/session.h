@@ -8,11 +8,19 @@
 
 namespace perdure::intercept {
 
+// Registers of devices in programs' address spaces.
+enum class Mmio : u8 {
+  Auto,  // Trap where the host lets one process trace another, else Off
+  Trap,
+  Off,  // there are none: programs read and write them by system calls
+};
+
 struct SessionConfig {
   Connect connect;
   Program program;
   bool files = true;     // sysfs, too
   std::string log_file;  // empty: none
+  Mmio mmio = Mmio::Auto;
 };
 
 // Between a session and who started it, over a socket of wire::Message.

@@ -19,6 +19,18 @@ for kind in dynamic static; do
   check "$kind: a kexec ends the program" 137 'the kernel was replaced' run -- "$probes/intercept_probe_$kind" jump
   check "$kind: it starts again under the next kernel" 0 'jump ends with 0' \
     run --restart 1 -- "$probes/intercept_probe_$kind" jump
+  check "$kind: its status is passed on" 7 'ends with 7' run -- "$probe" status 7
+  check "$kind: a kexec ends the program" 137 'the kernel was replaced' run -- "$probe" jump
+  check "$kind: it starts again under the next kernel" 0 'jump ends with 0' run --restart 1 -- "$probe" jump
+  for case in registers register_threads register_mapping_is_open registers_off; do
+    check "$kind: mapped $case" 0 "^$case ends with 0" run --mmio=trap -- "$probe" "$case"
+  done
+  check "$kind: traced, its status is passed on" 5 'ends with 5' run -- "$probe" register_status plain
+  check "$kind: traced, its signal is passed on" 138 '^mapped' run -- "$probe" register_status
+  check "$kind: no mapped registers" 0 'ends with 0' run --mmio=off -- "$probe" no_registers
+  if command -v strace >/dev/null; then
+    check "$kind: no mapped registers under strace" 0 'ends with 0' run -- strace -f -o /dev/null "$probe" no_registers
+  fi
 done
 
 # What starts, and what does not.

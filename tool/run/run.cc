@@ -66,6 +66,13 @@ void explain(s32 error, std::string_view what) {
       default: break;
     }
   }
+  if (what == "ptrace") {
+    std::fprintf(
+        stderr,
+        "perdure run: --mmio=trap: this host lets no process trace its children (Yama's ptrace_scope 2 or 3, a "
+        "container's seccomp profile, or a debugger that follows children). Use --mmio=off, or allow it\n");
+    return;
+  }
   if (what == "kernel") {
     std::fprintf(stderr,
                  "perdure run: the machine's kernel does not answer (%s): is the machine up? see `perdure list`\n",
@@ -157,7 +164,10 @@ class Run {
       _exit(intercept::run_session({.connect = [socket] { return wire::Channel::connect(socket, kBootTimeoutMs); },
                                     .program = {.arguments = options_.program, .mask = signals_->before()},
                                     .files = options_.files,
-                                    .log_file = options_.log},
+                                    .log_file = options_.log,
+                                    .mmio = options_.mmio == "trap"  ? intercept::Mmio::Trap
+                                            : options_.mmio == "off" ? intercept::Mmio::Off
+                                                                     : intercept::Mmio::Auto},
                                    std::move(pair->second)));
     }
     pair->second.reset();

@@ -12,6 +12,7 @@ struct RunOptions {
   std::string socket;   // or by its kernel's socket; neither: a machine of its own
   std::string log;
   u32 restarts = 0;
+  std::string mmio = "auto";  // or "trap", "off"
   bool files = true;  // sysfs, too
   std::vector<std::string> program;
 };

@@ -75,13 +75,20 @@ void Tracer::trace(pid_t process, std::unique_ptr<RegisterBus> bus, std::promise
   follower.run();
   const std::scoped_lock lock(mutex_);
   threads_.erase(self);
-  --active_;
+  if (--active_ == 0) idle_.notify_all();
   finished_.insert(std::this_thread::get_id());
 }
 
-bool Tracer::active() const {
+bool Tracer::while_idle(FunctionRef<void()> wait) const {
   const std::scoped_lock lock(mutex_);
-  return active_ != 0;
+  if (active_ != 0) return false;
+  wait();
+  return true;
+}
+
+void Tracer::wait_idle(std::chrono::milliseconds at_most) {
+  std::unique_lock lock(mutex_);
+  idle_.wait_for(lock, at_most, [this] { return active_ == 0; });
 }
 
 }  // namespace perdure::intercept

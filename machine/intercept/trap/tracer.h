@@ -1,6 +1,8 @@
 // Carries out what programs do to devices' registers that they mapped. Such a mapping lies beyond the end of its file,
 // so that each access is a SIGBUS; a tracer takes it, does the access and lets the program go on behind it.
 #pragma once
+#include <chrono>
+#include <condition_variable>
 #include <functional>
 #include <future>
 #include <memory>
@@ -10,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/base/function_ref.h"
 #include "machine/intercept/trap/register_bus.h"
 
 namespace perdure::intercept {
@@ -40,9 +43,11 @@ class Tracer {
   Result<bool> traced_by_others(pid_t process) const;
   // From now on; at once when it is already. Ebusy: somebody else traces it; Eperm; Esrch.
   Result<void> follow(pid_t process);
-  // Something is traced, or may be soon: wait() of any thread of this process for its children would be told what is
-  // for the tracing threads. True until the last one has ended.
-  bool active() const;
+  // wait() of any thread of this process for all its children is told what is for the tracing threads. So where it is
+  // to be called, `wait` is called while there are none; else false.
+  bool while_idle(FunctionRef<void()> wait) const;
+  // Blocks until there are none, for so long at most.
+  void wait_idle(std::chrono::milliseconds at_most);
 
  private:
   class Follower;
@@ -55,6 +60,7 @@ class Tracer {
   const Ended ended_;
   std::mutex starting_;  // one process after the other, to the end; outside mutex_
   mutable std::mutex mutex_;
+  std::condition_variable idle_;
   usize active_ = 0;         // tracing threads that have not ended
   std::set<pid_t> threads_;  // their numbers
   std::set<std::thread::id> finished_;

@@ -304,11 +304,13 @@ TEST_F(Traced, NotBeyondExec) {
   });
   ASSERT_TRUE(tracer_->follow(child));
   EXPECT_NE(tracer_of(child), 0);
+  EXPECT_FALSE(tracer_->while_idle([] {}));
   EXPECT_FALSE(*tracer_->traced_by_others(child));
   go();
   while (tracer_of(child).value_or(0) != 0) sched_yield();
   EXPECT_EQ(proc_status(child, "Name"), "sleep");
-  while (tracer_->active()) sched_yield();
+  tracer_->wait_idle(std::chrono::seconds(20));
+  EXPECT_TRUE(tracer_->while_idle([] {}));
   kill(child, SIGKILL);
   EXPECT_EQ(end_of(child), SIGKILL);
   EXPECT_TRUE(ended_.empty());  // its end was told to its parent
