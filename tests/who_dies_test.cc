@@ -61,7 +61,7 @@ TEST_F(WhoDies, HoweverManySessionsAllAreListed) {
   for (u32 i = 0; i < kSessions; ++i) sessions.push_back(*lu.create_session("session-" + std::to_string(i)));
   auto sockets = wire::socket_pair();
   ASSERT_TRUE(sockets);
-  process::SyscallServer server(rig.kernel(), rig.machine().host_objects());
+  process::SyscallServer server(rig.kernel(), rig.machine());
   std::jthread serving([&] { server.serve(std::move(sockets->first)); });
   wire::ProgramSyscalls program(std::move(sockets->second));
   const Result<std::string> listed = program.status();

@@ -71,6 +71,11 @@ BoardConfig checked(BoardConfig config) {
     if (d.bdf.segment < PciBus::kSegments && (d.bdf.bus() > config.last_bus || leads_beyond)) {
       refuse("a device is, or leads, beyond last_bus");
     }
+    if (const u64 memory = d.streamer.memory;
+        d.kind == DeviceKind::Streamer && memory != 0 &&
+        (!is_pow2(memory) || memory < kPageSize || memory > Streamer::kMaxMemory)) {
+      refuse("a streamer's memory is a power of two from 4 KiB to 16 MiB");
+    }
     if (d.kind == DeviceKind::Streamer && (d.streamer.rings < 1 || d.streamer.rings > Streamer::kMaxRings ||
                                            d.streamer.vectors < 1 || d.streamer.vectors > 64)) {
       refuse("a streamer has 1 to 16 rings and 1 to 64 vectors");

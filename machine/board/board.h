@@ -64,6 +64,8 @@ class Board final : private DeviceBus {
     return memory_.attach_foreign(std::move(memory), length, host_id);
   }
   Result<void> bank_detach(const Bank& bank);
+  // See PciBus.
+  Result<void> move_memory_bar(Phys at, int file, u64 offset) { return bus_.move_memory(at.value, file, offset); }
   std::optional<Bank> bank_lookup(Phys at) const { return memory_.bank_at(at.value); }
   Result<int> bank_fd(u64 host_id) const { return memory_.bank_fd(host_id); }
   // Where interrupt messages go from now on. When it returns, no call into the former sink is under way (so it must

@@ -48,6 +48,7 @@ struct EduConfig {
 struct StreamerConfig {
   unsigned rings = 4;     // 1..16
   unsigned vectors = 16;  // MSI-X, 1..64
+  u64 memory = 0;         // bytes of BAR 4, which is memory: power of two, 4 KiB to 16 MiB; 0: it has none
   bool operator==(const StreamerConfig&) const = default;
 };
 

@@ -160,6 +160,7 @@ void describe(V& v, DeviceConfig& d) {
     case DeviceKind::Streamer:
       v.number("rings", d.streamer.rings, 1, 16);
       v.number("vectors", d.streamer.vectors, 1, 64);
+      v.size("memory", d.streamer.memory);
       break;
     case DeviceKind::Edu:
       v.address("dma_mask", d.edu.dma_mask);

@@ -99,7 +99,7 @@ BoardConfig everything() {
   edu.edu = {~u64{0}, 12};
   DeviceConfig streamer;
   streamer.bdf = Bdf(0xFF, 31, 7);
-  streamer.streamer = {16, 64};
+  streamer.streamer = {16, 64, 65536};
   DeviceConfig vmd;
   vmd.kind = DeviceKind::Vmd;
   vmd.bdf = Bdf(0, 9, 0);

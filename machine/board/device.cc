@@ -110,6 +110,15 @@ void Device::add_bar(unsigned index, u64 size, bool is_64bit) {
   if (is_64bit) config_.define(static_cast<u16>(at + 4), 4, 0, static_cast<u32>(writable >> 32));
 }
 
+void Device::add_memory_bar(unsigned index, u64 size) {
+  add_bar(index, size, true);
+  bars_[index].memory = true;
+  memory_bars_.add(index, size);
+  constexpr u32 kPrefetchable = 8;
+  const u16 at = static_cast<u16>(pci_reg::kBar0 + 4 * index);
+  config_.define(at, 4, 0x4 | kPrefetchable, static_cast<u32>(~(size - 1)) & ~u32{0xF});
+}
+
 void Device::add_pcie_capability(u8 port_type) {
   pcie_ = config_.add_capability(kPcieId, 0x3C);
   const bool endpoint = port_type == 0;
@@ -256,6 +265,7 @@ void Device::mirror() {
   const u32 command = config_.read(pci_reg::kCommand, 2);
   memory_enabled_.store((command & pci_reg::kCommandMemory) != 0, std::memory_order_release);
   bus_master_.store((command & pci_reg::kCommandBusMaster) != 0, std::memory_order_release);
+  memory_bars_.set_on((command & pci_reg::kCommandMemory) != 0);
   for (unsigned i = 0; i < kBars; ++i) {
     if (bars_[i].size == 0) continue;
     const u16 at = static_cast<u16>(pci_reg::kBar0 + 4 * i);
@@ -306,6 +316,7 @@ void Device::function_reset() {
   mirror();
   msix_table_.assign(msix_table_.size(), MsixVector{});
   msix_pending_ = 0;
+  memory_bars_.clear();
   reset();
 }
 
@@ -317,6 +328,7 @@ u64 Device::read_register(unsigned, u64, unsigned width) {
 
 u64 Device::mmio_read(unsigned bar, u64 offset, unsigned width) {
   if (msix_ != 0 && bar == msix_bar_) return msix_read(offset, width);
+  if (bars_[bar].memory) return memory_bars_.read(bar, offset, width);
   return read_register(bar, offset, width);
 }
 
@@ -325,7 +337,16 @@ void Device::mmio_write(unsigned bar, u64 offset, unsigned width, u64 value) {
     msix_write(offset, width, value);
     return;
   }
+  if (bars_[bar].memory) {
+    memory_bars_.write(bar, offset, width, value);
+    return;
+  }
   write_register(bar, offset, width, value);
+}
+
+Result<void> Device::move_memory(unsigned bar, int file, u64 offset) {
+  if (!bars_[bar].memory) return fail(Errno::Enxio);
+  return memory_bars_.move(bar, file, offset);
 }
 
 // The table: 16 bytes a vector, accessed in 4 or 8 bytes; pending bits from the middle of the BAR.
@@ -416,6 +437,9 @@ void Device::save(StateWriter& out) const {
   config_.save(out);
   out.blob(std::as_bytes(std::span(msix_table_)));
   out.put(msix_pending_);
+  for (unsigned i = 0; i < kBars; ++i) {
+    if (bars_[i].memory) out.blob(memory_bars_.contents(i));
+  }
   save_state(out);
   ledger_.save(out);
 }
@@ -427,6 +451,9 @@ void Device::load(StateReader& in) {
   if (table.size() != msix_table_.size() * sizeof(MsixVector)) throw StateError("saved machine: MSI-X table size");
   if (!table.empty()) std::memcpy(msix_table_.data(), table.data(), table.size());
   msix_pending_ = in.get<u64>();
+  for (unsigned i = 0; i < kBars; ++i) {
+    if (bars_[i].memory) memory_bars_.set_contents(i, in.blob());
+  }
   mirror();
   load_state(in);
   ledger_.load(in);

@@ -12,6 +12,7 @@
 #include "machine/board/bdf.h"
 #include "machine/board/config_space.h"
 #include "machine/board/ledger.h"
+#include "machine/board/memory_bars.h"
 #include "machine/board/shared_lock.h"
 
 namespace perdure::board {
@@ -57,6 +58,7 @@ class Device {
   struct Bar {
     u64 size = 0;  // power of two, 0: none
     bool is_64bit = false;
+    bool memory = false;  // prefetchable: programs may have it mapped
   };
   static constexpr unsigned kBars = 6;
 
@@ -127,6 +129,9 @@ class Device {
   u64 mmio_read(unsigned bar, u64 offset, unsigned width) REQUIRES(lock_);
   void mmio_write(unsigned bar, u64 offset, unsigned width, u64 value) REQUIRES(lock_);
 
+  // A BAR that is memory, from now on in a program's file, there at `offset`. Enxio: it is none; what the file says.
+  Result<void> move_memory(unsigned bar, int file, u64 offset) REQUIRES(lock_);
+
   // --- time ----------------------------------------------------------------------------------------------------------
   virtual void advance(u64 /*now_ns*/) REQUIRES(lock_) {}
   // When advance() has something to do next; ~0: never.
@@ -147,6 +152,7 @@ class Device {
   // For constructors.
   void set_ids(u16 vendor, u16 device, u8 revision, u32 class_code, u16 subsystem_vendor, u16 subsystem);
   void add_bar(unsigned index, u64 size, bool is_64bit);
+  void add_memory_bar(unsigned index, u64 size);
   void add_pcie_capability(u8 port_type);
   void add_acs_capability(u16 services);
   void add_msi_capability();
@@ -171,6 +177,7 @@ class Device {
   DeviceBus& bus_;
   mutable DeviceMutex lock_;
   ConfigSpace config_;  // written in constructors without the lock
+  MemoryBars memory_bars_;
   DeviceLedger ledger_ GUARDED_BY(lock_);
 
  private:

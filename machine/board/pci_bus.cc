@@ -318,6 +318,19 @@ bool PciBus::mmio_write(u64 phys, unsigned width, u64 value) {
   return true;
 }
 
+Result<void> PciBus::move_memory(u64 phys, int file, u64 offset) {
+  for (const auto& d : devices_) {
+    for (unsigned i = 0; i < Device::kBars; ++i) {
+      const u64 base = d->bar_address(i);
+      if (!d->bar(i).memory || base == 0 || phys < base || phys - base >= d->bar(i).size) continue;
+      if (offset < phys - base) return fail(Errno::Einval);
+      const DeviceGuard guard(d->lock());
+      return d->move_memory(i, file, offset - (phys - base));
+    }
+  }
+  return fail(Errno::Enxio);
+}
+
 void PciBus::config_write(Device& d, u16 offset, unsigned width, u32 value) {
   ConfigWrite entry{bus_.now_ns(), d.home(), offset, static_cast<u8>(width), value, 0, 0};
   watch_.config_written(entry.when_ns, d, offset, width, value);

@@ -57,6 +57,9 @@ class PciBus {
   // nullopt: nothing here answers to the address.
   std::optional<u64> mmio_read(u64 phys, unsigned width);
   bool mmio_write(u64 phys, unsigned width, u64 value);
+  // The BAR at this address, which is memory, is in this file from now on; what is at the address is at `offset`
+  // there. Whether it decodes makes no difference. Enxio: no such BAR.
+  Result<void> move_memory(u64 phys, int file, u64 offset);
 
   // Judges what is written to functions at work, see there.
   PciWatch& watch() { return watch_; }

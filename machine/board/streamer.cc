@@ -16,6 +16,8 @@ constexpr u64 kCapabilities = 0x08;
 constexpr u64 kControl = 0x10;
 constexpr u64 kIrqStatus = 0x18;
 constexpr u64 kTime = 0x20;
+constexpr u64 kMemoryAddress = 0x28;
+constexpr u64 kMemoryData = 0x30;
 constexpr u64 kTotals = 0x40;
 constexpr u64 kMessages = 0x400;
 constexpr u64 kRings = 0x1000;
@@ -79,6 +81,7 @@ Streamer::Streamer(std::string name, Bdf home, const StreamerConfig& config, Dev
   set_ids(0x1234, 0x5354, 1, 0x088000, 0x1234, 0x0001);
   add_bar(0, u64{16} << 10, true);
   add_bar(2, u64{4} << 10, true);
+  if (config.memory != 0) add_memory_bar(kMemoryBar, config.memory);
   add_msi_capability();
   add_msix_capability(2, config.vectors);
 }
@@ -113,6 +116,9 @@ u64 Streamer::load_word(u64 offset) {
     case kCapabilities: return rings_.size() | u64{streamer_.vectors} << 8 | u64{number()} << 16;
     case kIrqStatus: return irq_status_;
     case kTime: return bus_.now_ns();
+    case kMemoryAddress: return memory_address_;
+    case kMemoryData:
+      return memory_address_ < bar(kMemoryBar).size ? memory_bars_.read(kMemoryBar, memory_address_, 8) : ~u64{0};
     default: return 0;
   }
 }
@@ -122,6 +128,10 @@ void Streamer::store_word(u64 offset, u64 value) {
     const u64 index = (offset - kRings) / kRingStride;
     if (index < rings_.size()) store_ring(static_cast<u8>(index), (offset - kRings) % kRingStride, value);
     return;
+  }
+  if (offset == kMemoryAddress) memory_address_ = value & ~u64{7};
+  if (offset == kMemoryData && memory_address_ < bar(kMemoryBar).size) {
+    memory_bars_.write(kMemoryBar, memory_address_, 8, value);
   }
   if (offset == kIrqStatus) irq_status_ &= ~value;
   if (offset == kControl && (value & 1) != 0) reset();
@@ -226,6 +236,7 @@ void Streamer::reset() {
   for (Ring& r : rings_) r = Ring{};
   totals_ = {};
   irq_status_ = 0;
+  memory_address_ = 0;
   ledger_.set_running(false, bus_.now_ns());
 }
 
@@ -375,6 +386,7 @@ void Streamer::save_state(StateWriter& out) const {
   }
   out.put(totals_);
   out.put(irq_status_);
+  out.put(memory_address_);
   out.put(messages_);
   out.put(generations_);
 }
@@ -396,6 +408,7 @@ void Streamer::load_state(StateReader& in) {
   }
   totals_ = in.get<Counters>();
   irq_status_ = in.get<u64>();
+  memory_address_ = in.get<u64>();
   messages_ = in.get<std::array<u64, 64>>();
   generations_ = in.get<u32>();
 }

@@ -33,6 +33,8 @@ class Streamer final : public Device {
   static constexpr u32 kMaxSlots = u32{1} << 20;
   static constexpr u64 kMaxLength = u64{1} << 48;
   static constexpr u64 kMaxRate = 10'000'000;
+  static constexpr unsigned kMemoryBar = 4;
+  static constexpr u64 kMaxMemory = u64{16} << 20;
 
   Streamer(std::string name, Bdf home, const StreamerConfig& config, DeviceBus& bus);
 
@@ -97,6 +99,7 @@ class Streamer final : public Device {
   std::vector<std::vector<u64>> seen_;  // read rings: newest sequence found in each slot
   Counters totals_{};
   u64 irq_status_ = 0;
+  u64 memory_address_ = 0;
   std::array<u64, 64> messages_{};  // by vector; survives resets
   u32 generations_ = 0;             // survives resets: no two configurations share a number
 };

@@ -32,6 +32,9 @@ class BoardPort {
   virtual Result<Bank> bank_attach(const host::RemoteMemory& memory) = 0;
   virtual void bank_detach(const Bank& bank) = 0;
 
+  // A BAR that is memory: see PciBus::move_memory().
+  virtual Result<void> move_memory_bar(Phys at, int fd, u64 offset) = 0;
+
   virtual u64 mmio_read(Phys at, Width width) = 0;
   virtual void mmio_write(Phys at, Width width, u64 value) = 0;
   virtual void write_back(Phys at, u64 bytes) = 0;

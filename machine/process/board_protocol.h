@@ -18,6 +18,7 @@ enum class BoardOp : u32 {
   Bank,        // → payload: Bank, descriptor
   End,
   BankAttach,     // a: offset, b: length, descriptor → payload: Bank
+  MoveMemoryBar,  // a: address, b: offset, descriptor
   BankDetach,     // payload: Bank
   Ready,          // payload: release; the kernel serves programs now
   Prepare,        // a: where BootInfo will lie, payload: BootInfo: the jump comes next

@@ -189,6 +189,12 @@ Result<void> BoardServer::answer(wire::Message& question) {
       if (!bank) return failed(bank.error());
       return wire::send(kernel_.get(), reply, std::as_bytes(std::span(&*bank, 1)));
     }
+    case BoardOp::MoveMemoryBar: {
+      if (!question.fd) return fail(Errno::Eproto);
+      const auto moved = board_->move_memory_bar(Phys(question.head.a), question.fd.get(), question.head.b);
+      if (!moved) return failed(moved.error());
+      return wire::send(kernel_.get(), reply);
+    }
     case BoardOp::BankDetach: {
       Bank bank;
       if (question.payload.size() != sizeof bank) return fail(Errno::Eproto);

@@ -97,7 +97,7 @@ Result<void> Connection::serve(const wire::Message& call, FrontTask& task, Outco
     }
     case Call::RegionRead:
     case Call::RegionWrite: value = TRY(region_access(head, task, outcome)); return {};
-    case Call::Mmap: return mmap(head, task, outcome);
+    case Call::Mmap: return mmap(call, task, outcome);
     case Call::Poll:
       value = TRY(front_->find(head.a))
       ->poll();
@@ -148,14 +148,13 @@ Result<u64> Connection::region_access(const wire::Header& call, FrontTask& task,
                             return value;
 }
 
-Result<void> Connection::mmap(const wire::Header& call, FrontTask& task, Outcome& outcome) {
-  const Ref<File> file = TRY(front_->find(call.a));
-  const u64 prot = call.d & 0xffffffff;
-  const MapTarget target = TRY(file->mmap(task, call.c, call.b, access_of(prot)));
-  outcome.head.a =
-      static_cast<u64>(target.kind == MapTarget::Kind::Memory ? wire::Mapping::Memory : wire::Mapping::Registers);
-  outcome.head.b = target.base.value;
-  outcome.head.c = target.length;
+Result<void> Connection::mmap(const wire::Message& call, FrontTask& task, Outcome& outcome) {
+  const Ref<File> file = TRY(front_->find(call.head.a));
+  const u64 prot = call.head.d & 0xffffffff;
+  const MapTarget target = TRY(file->mmap(task, call.head.c, call.head.b, access_of(prot)));
+  const bool memory = target.kind == MapTarget::Kind::Memory;
+  if (memory && call.fd) TRY(machine_.move_memory_bar(target.base, call.fd.get(), call.head.c));
+  outcome.head.a = static_cast<u64>(memory ? wire::Mapping::Memory : wire::Mapping::Registers);
   return {};
 }
 

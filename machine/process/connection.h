@@ -6,13 +6,14 @@
 
 #include "core/kernel/kernel.h"
 #include "machine/process/front_task.h"
+#include "machine/process/port_machine.h"
 
 namespace perdure::process {
 
 class Connection {
  public:
-  Connection(Kernel& kernel, Fronts& fronts, const Creds& creds, host::Descriptor socket)
-      : kernel_(kernel), fronts_(fronts), creds_(creds), channel_(std::move(socket)) {}
+  Connection(Kernel& kernel, PortMachine& machine, Fronts& fronts, const Creds& creds, host::Descriptor socket)
+      : kernel_(kernel), machine_(machine), fronts_(fronts), creds_(creds), channel_(std::move(socket)) {}
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -29,7 +30,7 @@ class Connection {
   Result<void> serve(const wire::Message& call, FrontTask& task, Outcome& outcome);
   Result<u64> open(const wire::Message& call, Outcome& outcome);
   Result<u64> region_access(const wire::Header& call, FrontTask& task, Outcome& outcome);
-  Result<void> mmap(const wire::Header& call, FrontTask& task, Outcome& outcome);
+  Result<void> mmap(const wire::Message& call, FrontTask& task, Outcome& outcome);
   Result<void> sysfs_write(std::string_view path, std::string_view text);
   // A piece of a text that may not fit a message; it is made at offset 0.
   template <class Make>
@@ -37,6 +38,7 @@ class Connection {
   void serve_events();
 
   Kernel& kernel_;
+  PortMachine& machine_;
   Fronts& fronts_;
   const Creds& creds_;
   wire::Channel channel_;

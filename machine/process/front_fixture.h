@@ -34,7 +34,7 @@ class FrontFixture : public ::testing::Test {
     machine_ = *InProcessMachine::create(*board_, kColdBootInfo, [](LogLevel, std::string_view) {}, nullptr);
     kernel_ = new (storage_) Kernel(*machine_, *in_process_kernel("b"));
     ASSERT_TRUE(kernel_->boot());
-    server_ = std::make_unique<SyscallServer>(*kernel_, machine_->host_objects());
+    server_ = std::make_unique<SyscallServer>(*kernel_, *machine_);
   }
   void TearDown() override {
     for (auto& [socket, thread] : serving_) {

@@ -69,7 +69,7 @@ int main(int argc, char**) {
     m.serve_interrupts([kernel] { kernel->service(); });
     _exit(0);  // the board is gone, and with it the machine
   }).detach();
-  SyscallServer server(*kernel, (*machine)->host_objects(), options.creds);
+  SyscallServer server(*kernel, **machine, options.creds);
   if (auto listening = server.listen((*port)->program_socket()); !listening) {
     return refuse("programs' socket", listening.error());
   }

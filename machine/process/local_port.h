@@ -21,6 +21,7 @@ class LocalPort final : public BoardPort {
   }
   Result<Bank> bank_attach(int fd, u64 offset, u64 length) override { return board_.bank_attach(fd, offset, length); }
   void bank_detach(const Bank& bank) override { (void)board_.bank_detach(bank); }
+  Result<void> move_memory_bar(Phys at, int fd, u64 offset) override { return board_.move_memory_bar(at, fd, offset); }
   u64 mmio_read(Phys at, Width width) override;
   void mmio_write(Phys at, Width width, u64 value) override;
   void write_back(Phys at, u64 bytes) override { board_.write_back(at, bytes); }

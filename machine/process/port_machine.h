@@ -36,6 +36,8 @@ class PortMachine : public Machine {
   Result<Ref<HostMemory>> bank_memory(u64 host_id) override;
   Result<Ref<HostMemory>> host_memory_create(u64 bytes) override;
 
+  // A BAR that is memory, for a program that maps it: it is in this file from now on, what is at `at` at `offset`.
+  Result<void> move_memory_bar(Phys at, int fd, u64 offset) { return port_.move_memory_bar(at, fd, offset); }
   IrqTable& irqs() { return irqs_; }
   host::HostObjects& host_objects() { return host_objects_; }
 

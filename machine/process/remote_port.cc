@@ -120,6 +120,11 @@ void RemotePort::bank_detach(const Bank& bank) {
   (void)call({.op = number(BoardOp::BankDetach)}, std::as_bytes(std::span(&bank, 1)));
 }
 
+Result<void> RemotePort::move_memory_bar(Phys at, int fd, u64 offset) {
+  TRY(call({.op = number(BoardOp::MoveMemoryBar), .a = at.value, .b = offset}, {}, fd));
+  return {};
+}
+
 u64 RemotePort::mmio_read(Phys at, Width width) {
   return mailbox_->transact({.write = false, .width = width, .address = at.value, .value = 0});
 }

@@ -35,6 +35,7 @@ class RemotePort final : public BoardPort {
   Result<Bank> bank_attach(int fd, u64 offset, u64 length) override;
   Result<Bank> bank_attach(const host::RemoteMemory& memory) override;
   void bank_detach(const Bank& bank) override;
+  Result<void> move_memory_bar(Phys at, int fd, u64 offset) override;
   u64 mmio_read(Phys at, Width width) override;
   void mmio_write(Phys at, Width width, u64 value) override;
   void write_back(Phys at, u64 bytes) override;

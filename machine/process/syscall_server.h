@@ -5,14 +5,15 @@
 
 #include "core/kernel/kernel.h"
 #include "machine/process/front.h"
+#include "machine/process/port_machine.h"
 
 namespace perdure::process {
 
 class SyscallServer {
  public:
   // `creds`: of every program; who may do what is the machine's policy, not the host's.
-  SyscallServer(Kernel& kernel, host::HostObjects& host_objects, Creds creds = {})
-      : kernel_(kernel), creds_(creds), fronts_(kernel.host_files(), host_objects) {}
+  SyscallServer(Kernel& kernel, PortMachine& machine, Creds creds = {})
+      : kernel_(kernel), machine_(machine), creds_(creds), fronts_(kernel.host_files(), machine.host_objects()) {}
 
   // Binds the socket, readable and writable for this user only, in place of a former kernel's. Eacces, Eaddrinuse…
   Result<void> listen(const std::string& path);
@@ -28,6 +29,7 @@ class SyscallServer {
 
  private:
   Kernel& kernel_;
+  PortMachine& machine_;
   const Creds creds_;
   Fronts fronts_;
   host::Descriptor listener_;

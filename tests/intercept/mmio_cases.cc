@@ -19,6 +19,7 @@ constexpr unsigned long kBind = 0x3b76;
 constexpr unsigned long kAttach = 0x3b77;
 constexpr unsigned long kIoasMapFile = 0x3b8f;
 constexpr uint32_t kConfig = 7;
+constexpr uint32_t kMemoryBar = 4;
 constexpr uint64_t kRing = 0x1000;  // ring 0; ring 1 is 0x100 further
 constexpr uint64_t kIova = 0x100000;
 constexpr size_t kBytes = 0x10000;
@@ -81,8 +82,8 @@ struct Device {
     info.index = index;
     return ioctl(fd, kGetRegionInfo, &info) == 0 ? info : RegionInfo{};
   }
-  // The first streamer there is.
-  bool open_streamer() {
+  // The first streamer there is; with memory of its own, where that is wanted.
+  bool open_streamer(bool with_memory = false) {
     iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
     for (int n = 0; n < 16; ++n) {
       std::snprintf(path, sizeof path, "/dev/vfio/devices/vfio%d", n);
@@ -90,7 +91,7 @@ struct Device {
       if (fd < 0) continue;
       uint32_t ids = 0;
       if (bind(fd, iommufd) && pread(fd, &ids, 4, static_cast<off_t>(region(kConfig).offset)) == 4 &&
-          ids == 0x53541234) {
+          ids == 0x53541234 && (!with_memory || region(kMemoryBar).size != 0)) {
         bar = region(0);
         return true;
       }
@@ -255,6 +256,54 @@ PROBE_CASE(registers_off) {
   EXPECT(got.si_signo == SIGBUS && got.si_addr == d.base + 8);
   EXPECT(d.set_memory_decoding(true));
   EXPECT(d.at<>(0) == 0x0000'0001'4D52'5453);
+  return 0;
+}
+
+// A BAR that is memory: the program's stores are the device's, and the reverse, with nothing in between; they outlive
+// the mapping and the descriptor, and are out of reach while the device does not decode.
+PROBE_CASE(device_memory) {
+  static Device d;
+  EXPECT(d.open_streamer(true));
+  const RegionInfo memory = d.region(kMemoryBar);
+  EXPECT((memory.flags & 7) == 7 && memory.size >= 0x1000);
+  EXPECT(memory.offset < d.bar.offset);
+  void* at = mmap(nullptr, memory.size, PROT_READ | PROT_WRITE, MAP_SHARED, d.fd, static_cast<off_t>(memory.offset));
+  EXPECT(at != MAP_FAILED);
+  auto* words = static_cast<volatile uint64_t*>(at);
+  const auto seen_by_device = [&](uint64_t offset) {
+    uint64_t value = 0;
+    const off_t base = static_cast<off_t>(d.bar.offset);
+    return pwrite(d.fd, &offset, 8, base + 0x28) == 8 && pread(d.fd, &value, 8, base + 0x30) == 8 ? value
+                                                                                                  : ~uint64_t{0};
+  };
+  words[1] = 0x1122334455667788;
+  EXPECT(seen_by_device(8) == 0x1122334455667788);
+  const uint64_t offset = memory.size - 8;
+  const uint64_t value = 99;
+  EXPECT(pwrite(d.fd, &offset, 8, static_cast<off_t>(d.bar.offset) + 0x28) == 8);
+  EXPECT(pwrite(d.fd, &value, 8, static_cast<off_t>(d.bar.offset) + 0x30) == 8);
+  EXPECT(words[offset / 8] == 99);
+  uint64_t read_back = 0;
+  EXPECT(pread(d.fd, &read_back, 8, static_cast<off_t>(memory.offset) + 8) == 8 && read_back == 0x1122334455667788);
+  // Nothing but the region can be mapped.
+  FAILS(EINVAL, reinterpret_cast<intptr_t>(mmap(nullptr, 0x1000, PROT_READ, MAP_SHARED, d.fd,
+                                                static_cast<off_t>(memory.offset + memory.size))));
+  struct sigaction action = {};
+  action.sa_sigaction = note;
+  action.sa_flags = SA_SIGINFO;
+  sigaction(SIGBUS, &action, nullptr);
+  EXPECT(d.set_memory_decoding(false));
+  if (sigsetjmp(back, 1) == 0) {
+    const uint64_t there = words[1];
+    std::printf("read %llx\n", static_cast<unsigned long long>(there));
+    return 1;
+  }
+  EXPECT(got.si_addr == &words[1]);
+  EXPECT(d.set_memory_decoding(true));
+  EXPECT(words[1] == 0x1122334455667788);
+  EXPECT(close(d.fd) == 0);
+  words[2] = 3;
+  EXPECT(words[2] == 3);
   return 0;
 }
 

@@ -25,6 +25,9 @@ for kind in dynamic static; do
   for case in registers register_threads register_mapping_is_open registers_off; do
     check "$kind: mapped $case" 0 "^$case ends with 0" run --mmio=trap -- "$probe" "$case"
   done
+  for how in auto off; do
+    check "$kind: mapped memory of a device, --mmio=$how" 0 'ends with 0' run "--mmio=$how" -- "$probe" device_memory
+  done
   check "$kind: traced, its status is passed on" 5 'ends with 5' run -- "$probe" register_status plain
   check "$kind: traced, its signal is passed on" 138 '^mapped' run -- "$probe" register_status
   check "$kind: no mapped registers" 0 'ends with 0' run --mmio=off -- "$probe" no_registers

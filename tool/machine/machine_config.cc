@@ -83,6 +83,7 @@ MachineConfig default_machine() {
   MachineConfig m;
   m.board.devices = {device(board::DeviceKind::Streamer, 3, "streamer0"),
                      device(board::DeviceKind::Streamer, 4, "streamer1"), device(board::DeviceKind::Edu, 5, "edu")};
+  m.board.devices[1].streamer.memory = u64{64} << 10;
   // What servers of these years have: scalable mode, and interrupts of one MSI-X vector to each queue.
   m.board.units.front().model.scalable = true;
   m.board.units.front().model.haw = static_cast<u8>(m.board.window_log2);
