@@ -71,7 +71,7 @@ consteval usize members() {
 static_assert(members<IommuModelConfig>() == 40);
 static_assert(members<IommuQuirks>() == 17);
 static_assert(sizeof(UnitConfig) == 152);
-static_assert(sizeof(DeviceConfig) == 152);
+static_assert(sizeof(DeviceConfig) == 160);
 static_assert(sizeof(ReservedConfig) == 64);
 static_assert(sizeof(BoardConfig) == 128);
 
