@@ -74,6 +74,17 @@ TEST_F(Memfd, ComesBackWithEverything) {
 }
 
 // kho-luo §6 row 7: programs may still run while the kernel goes down. What crosses is the state of the freeze.
+// kho-luo §4.1: somebody else finds it by its name.
+TEST_F(Memfd, NamedMemoryIsNobodys) {
+  auto s = w.create("s");
+  const auto host = TestMemfd::create(kPageSize);
+  host->named = true;
+  const s32 fd = w.task.open(open(host));
+  EXPECT_EQ(w.preserve(*s, fd, 1).error(), Errno::Enoent);
+  host->named = false;
+  EXPECT_TRUE(w.preserve(*s, fd, 1));
+}
+
 TEST_F(Memfd, PositionIsThatOfTheFreeze) {
   auto s = w.create("s");
   auto host = add(5000, 1, *s);

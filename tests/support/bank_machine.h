@@ -39,6 +39,9 @@ class TestMemfd final : public HostMemory {
   u64 position() const override { return static_cast<u64>(lseek(fd_, 0, SEEK_CUR)); }
   void set_position(u64 bytes) override { lseek(fd_, static_cast<off_t>(bytes), SEEK_SET); }
 
+  bool nameless() const override { return !named; }
+
+  bool named = false;  // it has a name in a file system
   int fd() const { return fd_; }
   void fill(u64 offset, std::string_view text) {
     if (pwrite(fd_, text.data(), text.size(), static_cast<off_t>(offset)) != static_cast<ssize_t>(text.size()))
