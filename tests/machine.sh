@@ -161,6 +161,18 @@ session.call(held[1], session.RETRIEVE_FD, session.FD, -1, session.TOKEN)
 print("held", flush=True)
 sys.stdin.read()
 PROGRAM
+  # An iommufd that owns the device of vfio0, which is attached to an address space.
+  cat >"$work/bind.py" <<'PROGRAM'
+import fcntl, os, signal, struct
+iommufd = os.open("/dev/iommu", os.O_RDWR)
+ioas = bytearray(struct.pack("=III", 12, 0, 0))
+fcntl.ioctl(iommufd, 0x3B81, ioas)
+device = os.open("/dev/vfio/devices/vfio0", os.O_RDWR)
+fcntl.ioctl(device, 0x3B76, bytearray(struct.pack("=IIiI", 16, 0, iommufd, 0)))
+fcntl.ioctl(device, 0x3B77, bytearray(struct.pack("=III", 12, 0, struct.unpack("=III", ioas)[2])))
+print("bound", flush=True)
+signal.pause()
+PROGRAM
   program() { "$perdure" run --machine m -- "$python" -B "$work/keep.py" "$sources/examples" "$@"; }
   "$perdure" machine up m >/dev/null
   program keep one 'of the first' >"$work/keep" 2>&1 &
@@ -174,6 +186,17 @@ PROGRAM
   result 'another program fetches it' sh -c '[ "$("$@")" = "of the first" ]' sh "$perdure" run --machine m -- "$python" -B "$work/keep.py" "$sources/examples" fetch one
   check 'and it is no more' 1 'there is no sessions/one' machine status sessions/one
 
+  "$perdure" machine run m -- "$python" -B "$work/bind.py" >"$work/bound" 2>&1 &
+  soon grep -q bound "$work/bound"
+  check 'who owns a device is seen' 0 '^ownership: owned' machine status devices/0000:00:03.0
+  owner=$("$perdure" machine status devices/0000:00:03.0/owner)
+  check 'and what that has' 0 'function: 0000:00:03.0' machine status "contexts/$owner/devices"
+  hwpt=$("$perdure" machine status "contexts/$owner/hwpts" | head -n 1)
+  check 'and the domain' 0 '^devices: 1' machine status "domains/$owner.$hwpt"
+  check 'kexec ends that one, too' 0 'total' kexec --budget 4900ms
+  check 'whose device is nobody'"'"'s' 0 '^ownership: unowned' machine status devices/0000:00:03.0
+  "$perdure" kexec >/dev/null
+
   program keep two 'of the second' >"$work/keep" 2>&1 &
   soon grep -q kept "$work/keep"
   "$perdure" kexec >/dev/null
@@ -184,7 +207,7 @@ PROGRAM
   soon grep -q held "$work/held"
   check 'a session that is half taken over refuses, by its name' 1 'everything runs on under perdure-a: EBUSY' kexec
   result 'says which' grep -q 'session "two"' "$work/err"
-  check 'its program runs on, under the same kernel' 0 '^m +running +perdure-a \(hop 2\)' machine list
+  check 'its program runs on, under the same kernel' 0 '^m +running +perdure-a \(hop 4\)' machine list
   result 'as does its supervisor' kill -0 $holder
   exec 9>&-
   wait $holder
@@ -192,6 +215,12 @@ PROGRAM
 else
   echo '# skipped: programs, for want of python3'
 fi
+
+# A machine of one run: programs find it, and nothing of it stays.
+result 'a program under its own machine can replace the kernel' sh -c '"$0" run -- "$0" kexec; [ $? = 137 ]' "$perdure"
+result 'a program asks its own machine' sh -c '"$0" run -- "$0" machine status devices/0000:00:03.0/ownership | grep -qx unowned' "$perdure"
+printf 'ram = "64 MiB"\n[[unit]]\n[[device]]\nkind = "edu"\nat = "00:09.0"\n' >"$work/edu.toml"
+result 'of a shape that a file says' sh -c '"$0" run --config "$1" -- "$0" machine status devices | grep -q 0000:00:09.0' "$perdure" "$work/edu.toml"
 
 # A log that is followed, to the machine's end.
 "$perdure" machine up m >/dev/null

@@ -35,6 +35,20 @@ std::vector<std::string> split_program(const CLI::App& command, int& argc, char*
   return program;
 }
 
+// `perdure machine run NAME …` is `perdure run --machine NAME …`.
+std::vector<char*> without_alias(int argc, char** argv) {
+  static char run[] = "run";
+  static char machine[] = "--machine";
+  std::vector<char*> words(argv, argv + argc);
+  if (argc >= 3 && std::string_view(argv[1]) == "machine" && std::string_view(argv[2]) == "run" &&
+      (argc == 3 || argv[3][0] != '-')) {
+    words[1] = run;
+    words[2] = machine;
+  }
+  words.push_back(nullptr);
+  return words;
+}
+
 int run(int argc, char** argv) {
   CLI::App app{"Perdure: live update for machines whose devices keep doing DMA"};
   app.require_subcommand(1);
@@ -142,6 +156,9 @@ int run(int argc, char** argv) {
                                              "a machine: run [OPTIONS] -- PROGRAM ARGUMENTS…");
   run_command->add_option("--machine", on_machine.machine, "a machine that is up; else one of its own, for this run")
       ->option_text("NAME");
+  run_command->add_option("--config", on_machine.config, "what a machine of its own is made of (docs/machine.md)")
+      ->option_text("FILE")
+      ->excludes("--machine");
   run_command->add_option("--socket", on_machine.socket, "a machine by the socket of its kernel process")
       ->option_text("PATH")
       ->excludes("--machine");
@@ -184,7 +201,8 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   try {
-    return run(argc, argv);
+    std::vector<char*> words = without_alias(argc, argv);
+    return run(argc, words.data());
   } catch (const std::exception& e) {
     std::fprintf(stderr, "perdure: %s\n", e.what());
     return 1;

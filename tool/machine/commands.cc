@@ -97,6 +97,7 @@ MachineCommands::MachineCommands(CLI::App& app) {
   up_->add_flag("--foreground", foreground_, "stay until it ends, show its log, end it at Ctrl-C");
   down_ = machine_->add_subcommand("down", "end a machine, and with it everything that it preserved");
   down_->add_option("name", name_, "which one; needed when several run");
+  machine_->add_subcommand("run", "a program on it: run NAME -- PROGRAM..., as perdure run --machine NAME does");
   list_ = machine_->add_subcommand("list", "machines of this user");
   list_->add_flag("--json", json_);
   status_ = machine_->add_subcommand("status", "live tree of sessions, files, domains, devices and their owners");
@@ -135,7 +136,7 @@ std::optional<int> MachineCommands::run() {
     fmt::print("{}", write_machine(default_machine()));
     return 0;
   }
-  return std::nullopt;
+  throw MachineError(Errno::Einval, "machine run: which machine? perdure machine run NAME -- PROGRAM...");
 }
 
 int MachineCommands::up() {

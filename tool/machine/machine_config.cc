@@ -17,10 +17,8 @@ constexpr std::array kModes{Named<vtd::TableModePolicy>{"auto", vtd::TableModePo
                             Named<vtd::TableModePolicy>{"scalable", vtd::TableModePolicy::Scalable}};
 constexpr std::array kStages{Named<vtd::StagePolicy>{"second", vtd::StagePolicy::SecondStage},
                              Named<vtd::StagePolicy>{"first", vtd::StagePolicy::FirstStage}};
-constexpr std::array kContainers{
-    Named<vfio::Vfio::Container>{"type1", vfio::Vfio::Container::Type1},
-    Named<vfio::Vfio::Container>{"iommufd", vfio::Vfio::Container::Iommufd}};
-
+constexpr std::array kContainers{Named<vfio::Vfio::Container>{"type1", vfio::Vfio::Container::Type1},
+                                 Named<vfio::Vfio::Container>{"iommufd", vfio::Vfio::Container::Iommufd}};
 
 constexpr u64 kLeastLog = u64{4} << 10;
 
@@ -82,9 +80,10 @@ constexpr auto kDescribeLog = [](auto& v, MachineConfig& m) { describe_log(v, m)
 MachineConfig default_machine() {
   MachineConfig m;
   m.board.devices = {device(board::DeviceKind::Streamer, 3, "streamer0"),
-                     device(board::DeviceKind::Streamer, 4, "streamer1"), device(board::DeviceKind::Edu, 5, "edu")};
+                     device(board::DeviceKind::Streamer, 4, "streamer1"), device(board::DeviceKind::Edu, 5, "edu"),
+                     device(board::DeviceKind::Ioat, 6, "ioat"), device(board::DeviceKind::Nvme, 7, "nvme")};
   m.board.devices[1].streamer.memory = u64{64} << 10;
-  // What servers of these years have: scalable mode, and interrupts of one MSI-X vector to each queue.
+  // As servers of these years have it.
   m.board.units.front().model.scalable = true;
   m.board.units.front().model.haw = static_cast<u8>(m.board.window_log2);
   return m;

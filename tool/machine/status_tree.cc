@@ -9,9 +9,13 @@ using nlohmann::json;
 namespace {
 
 // What names the elements of a list, in the order of preference.
-constexpr const char* kNames[] = {"name", "function", "bdf", "token", "id", "handle", "pid", "phase"};
+constexpr const char* kNames[] = {"name", "function", "number", "token", "id", "pid"};
 
 std::string name_of(const json& element) {
+  // A page table, of a context of iommufd.
+  if (element.contains("context") && element.contains("hwpt")) {
+    return element["context"].dump() + "." + element["hwpt"].dump();
+  }
   for (const char* key : kNames) {
     const auto found = element.find(key);
     if (found == element.end()) continue;

@@ -16,6 +16,7 @@ json status() {
     "sessions": [{"name": "vm/1", "files": [{"token": 5, "type": "memfd"}, {"token": 6, "type": "iommufd"}]},
                  {"name": "vm", "files": []}],
     "devices": [{"function": "0000:00:03.0", "ownership": "owned"}],
+    "domains": [{"context": 7, "hwpt": 2, "mapped_bytes": 4096}],
     "same": [{"name": "x"}, {"name": "x"}],
     "numbers": [1, 2],
     "timeline": [{"phase": "load", "begin_ns": 1, "end_ns": 2}]})");
@@ -33,6 +34,7 @@ TEST(StatusTree, PartsByPath) {
   EXPECT_EQ(part("devices/0000:00:03.0/ownership"), "\"owned\"");
   EXPECT_EQ(part("/devices/0000:00:03.0/ownership/"), "\"owned\"");
   EXPECT_EQ(part("timeline/0/phase"), "\"load\"");
+  EXPECT_EQ(part("domains/7.2/mapped_bytes"), "4096");
   EXPECT_EQ(part("numbers/1"), "2");
 }
 

@@ -10,7 +10,9 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -130,9 +132,11 @@ class Run {
       socket_ = machine_socket(options.machine).string();
     } else {
       // Before signals are taken over: its processes take theirs as they come.
-      own_ = std::make_unique<OwnMachine>();
+      own_ = std::make_unique<OwnMachine>(options.config.empty() ? default_machine() : read_machine(options.config));
       socket_ = own_->socket().string();
     }
+    // For `perdure kexec` and `perdure machine` in a program: this is the machine that it is on.
+    setenv("PERDURE_MACHINE", std::filesystem::absolute(socket_).parent_path().c_str(), 1);
     signals_.emplace();
   }
 
@@ -221,7 +225,7 @@ class Run {
 int run_run(const RunOptions& options) {
   try {
     return Run(options).run();
-  } catch (const MachineError& e) {
+  } catch (const std::runtime_error& e) {
     std::fprintf(stderr, "perdure run: %s\n", e.what());
     return kCannotServe;
   }

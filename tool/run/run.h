@@ -10,6 +10,7 @@ namespace perdure::tool {
 struct RunOptions {
   std::string machine;  // by name
   std::string socket;   // or by its kernel's socket; neither: a machine of its own
+  std::string config;   // what that is made of: a file (docs/machine.md)
   std::string log;
   u32 restarts = 0;
   std::string mmio = "auto";  // or "trap", "off"
