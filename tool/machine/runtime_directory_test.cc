@@ -168,6 +168,34 @@ TEST_F(RuntimeDirectoryTest, ClaimsThatRace) {
   }
 }
 
+// A directory's end races with its next claims: the lock of a file that is gone is nobody's.
+TEST_F(RuntimeDirectoryTest, ClaimsThatRaceWithAnEnd) {
+  constexpr int kRounds = 400;
+  std::atomic<int> holders{0};
+  std::atomic<int> claims{0};
+  std::vector<std::thread> all;
+  all.reserve(4);
+  for (int i = 0; i < 4; ++i) {
+    all.emplace_back([&] {
+      while (claims < kRounds) {
+        try {
+          const Claimed claimed = claim("a");
+          EXPECT_EQ(++holders, 1) << "after " << claims << " claims";
+          ++claims;
+          std::this_thread::yield();
+          --holders;
+          remove_locked(claimed.directory);
+        } catch (const MachineError& e) {
+          // It may vanish between two steps of ours, too.
+          EXPECT_TRUE(e.why() == Errno::Eexist || e.why() == Errno::Enoent) << e.what();
+          std::this_thread::yield();
+        }
+      }
+    });
+  }
+  for (std::thread& t : all) t.join();
+}
+
 // Who waits for a lock whose file is removed meanwhile does not have the machine of that name.
 TEST_F(RuntimeDirectoryTest, ALockThatIsRemovedIsNoLock) {
   Claimed first = claim("a");
