@@ -123,6 +123,7 @@ check 'a machine that stays' 0 '' machine up probed
 check 'a program that leaves a daemon' 0 'daemon ends with 0' run --machine probed -- "$probe" daemon
 daemon=$(sed -n 's/^daemon is //p' "$work/out")
 result 'the daemon runs' kill -0 "$daemon"
+check 'the machine knows who uses it' 0 "daemon" machine status --machine probed --json
 check 'a kexec from outside' 0 '' kexec --machine probed
 result 'the daemon is gone' sh -c "! kill -0 $daemon"
 check 'what it preserved is there' 0 'after ends with 0' run --machine probed -- "$probe" after

@@ -14,10 +14,12 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "machine/host/host_files.h"
 #include "machine/intercept/session.h"
+#include "tool/machine/control.h"
 #include "tool/machine/own_machine.h"
 
 namespace perdure::tool {
@@ -130,6 +132,7 @@ class Run {
       socket_ = options.socket;
     } else if (!options.machine.empty()) {
       socket_ = machine_socket(options.machine).string();
+      directory_ = machine_directory(options.machine);
     } else {
       // Before signals are taken over: its processes take theirs as they come.
       own_ = std::make_unique<OwnMachine>(options.config.empty() ? default_machine() : read_machine(options.config));
@@ -160,6 +163,7 @@ class Run {
     auto pair = wire::socket_pair();
     if (!pair) return {};
     std::fflush(nullptr);
+    connect_control();
     const pid_t pid = fork();
     if (pid < 0) return {};
     if (pid == 0) {
@@ -175,12 +179,35 @@ class Run {
                                    std::move(pair->second)));
     }
     pair->second.reset();
+    tell_machine(pid);
     const End end = follow(pair->first.get());
     // A machine of its own ends with its program; on another one what the program left running runs on.
     const Said last = own_ ? Said::Finish : Said::Leave;
     (void)wire::send(pair->first.get(), {.op = static_cast<u32>(last)});
     if (own_ || end.rebooted) waitpid(pid, nullptr, 0);
     return end;
+  }
+
+  // The supervisor inherits the connection: the machine lists it for as long as it lives. That helps who looks for what
+  // uses a machine; nothing depends on it.
+  void connect_control() {
+    control_.reset();
+    if (directory_.empty()) return;
+    try {
+      control_.emplace(directory_);
+    } catch (const MachineError&) {
+    }
+  }
+  void tell_machine(pid_t supervisor) {
+    if (!control_) return;
+    std::string command;
+    for (const std::string& word : options_.program) command += (command.empty() ? "" : " ") + word;
+    constexpr int kPatienceMs = 2000;
+    try {
+      control_->ask({{"do", "register"}, {"pid", supervisor}, {"command", command}}, kPatienceMs);
+    } catch (const MachineError&) {
+      control_.reset();
+    }
   }
 
   End follow(int session) const {
@@ -216,6 +243,8 @@ class Run {
 
   const RunOptions& options_;
   std::string socket_;
+  std::filesystem::path directory_;  // of a machine that is named
+  std::optional<Control> control_;
   std::unique_ptr<OwnMachine> own_;
   std::optional<Signals> signals_;
 };
