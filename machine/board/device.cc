@@ -297,12 +297,15 @@ u32 Device::config_read(u16 offset, unsigned width) {
 
 void Device::config_write(u16 offset, unsigned width, u32 value) {
   if (conventional_ && offset >= kConventionalBytes) return;
+  const u32 number = sriov_ == 0 ? 0 : config_.read(static_cast<u16>(sriov_ + kSriovNumber), 2);
   config_.write(offset, width, value);
   if (resets_itself(offset, width, value)) {
     function_reset();
     return;
   }
   const unsigned before = virtual_count();
+  // How many does not change while there are any (9.3.3.7).
+  if (before != 0) config_.set(static_cast<u16>(sriov_ + kSriovNumber), 2, number);
   mirror();
   if (virtual_count() < before) virtual_reset_ = true;
   config_changed(offset, width);

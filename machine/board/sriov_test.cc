@@ -55,6 +55,8 @@ TEST_F(SriovBoardTest, TheyAreThereWhileItIsToldSo) {
   ask_for(7);
   EXPECT_TRUE(there(kThird)) << "no more than there are";
   EXPECT_EQ(config32(kFirst, 4) & 0xFFFF, 0u) << "one that was away is new";
+  set_config16(kPhysical, cap + 0x10, 0);
+  EXPECT_TRUE(there(kFirst)) << "the number stays while it is enabled";
   set_config16(kPhysical, cap + 8, 0);
   EXPECT_FALSE(there(kFirst));
 }
