@@ -65,8 +65,8 @@ class HostMemory : public RefCounted {
   virtual Result<void> resize(u64 bytes) = 0;
   virtual u64 position() const = 0;  // file offset
   virtual void set_position(u64 bytes) = 0;
-  // Memory of ordinary pages that lives in descriptors and mappings alone: what can be preserved (kho-luo §4.1). Not so:
-  // a file that has a name in its file system, huge pages.
+  // Memory of ordinary pages that lives in descriptors and mappings alone: what can be preserved (kho-luo §4.1). Not
+  // so: a file that has a name in its file system, huge pages.
   virtual bool nameless() const { return true; }
   // Memory that cannot be mapped here, like a program's private pages on the hosted machine: devices reach its banks,
   // but nothing stands at their place in the direct map. read() and write() are the way to it (Efault: it is gone).

@@ -7,11 +7,11 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "tool/machine/run_directory.h"
 #include "tool/metal/guest.h"
 #include "tool/metal/lines.h"
 #include "tool/progress.h"
 #include "tool/report.h"
-#include "tool/machine/run_directory.h"
 
 namespace perdure::tool::metal {
 

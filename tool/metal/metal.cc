@@ -12,6 +12,7 @@
 #include <sstream>
 #include <utility>
 
+#include "tool/machine/run_directory.h"
 #include "tool/metal/conformance.h"
 #include "tool/metal/dump.h"
 #include "tool/metal/gcmd_trace.h"
@@ -20,7 +21,6 @@
 #include "tool/metal/transcript.h"
 #include "tool/progress.h"
 #include "tool/report.h"
-#include "tool/machine/run_directory.h"
 
 namespace perdure::tool::metal {
 

@@ -14,7 +14,7 @@ struct RunOptions {
   std::string log;
   u32 restarts = 0;
   std::string mmio = "auto";  // or "trap", "off"
-  bool files = true;  // sysfs, too
+  bool files = true;          // sysfs, too
   std::vector<std::string> program;
 };
 
