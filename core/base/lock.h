@@ -22,6 +22,7 @@ enum class LockRank : u8 {
   VfioDevice,       // devices that a reset of their bus would reset together
   Iommufd,          // one context: object table and live-update state
   Ioas,             // areas and domains of one IOAS
+  IoasPages,        // what is pinned of one mapping's memory
   IommuLiveUpdate,  // records and the restored model
   IommuGroup,       // ownership and attachment of one group
   IommuRestored,    // a restored domain that another one is about to take over from

@@ -25,7 +25,8 @@ inline constexpr u32 kKnown = 0x3f;
 inline constexpr u32 kPreservable = kSeal | kShrink | kGrow;
 }  // namespace seal
 
-// One for each host memory: made by HostFiles only, so that identity of the object is identity of the memory.
+// One for each host memory: made by HostFiles only, so that identity of the object is identity of the memory. Its last
+// reference may go under any lock that ranks below Files.
 class SharedMemory final : public File {
  public:
   static constexpr FileType kType{"memfd"};

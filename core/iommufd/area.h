@@ -1,43 +1,22 @@
-// What an IOAS translates: areas of I/O virtual addresses, each onto stretches of shared memory.
+// What an IOAS translates: areas of I/O virtual addresses, each onto part of what was mapped.
 #pragma once
 #include "core/base/list.h"
-#include "core/file/shared_memory.h"
+#include "core/iommufd/pages.h"
 
 namespace perdure::iommufd {
 
-// Bytes [offset, offset + length) of one shared memory.
-struct Piece {
-  Ref<SharedMemory> memory;
-  u64 offset = 0;
-  u64 length = 0;
-};
-
-// What a mapping refers to, taken down when it is made.
-struct Source {
-  enum class Kind : u8 { File, User };
-  explicit Source(Heap& heap) : pieces(heap) {}
-  Kind kind = Kind::File;
-  u64 start = 0;  // file offset, or the program's address
-  // In order, `length` bytes together; empty: nothing that could be pinned, for the reason `unpinnable`.
-  Vec<Piece> pieces;
-  Errno unpinnable = Errno::Efault;
-  u32 seals = 0;  // of the file at that time (R59)
-  // Whether devices may ever write to it: what is mapped for reading only cannot be copied for writing.
-  bool writable = false;
-
-  // Bytes [from, from + length) of it. Enomem.
-  Result<Source> slice(Heap& heap, u64 from, u64 length) const;
-};
-
 struct Area {
-  Area(Iova at, u64 bytes, Access allowed, Source from)
-      : iova(at), length(bytes), access(allowed), source(std::move(from)) {}
+  Area(Iova at, u64 bytes, Access allowed, Ref<Pages> of, u64 from)
+      : iova(at), length(bytes), access(allowed), pages(std::move(of)), offset(from) {}
   Iova last() const { return iova + (length - 1); }
+  // Of its first byte in the file, or in the process.
+  u64 source() const { return pages->start() + offset; }
 
   Iova iova;
   u64 length;
   Access access;
-  Source source;
+  Ref<Pages> pages;
+  u64 offset;  // in the pages
   bool pinned = false;
   // Hardware may still reach it (an invalidation never completed): its memory stays pinned for ever.
   bool lost = false;

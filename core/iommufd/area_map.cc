@@ -4,23 +4,6 @@
 
 namespace perdure::iommufd {
 
-Result<Source> Source::slice(Heap& heap, u64 from, u64 bytes) const {
-  Source part(heap);
-  part.kind = kind;
-  part.start = start + from;
-  part.unpinnable = unpinnable;
-  part.seals = seals;
-  part.writable = writable;
-  u64 at = 0;
-  for (const Piece& piece : pieces) {
-    const u64 first = std::max(at, from);
-    const u64 end = std::min(at + piece.length, from + bytes);
-    if (first < end) TRY(part.pieces.push_back({piece.memory, piece.offset + (first - at), end - first}));
-    at += piece.length;
-  }
-  return part;
-}
-
 void AreaMap::replace_child(Area* parent, Area* old, Area* fresh) {
   if (!parent) {
     root_ = fresh;

@@ -23,7 +23,7 @@ class AreaMapTest : public ::testing::Test {
   Heap heap{frames};
 
   std::unique_ptr<Area> area(u64 iova, u64 length) {
-    return std::make_unique<Area>(Iova(iova), length, Access::Read, Source(heap));
+    return std::make_unique<Area>(Iova(iova), length, Access::Read, Ref<Pages>(), 0);
   }
 };
 

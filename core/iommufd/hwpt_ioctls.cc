@@ -127,22 +127,6 @@ Result<void> IommufdFile::hwpt_set_dirty_tracking(Call<uapi::IommuHwptSetDirtyTr
   return fail(hwpt->restored() ? Errno::Einval : Errno::Eopnotsupp);
 }
 
-Result<void> IommufdFile::hwpt_get_dirty_bitmap(Call<uapi::IommuHwptGetDirtyBitmap>& call) {
-  const uapi::IommuHwptGetDirtyBitmap& cmd = call.cmd;
-  constexpr u32 kNoClear = 1;
-  if ((cmd.flags & ~kNoClear) != 0 || cmd.reserved != 0) return fail(Errno::Eopnotsupp);
-  MutexGuard guard(lock_);
-  const HwptPaging* const hwpt = objects_.find_as<HwptPaging>(cmd.hwpt_id);
-  if (!hwpt) return fail(Errno::Enoent);
-  if (cmd.length == 0) return fail(Errno::Einval);
-  if (range_overflows(cmd.iova, cmd.length)) return fail(Errno::Eoverflow);
-  const u64 alignment = hwpt->ioas() ? hwpt->ioas()->iova_alignment() : kPageSize;
-  if ((cmd.iova | cmd.length) % alignment != 0) return fail(Errno::Einval);
-  if (cmd.page_size == 0 || cmd.iova % cmd.page_size != 0 || cmd.length % cmd.page_size != 0)
-    return fail(Errno::Einval);
-  return fail(Errno::Eopnotsupp);
-}
-
 // Only caches of nested tables are invalidated by programs, and there are none. The count of entries handled is
 // written on every failure, too.
 Result<void> IommufdFile::hwpt_invalidate(Call<uapi::IommuHwptInvalidate>& call) {
@@ -160,6 +144,52 @@ Result<void> IommufdFile::hwpt_invalidate(Call<uapi::IommuHwptInvalidate>& call)
   const Errno error = judge();
   TRY(call.respond());
   return fail(error);
+}
+
+// --- what no unit here does: answered after what Linux checks before it asks the driver -----------------------------
+
+// The whole range and each page of the bitmap are multiples of the page that the program asks in.
+Result<void> IommufdFile::hwpt_get_dirty_bitmap(Call<uapi::IommuHwptGetDirtyBitmap>& call) {
+  const uapi::IommuHwptGetDirtyBitmap& cmd = call.cmd;
+  if ((cmd.flags & ~uapi::iommu_dirty::kNoClear) != 0 || cmd.reserved != 0) return fail(Errno::Eopnotsupp);
+  MutexGuard guard(lock_);
+  const HwptPaging* const hwpt = objects_.find_as<HwptPaging>(cmd.hwpt_id);
+  if (!hwpt) return fail(Errno::Enoent);
+  if (cmd.length == 0) return fail(Errno::Einval);
+  if (range_overflows(cmd.iova, cmd.length)) return fail(Errno::Eoverflow);
+  const u64 end = cmd.iova + cmd.length;
+  const u64 alignment = hwpt->ioas() ? hwpt->ioas()->iova_alignment() : kPageSize;
+  if ((cmd.iova | end) % alignment != 0 || cmd.page_size == 0) return fail(Errno::Einval);
+  if (cmd.iova % cmd.page_size != 0 || end % cmd.page_size != 0) return fail(Errno::Einval);
+  return fail(Errno::Eopnotsupp);
+}
+
+Result<void> IommufdFile::viommu_alloc(Call<uapi::IommuViommuAlloc>& call) {
+  const uapi::IommuViommuAlloc& cmd = call.cmd;
+  if (cmd.flags != 0 || cmd.type == 0) return fail(Errno::Eopnotsupp);
+  MutexGuard guard(lock_);
+  return fail(objects_.find_as<Device>(cmd.dev_id) ? Errno::Eopnotsupp : Errno::Enoent);
+}
+
+// No vIOMMU can be there to be named.
+Result<void> IommufdFile::vdevice_alloc(Call<uapi::IommuVdeviceAlloc>&) {
+  return fail(Errno::Enoent);
+}
+
+Result<void> IommufdFile::veventq_alloc(Call<uapi::IommuVeventqAlloc>& call) {
+  const uapi::IommuVeventqAlloc& cmd = call.cmd;
+  constexpr u32 kMostEvents = 1 << 19;
+  if (cmd.flags != 0 || cmd.reserved != 0 || cmd.type == 0) return fail(Errno::Eopnotsupp);
+  if (cmd.veventq_depth == 0 || cmd.veventq_depth > kMostEvents) return fail(Errno::Einval);
+  return fail(Errno::Enoent);
+}
+
+Result<void> IommufdFile::hw_queue_alloc(Call<uapi::IommuHwQueueAlloc>& call) {
+  const uapi::IommuHwQueueAlloc& cmd = call.cmd;
+  if (cmd.flags != 0 || cmd.type == 0) return fail(Errno::Eopnotsupp);
+  if (cmd.length == 0) return fail(Errno::Einval);
+  if (range_overflows(cmd.nesting_parent_iova, cmd.length)) return fail(Errno::Eoverflow);
+  return fail(Errno::Enoent);
 }
 
 }  // namespace perdure::iommufd

@@ -9,6 +9,9 @@ namespace perdure::iommufd {
 // Writes to this range are interrupts on x86, never memory; reserved for every device.
 inline constexpr IovaRange kMsiWindow{0xfee00000, 0xfeefffff};
 
+// Unmaps what was mapped a moment ago. False: a unit did not confirm.
+bool undo_map(PagingDomain& domain, Iova iova, u64 length);
+
 class Ioas final : public Object {
  public:
   static constexpr ObjectType kObjectType = ObjectType::Ioas;
@@ -19,20 +22,23 @@ class Ioas final : public Object {
   ~Ioas() override;
 
   // --- mappings -------------------------------------------------------------------------------------------
-  // Maps `length` bytes of `source` at `fixed`, or at the lowest address that fits, and in every domain before it
-  // returns; the address mapped at. Ebusy: immutable. Einval: length 0 or unaligned, address unaligned or reserved,
-  // source unaligned, or beyond the end of a file. Eoverflow, Eexist: something is mapped there. Enospc: no address
-  // fits. Efault: nothing there to pin. Enomem. On failure nothing changed.
-  Result<Iova> map(Source source, u64 length, const Iova* fixed, Access access) EXCLUDES(lock_);
-  // The same for areas that lie one behind the other: all of them or none. Eperm: one of a source that devices may only
-  // read is to be written to. Those that are mapped leave the list.
-  Result<Iova> map(AreaList& fresh, const Iova* fixed) EXCLUDES(lock_);
-  // What is mapped in [from, from + length), as areas that are mapped nowhere yet: one for each area here, of the same
-  // memory. Enoent: there is a hole. Enomem; some may be in the list then.
-  Result<void> copy(Iova from, u64 length, Access access, AreaList& copies) const EXCLUDES(lock_);
-  // Cuts the area that lies on both sides of `at` in two; none does: nothing to do. Only where large pages are off can
-  // what lies on one side be unmapped then. Einval: they are on, and there is a domain; Ebusy: immutable; Enomem.
-  Result<void> cut(Iova at) EXCLUDES(lock_);
+  // Part of what was mapped, by its offset in there.
+  struct Slice {
+    Ref<Pages> pages;
+    u64 offset = 0;
+    u64 length = 0;
+  };
+  // Maps the slices, one behind the other, at `fixed`, or at the lowest address that fits, and in every domain before
+  // it returns; the address mapped at. Ebusy: immutable. Einval: length 0 or unaligned, address unaligned or reserved,
+  // source unaligned. Eoverflow, Eexist: something is mapped there. Enospc: no address fits. Eperm: to be written,
+  // which the pages were not mapped for. What Pages::pin() says. Enomem. On failure nothing changed.
+  Result<Iova> map(Task& via, std::span<const Slice> slices, const Iova* fixed, Access access) EXCLUDES(lock_);
+  // What is mapped in [first, first + length), to be mapped again. Einval: length 0; Eoverflow; Enoent: not all of it
+  // is.
+  Result<void> slices_of(u64 first, u64 length, Vec<Slice>& slices) const EXCLUDES(lock_);
+  // An area that `border` lies in becomes two that meet there. Einval: not aligned, or large pages are in use, which
+  // cannot be cut; Ebusy: immutable; Enomem.
+  Result<void> cut(Iova border) EXCLUDES(lock_);
   // Unmaps the areas in [first, last], each of which must lie in there whole; returns the bytes unmapped. Enoent: one
   // does not (those before it stay unmapped), or none is there. Ebusy: immutable. Eio: a unit did not confirm, or an
   // adopted table was damaged; the areas are gone, but their memory stays pinned for ever. `removed` is for
@@ -44,32 +50,32 @@ class Ioas final : public Object {
   // Fills the domain with every area, pinning them if it is the first. Eaddrinuse: an area lies where the domain
   // cannot translate or is not aligned to its pages; Einval: its smallest page is larger than ours; Efault/Einval: an
   // area that cannot be pinned; Enomem. On failure nothing changed.
-  Result<void> add_domain(Task& task, HwptPaging& hwpt) EXCLUDES(lock_);
+  Result<void> add_domain(Task& via, HwptPaging& hwpt) EXCLUDES(lock_);
   // Which no device is attached to any more, so nothing is unmapped one by one. Unpins with the last domain.
   void remove_domain(HwptPaging& hwpt) EXCLUDES(lock_);
   // One IOAS rebuilt around what a former kernel's domains translate. First its areas, before anybody else sees it;
   // then each domain, whose table is neither filled nor walked: O(areas). Both ends of each stretch of memory are
   // compared with the table. Eproto: it leads elsewhere; Eaddrinuse: an area lies where the domain cannot translate;
   // what PagingDomain::adopt() says; Enomem. On failure nothing changed.
-  Result<void> take_areas(std::span<const RecordedArea> recorded) EXCLUDES(lock_);
-  Result<void> adopt_domain(HwptPaging& hwpt) EXCLUDES(lock_);
-  // Keeps a range free for `owner`. Eaddrinuse: an area is there. Enomem.
+  Result<void> take_areas(std::span<const RecordedArea> recorded, const Payer& payer) EXCLUDES(lock_);
+  Result<void> adopt_domain(Task& via, HwptPaging& hwpt) EXCLUDES(lock_);
+  // Keeps a range free for `owner`. Eaddrinuse: an area is there, or an allowed range. Enomem.
   Result<void> reserve(const void* owner, IovaRange range) EXCLUDES(lock_);
   void unreserve(const void* owner) EXCLUDES(lock_);
-
-  // Ranges that addresses are chosen from, in order and apart from one another, in place of those of before; none:
-  // anywhere. Nothing else is kept from being mapped, but no device that reserves one of them can be attached.
-  // Eaddrinuse: one is reserved already; Ebusy: immutable.
-  Result<void> allow(Vec<IovaRange> ranges) EXCLUDES(lock_);
-  bool large_pages() const EXCLUDES(lock_);
-  // Off: domains map single pages, and everything is aligned to them. Einval: what is mapped in a domain may be in
-  // large ones; Eaddrinuse: an area is not aligned; Ebusy: immutable.
-  Result<void> set_large_pages(bool on) EXCLUDES(lock_);
 
   u64 iova_alignment() const EXCLUDES(lock_);
   // Page sizes that every domain can do, as a mask; what is below the processor's page is that page.
   u64 page_sizes() const EXCLUDES(lock_);
   Result<void> each_gap(FunctionRef<Result<void>(IovaRange)> visit) const EXCLUDES(lock_);
+
+  // Where automatic addresses come from; none: from everywhere. By address, none overlaps another. Eaddrinuse: one is
+  // reserved in part; Ebusy: immutable.
+  Result<void> set_allowed(Vec<IovaRange> ranges) EXCLUDES(lock_);
+  Result<void> each_allowed(FunctionRef<Result<void>(IovaRange)> visit) const EXCLUDES(lock_);
+  // Without large pages every page is a leaf of its own, so that areas can be cut. Einval: to be turned off while areas
+  // are in a domain; Eaddrinuse: an area is not aligned to pages; Ebusy: immutable.
+  Result<void> set_large_pages(bool on) EXCLUDES(lock_);
+  bool large_pages() const EXCLUDES(lock_);
 
   // --- live update -----------------------------------------------------------------------------------------
   // While held, nothing can be mapped or unmapped; counted, one hold a preserved HWPT (R43).
@@ -91,14 +97,17 @@ class Ioas final : public Object {
  private:
   Result<void> check_iova_locked(u64 iova, u64 length) const REQUIRES(lock_);
   Result<u64> choose_iova_locked(u64 source_start, u64 length) const REQUIRES(lock_);
-  // The lowest place in the range; Enospc.
-  Result<u64> place_locked(IovaRange in, u64 length, u64 alignment, u64 low_bits) const REQUIRES(lock_);
-  Result<void> check_free_locked(IovaRange range) const REQUIRES(lock_);
-  Result<void> check_aligned_locked() const REQUIRES(lock_);
-  Result<void> fill_all_locked(AreaList& fresh) REQUIRES(lock_);
+  Result<u64> choose_in_locked(IovaRange span, u64 alignment, u64 low_bits, u64 length) const REQUIRES(lock_);
+  // What lengths and addresses of areas have to be multiples of, with one more domain.
+  Result<u64> alignment_with_locked(const PagingDomain* added) const REQUIRES(lock_);
+  Result<void> check_alignment_locked(u64 alignment) const REQUIRES(lock_);
   void update_alignment_locked() REQUIRES(lock_);
-  Result<void> pin_locked(Area& area) REQUIRES(lock_);
+  Result<void> reserve_locked(const void* owner, IovaRange range) REQUIRES(lock_);
+  Result<void> pin_locked(Task& via, Area& area) REQUIRES(lock_);
   void unpin_locked(Area& area) REQUIRES(lock_);
+  // Pinned and mapped in every domain, or as before.
+  Result<void> enter_locked(Task& via, Area& area, Vec<Run>& runs) REQUIRES(lock_);
+  void leave_locked(Area& area) REQUIRES(lock_);
   Result<void> runs_locked(const Area& area, Vec<Run>& runs) const REQUIRES(lock_);
   // What the domain cannot translate.
   Result<void> reserve_aperture_locked(const HwptPaging& hwpt) REQUIRES(lock_);
@@ -112,9 +121,9 @@ class Ioas final : public Object {
   AreaMap areas_ GUARDED_BY(lock_);
   ReservedSet reserved_ GUARDED_BY(lock_);
   List<HwptPaging, &HwptPaging::ioas_node> domains_ GUARDED_BY(lock_);
+  u64 alignment_ GUARDED_BY(lock_) = 1;
   Vec<IovaRange> allowed_ GUARDED_BY(lock_);  // by address
   bool large_pages_ GUARDED_BY(lock_) = true;
-  u64 alignment_ GUARDED_BY(lock_) = 1;
 };
 
 }  // namespace perdure::iommufd

@@ -8,33 +8,22 @@ namespace {
 
 using iommufd::HwptAudit;
 using iommufd::Ioas;
+using iommufd::Pages;
 using iommufd::RecordedArea;
-using iommufd::Source;
 
 constexpr u64 kMiB = u64{1} << 20;
 
 class IoasTest : public ::testing::Test {
  protected:
   void map(u64 iova, const IommufdWorld::Memfd& memfd, u64 offset, u64 length, Access access = Access::ReadWrite) {
-    Source source(w.heap());
-    source.start = offset;
-    source.writable = true;
-    ASSERT_TRUE(source.pieces.push_back({memfd.memory, offset, length}));
     const Iova at(iova);
-    ASSERT_TRUE(ioas->map(std::move(source), length, &at, access));
+    const Ioas::Slice slice = file_slice(memfd, offset, length);
+    ASSERT_TRUE(ioas->map(w.task, {&slice, 1}, &at, access));
   }
-  // Of several stretches, as a program's address space may have them.
-  void map_pieces(u64 iova, std::initializer_list<iommufd::Piece> pieces) {
-    Source source(w.heap());
-    source.kind = Source::Kind::User;
-    source.writable = true;
-    u64 length = 0;
-    for (const iommufd::Piece& piece : pieces) {
-      ASSERT_TRUE(source.pieces.push_back(piece));
-      length += piece.length;
-    }
-    const Iova at(iova);
-    ASSERT_TRUE(ioas->map(std::move(source), length, &at, Access::ReadWrite));
+  Ioas::Slice file_slice(const IommufdWorld::Memfd& memfd, u64 offset, u64 length) {
+    return {*w.heap().make_ref<Pages>(w.heap(), memfd.memory, memfd.memory->seals(), offset, length, true,
+                                      *w.module->accounts.payer(w.task, iommufd::Accounting::User)),
+            0, length};
   }
   bool equal(const RecordedArea& area) {
     bool called = false;
@@ -76,12 +65,22 @@ TEST_F(IoasTest, EqualAreasHaveTheSameMemoryOffsetAndAccessThroughout) {
   EXPECT_FALSE(equal(other)) << "another file";
 }
 
-TEST_F(IoasTest, EqualAreasLookIntoPieces) {
-  map_pieces(0x10000, {{m.memory, 0, 0x2000}, {n.memory, 0x2000, 0x2000}, {m.memory, 0x4000, 0x2000}});
+TEST_F(IoasTest, EqualAreasLookIntoWhatIsPinned) {
+  w.task.map_shared(UserAddr(0x100000), 0x2000, m.memory, 0);
+  w.task.map_shared(UserAddr(0x102000), 0x2000, n.memory, 0x2000);
+  w.task.map_shared(UserAddr(0x104000), 0x2000, m.memory, 0x4000);
+  const Ioas::Slice slice{*w.heap().make_ref<Pages>(w.heap(), 0x100000, 0x6000, true,
+                                                    *w.module->accounts.payer(w.task, iommufd::Accounting::User)),
+                          0, 0x6000};
+  const Iova at(0x10000);
+  ASSERT_TRUE(ioas->map(w.task, {&slice, 1}, &at, Access::ReadWrite));
+  EXPECT_FALSE(equal({Iova(0x10000), 0x2000, Access::ReadWrite, m.memory, 0})) << "nobody looked yet";
+  ASSERT_TRUE(slice.pages->pin(w.task, 0, 0x6000));
   EXPECT_TRUE(equal({Iova(0x10000), 0x2000, Access::ReadWrite, m.memory, 0}));
   EXPECT_TRUE(equal({Iova(0x13000), 0x1000, Access::ReadWrite, n.memory, 0x3000}));
   EXPECT_TRUE(equal({Iova(0x14000), 0x2000, Access::ReadWrite, m.memory, 0x4000}));
   EXPECT_FALSE(equal({Iova(0x10000), 0x6000, Access::ReadWrite, m.memory, 0})) << "another file in between";
+  slice.pages->unpin(0, 0x6000);
 }
 
 TEST_F(IoasTest, AuditComparesEachLeafAndCountsThem) {
@@ -120,10 +119,9 @@ TEST_F(IoasTest, AuditComparesEachLeafAndCountsThem) {
 TEST_F(IoasTest, ImmutableWhileAnyRecordHoldsIt) {
   map(kMiB, m, 0, kMiB);
   const auto try_map = [&] {
-    Source source(w.heap());
-    EXPECT_TRUE(source.pieces.push_back({n.memory, 0, kPageSize}));
+    const Ioas::Slice slice = file_slice(n, 0, kPageSize);
     const Iova at(8 * kMiB);
-    return error_of(ioas->map(std::move(source), kPageSize, &at, Access::Read));
+    return error_of(ioas->map(w.task, {&slice, 1}, &at, Access::Read));
   };
   const auto try_unmap = [&](u64 iova) {
     Ioas::AreaList removed;

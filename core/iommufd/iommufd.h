@@ -15,7 +15,7 @@ class Iommufd {
   };
 
   Iommufd(Kho& handover, Iommu& core, IommuLiveUpdate& records, Config configured)
-      : kho(handover), iommu(core), live_update(records), config(configured) {}
+      : kho(handover), iommu(core), live_update(records), accounts(handover.heap()), config(configured) {}
   Iommufd(const Iommufd&) = delete;
   Iommufd& operator=(const Iommufd&) = delete;
 
@@ -31,6 +31,7 @@ class Iommufd {
   Kho& kho;
   Iommu& iommu;
   IommuLiveUpdate& live_update;
+  Accounts accounts;
   const Config config;
 
  private:

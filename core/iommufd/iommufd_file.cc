@@ -114,11 +114,12 @@ Result<u64> IommufdFile::ioctl(Task& task, u32 cmd, UserAddr arg) {
       D::no<uapi::IommuFaultAlloc>(uapi::kIommuFaultQueueAlloc),
       D::change<uapi::IommuIoasMapFile, &IommufdFile::ioas_map_file, &uapi::IommuIoasMapFile::ioas_id>(
           uapi::kIommuIoasMapFile),
-      D::no<uapi::IommuViommuAlloc>(uapi::kIommuViommuAlloc, uapi::kIommuViommuAllocMin),
-      D::no<uapi::IommuVdeviceAlloc>(uapi::kIommuVdeviceAlloc),
+      D::op<uapi::IommuViommuAlloc, &IommufdFile::viommu_alloc>(uapi::kIommuViommuAlloc, uapi::kIommuViommuAllocMin),
+      D::op<uapi::IommuVdeviceAlloc, &IommufdFile::vdevice_alloc>(uapi::kIommuVdeviceAlloc),
       D::op<uapi::IommuIoasChangeProcess, &IommufdFile::ioas_change_process>(uapi::kIommuIoasChangeProcess),
-      D::no<uapi::IommuVeventqAlloc>(uapi::kIommuVeventqAlloc, uapi::kIommuVeventqAllocMin),
-      D::no<uapi::IommuHwQueueAlloc>(uapi::kIommuHwQueueAlloc),
+      D::op<uapi::IommuVeventqAlloc, &IommufdFile::veventq_alloc>(uapi::kIommuVeventqAlloc,
+                                                                  uapi::kIommuVeventqAllocMin),
+      D::op<uapi::IommuHwQueueAlloc, &IommufdFile::hw_queue_alloc>(uapi::kIommuHwQueueAlloc),
       D::no<uapi::IommuIoasNoiommuGetPa>(uapi::kIommuIoasNoiommuGetPa),
   };
   static_assert(std::size(kOps) == 0x16);
@@ -141,196 +142,10 @@ Result<u64> IommufdFile::ioctl(Task& task, u32 cmd, UserAddr arg) {
   return u64{0};
 }
 
-// --- IOAS (uapi §2.5) -------------------------------------------------------------------------------------------
-
 Result<void> IommufdFile::may_change(u32 id) const {
   MutexGuard guard(lock_);
   const Object* const object = objects_.find(id);
   return object ? object->immutability.may_change() : Result<void>();
-}
-
-Result<Ref<Ioas>> IommufdFile::find_ioas(u32 id) const {
-  MutexGuard guard(lock_);
-  Ioas* const ioas = objects_.find_as<Ioas>(id);
-  if (!ioas) return fail(Errno::Enoent);
-  return Ref<Ioas>(ioas);
-}
-
-Result<void> IommufdFile::ioas_alloc(Call<uapi::IommuIoasAlloc>& call) {
-  if (call.cmd.flags != 0) return fail(Errno::Eopnotsupp);
-  Ref<Ioas> ioas = TRY(heap_.make_ref<Ioas>(heap_));
-  {
-    MutexGuard guard(lock_);
-    call.cmd.out_ioas_id = TRY(objects_.reserve());
-  }
-  const Result<void> answered = call.respond();
-  MutexGuard guard(lock_);
-  if (!answered) {
-    objects_.release(call.cmd.out_ioas_id);
-    return answered;
-  }
-  objects_.finalize(call.cmd.out_ioas_id, std::move(ioas));
-  return {};
-}
-
-Result<void> IommufdFile::ioas_iova_ranges(Call<uapi::IommuIoasIovaRanges>& call) {
-  if (call.cmd.reserved != 0) return fail(Errno::Eopnotsupp);
-  const Ref<Ioas> ioas = TRY(find_ioas(call.cmd.ioas_id));
-  Vec<IovaRange> gaps(heap_);
-  TRY(ioas->each_gap([&](IovaRange gap) { return gaps.push_back(gap); }));
-  const u32 room = call.cmd.num_iovas;
-  for (usize i = 0; i < gaps.size() && i < room; ++i) {
-    const uapi::IommuIovaRange range{.start = gaps[i].first, .last = gaps[i].last};
-    TRY(call.task.copy_out(UserAddr(call.cmd.allowed_iovas) + i * sizeof(range), range));
-  }
-  call.cmd.num_iovas = static_cast<u32>(gaps.size());
-  call.cmd.out_iova_alignment = ioas->iova_alignment();
-  TRY(call.respond());
-  // After the answer: a program learns from it how many there are.
-  if (gaps.size() > room) return fail(Errno::Emsgsize);
-  return {};
-}
-
-Result<void> IommufdFile::ioas_allow_iovas(Call<uapi::IommuIoasAllowIovas>& call) {
-  const uapi::IommuIoasAllowIovas& cmd = call.cmd;
-  if (cmd.reserved != 0) return fail(Errno::Eopnotsupp);
-  const Ref<Ioas> ioas = TRY(find_ioas(cmd.ioas_id));
-  Vec<IovaRange> ranges(heap_);
-  for (u32 i = 0; i < cmd.num_iovas; ++i) {
-    const auto range =
-        TRY(call.task.copy_in<uapi::IommuIovaRange>(UserAddr(cmd.allowed_iovas) + i * sizeof(uapi::IommuIovaRange)));
-    const IovaRange allowed{range.start, range.last};
-    if (allowed.first >= allowed.last) return fail(Errno::Einval);
-    const auto at = std::lower_bound(ranges.begin(), ranges.end(), allowed,
-                                     [](IovaRange a, IovaRange b) { return a.first < b.first; });
-    const usize index = static_cast<usize>(at - ranges.begin());
-    // Ranges that do not meet are in order by their ends, too: only the neighbours can be in the way.
-    if (index < ranges.size() && ranges_meet(ranges[index], allowed)) return fail(Errno::Einval);
-    if (index > 0 && ranges_meet(ranges[index - 1], allowed)) return fail(Errno::Einval);
-    TRY(ranges.insert_at(index, allowed));
-  }
-  return ioas->allow(std::move(ranges));
-}
-
-namespace {
-
-// What MAP, MAP_FILE and COPY check before they look at anything: flags, then numbers that cannot be.
-Result<Access> check_map(u32 flags, u32 reserved, std::initializer_list<u64> numbers) {
-  if ((flags & ~uapi::iommu_map::kKnown) != 0 || reserved != 0) return fail(Errno::Eopnotsupp);
-  for (const u64 number : numbers) {
-    if (number == ~u64{0}) return fail(Errno::Eoverflow);
-  }
-  const bool read = (flags & uapi::iommu_map::kReadable) != 0;
-  const bool write = (flags & uapi::iommu_map::kWriteable) != 0;
-  if (!read && !write) return fail(Errno::Einval);
-  return read && write ? Access::ReadWrite : read ? Access::Read : Access::Write;
-}
-
-// Where it was mapped, in the member for it.
-template <class Cmd>
-Result<void> answer_map(Call<Cmd>& call, Result<Iova> mapped) {
-  call.cmd.iova = TRY(std::move(mapped))
-  .value;
-  return call.respond();
-}
-
-template <class Cmd>
-bool is_fixed(const Cmd& cmd) {
-  return (cmd.flags & uapi::iommu_map::kFixedIova) != 0;
-}
-
-}  // namespace
-
-// What lies behind the address is taken down now, and is what devices reach from then on, whatever the program maps
-// there later. (Linux looks only when it has to pin; where nothing can be pinned, that is when it fails here, too.)
-Result<Iova> IommufdFile::map_user(Task& task, Ioas& ioas, u64 from, u64 length, const Iova* fixed, Access access) {
-  if (from + length < from) return fail(Errno::Eoverflow);
-  if (length == 0) return fail(Errno::Einval);
-  Source source(heap_);
-  source.kind = Source::Kind::User;
-  source.start = from;
-  source.writable = includes(access, Access::Write);
-  const Access wanted = includes(access, Access::Write) ? Access::Write : Access::Read;
-  u64 found = 0;
-  const Result<void> resolved = task.resolve(UserAddr(from), length, wanted,
-                                             [&](Ref<SharedMemory> memory, u64 offset, u64 bytes) -> Result<void> {
-                                               found += bytes;
-                                               return source.pieces.push_back({std::move(memory), offset, bytes});
-                                             });
-  if (!resolved && resolved.error() != Errno::Efault) return fail(resolved.error());
-  if (!resolved || found != length) {
-    source.pieces.clear();
-    source.unpinnable = Errno::Efault;
-  }
-  return ioas.map(std::move(source), length, fixed, access);
-}
-
-Result<void> IommufdFile::ioas_map(Call<uapi::IommuIoasMap>& call) {
-  const uapi::IommuIoasMap& cmd = call.cmd;
-  const Access access = TRY(check_map(cmd.flags, cmd.reserved, {cmd.iova, cmd.length}));
-  const Ref<Ioas> ioas = TRY(find_ioas(cmd.ioas_id));
-  const Iova fixed(cmd.iova);
-  return answer_map(call,
-                    map_user(call.task, *ioas, cmd.user_va, cmd.length, is_fixed(cmd) ? &fixed : nullptr, access));
-}
-
-Result<void> IommufdFile::ioas_map_file(Call<uapi::IommuIoasMapFile>& call) {
-  const uapi::IommuIoasMapFile& cmd = call.cmd;
-  const Access access = TRY(check_map(cmd.flags, 0, {cmd.iova, cmd.length}));
-  const Ref<Ioas> ioas = TRY(find_ioas(cmd.ioas_id));
-  if (cmd.length == 0) return fail(Errno::Einval);
-  if (cmd.start + cmd.length < cmd.start) return fail(Errno::Eoverflow);
-  Ref<File> file = TRY(call.task.file(cmd.fd));
-  Source source(heap_);
-  source.kind = Source::Kind::File;
-  source.start = cmd.start;
-  source.writable = includes(access, Access::Write);
-  if (SharedMemory* memory = file_cast<SharedMemory>(file.get())) {
-    // Before anything is mapped: a seal that is there now stays, one that comes later does not count (R59).
-    source.seals = memory->seals();
-    TRY(source.pieces.push_back({Ref<SharedMemory>(memory), cmd.start, cmd.length}));
-  } else {
-    source.unpinnable = Errno::Einval;
-  }
-  const Iova fixed(cmd.iova);
-  return answer_map(call, ioas->map(std::move(source), cmd.length, is_fixed(cmd) ? &fixed : nullptr, access));
-}
-
-// The same memory a second time, here or in another address space. What the source's areas refer to is shared, so the
-// copy stays when they are unmapped.
-Result<void> IommufdFile::ioas_copy(Call<uapi::IommuIoasCopy>& call) {
-  uapi::IommuIoasCopy& cmd = call.cmd;
-  const Access access = TRY(check_map(cmd.flags, 0, {cmd.length, cmd.src_iova, cmd.dst_iova}));
-  Ioas::AreaList copies;
-  ScopeGuard release([&] { Ioas::release_areas(heap_, copies); });
-  {
-    const Ref<Ioas> source = TRY(find_ioas(cmd.src_ioas_id));
-    if (cmd.length == 0) return fail(Errno::Einval);
-    if (range_overflows(cmd.src_iova, cmd.length)) return fail(Errno::Eoverflow);
-    TRY(source->copy(Iova(cmd.src_iova), cmd.length, access, copies));
-  }
-  const Ref<Ioas> target = TRY(find_ioas(cmd.dst_ioas_id));
-  const Iova fixed(cmd.dst_iova);
-  cmd.dst_iova = TRY(target->map(copies, is_fixed(cmd) ? &fixed : nullptr))
-  .value;
-  return call.respond();
-}
-
-Result<void> IommufdFile::ioas_unmap(Call<uapi::IommuIoasUnmap>& call) {
-  const Ref<Ioas> ioas = TRY(find_ioas(call.cmd.ioas_id));
-  u64 first = call.cmd.iova;
-  u64 last = ~u64{0};
-  if (first != 0 || call.cmd.length != ~u64{0}) {
-    if (first == ~u64{0} || call.cmd.length == ~u64{0}) return fail(Errno::Eoverflow);
-    if (call.cmd.length == 0) return fail(Errno::Einval);
-    if (range_overflows(first, call.cmd.length)) return fail(Errno::Eoverflow);
-    last = first + (call.cmd.length - 1);
-  }
-  Ioas::AreaList removed;
-  const Result<u64> unmapped = ioas->unmap(Iova(first), Iova(last), removed);
-  Ioas::release_areas(heap_, removed);
-  call.cmd.length = TRY(Result<u64>(unmapped));
-  return call.respond();
 }
 
 }  // namespace perdure::iommufd

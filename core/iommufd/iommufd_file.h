@@ -13,9 +13,6 @@ namespace perdure::iommufd {
 
 class Iommufd;
 
-// Who is charged for pinned memory (uapi §2.4): the user, or the mapper's process as if it had locked it.
-enum class Accounting : u8 { User, Process };
-
 // One ioctl: its structure as read, and where the answer goes.
 template <class T>
 struct Call {
@@ -138,13 +135,18 @@ class IommufdFile final : public File {
   Result<void> hwpt_alloc(Call<uapi::IommuHwptAlloc>& call);
   Result<void> get_hw_info(Call<uapi::IommuHwInfo>& call);
   Result<void> hwpt_set_dirty_tracking(Call<uapi::IommuHwptSetDirtyTracking>& call);
+  Result<void> hwpt_get_dirty_bitmap(Call<uapi::IommuHwptGetDirtyBitmap>& call);
+  Result<void> viommu_alloc(Call<uapi::IommuViommuAlloc>& call);
+  Result<void> vdevice_alloc(Call<uapi::IommuVdeviceAlloc>& call);
+  Result<void> veventq_alloc(Call<uapi::IommuVeventqAlloc>& call);
+  Result<void> hw_queue_alloc(Call<uapi::IommuHwQueueAlloc>& call);
   Result<void> hwpt_invalidate(Call<uapi::IommuHwptInvalidate>& call);
   Result<void> hwpt_mark_preserve(Call<uapi::IommuHwptMarkPreserve>& call);
   Result<void> hwpt_restore(Call<uapi::IommuHwptRestore>& call);
-  Result<void> hwpt_get_dirty_bitmap(Call<uapi::IommuHwptGetDirtyBitmap>& call);
   Result<void> option(Call<uapi::IommuOption>& call);
-  Result<void> rlimit_mode(Call<uapi::IommuOption>& call);
-  Result<void> huge_pages(Call<uapi::IommuOption>& call);
+  Result<void> option_rlimit_mode(Task& task, uapi::IommuOption& cmd);
+  Result<void> option_huge_pages(uapi::IommuOption& cmd);
+  Result<Payer> payer(Task& task) const EXCLUDES(lock_);
   Result<void> vfio_ioas(Call<uapi::IommuVfioIoas>& call);
   // What is no number of iommufd's table is VFIO's, or nobody's (Enotty). `cmd` as the program passed it.
   Result<u64> vfio_ioctl(Task& task, u32 cmd, UserAddr arg) EXCLUDES(lock_);
@@ -189,7 +191,7 @@ class IommufdFile final : public File {
   struct Restore;
   Result<void> begin_restore_locked(u64 token, bool with_ioas, Restore& restore) REQUIRES(lock_);
   void cancel_restore_locked(const Restore& restore) REQUIRES(lock_);
-  Result<void> finish_restore_locked(Restore& restore) REQUIRES(lock_);
+  Result<void> finish_restore_locked(Task& task, const Payer& payer, Restore& restore) REQUIRES(lock_);
   // The IOAS that was rebuilt from the record with this number, or null.
   Ioas* rebuilt_ioas_locked(u32 recorded) const REQUIRES(lock_);
   void update_awaiting_locked(u32 recorded) REQUIRES(lock_);

@@ -65,6 +65,68 @@ TEST_P(IommufdLiveUpdateTest, OnlySealedPreservedFilesCanBePreserved) {
   unbind();
 }
 
+// What the record has no place for is refused, not lost.
+TEST_P(IommufdLiveUpdateTest, AnIoasWithAllowedRangesOrWithoutLargePagesIsNotPreserved) {
+  set_up();
+  w.preserve_memfd(m, kMemfd);
+  const UserAddr range = w.task.put(uapi::IommuIovaRange{.start = 0x1000, .last = 0x1fff});
+  uapi::IommuIoasAllowIovas allow{
+      .size = sizeof(allow), .ioas_id = ioas, .num_iovas = 1, .reserved = 0, .allowed_iovas = range.value};
+  ASSERT_TRUE(w.call(fd, uapi::kIommuIoasAllowIovas, allow));
+  EXPECT_EQ(error_of(w.preserve(fd, kContext)), Errno::Eopnotsupp);
+  EXPECT_NE(w.machine().lines.back().find("allowed ranges"), std::string::npos);
+  allow.num_iovas = 0;
+  ASSERT_TRUE(w.call(fd, uapi::kIommuIoasAllowIovas, allow)) << "the failed preserve left it immutable";
+  ASSERT_TRUE(w.preserve(fd, kContext));
+  allow.num_iovas = 1;
+  EXPECT_EQ(error_of(w.call(fd, uapi::kIommuIoasAllowIovas, allow)), Errno::Ebusy);
+  uapi::IommuOption option{.size = sizeof(option),
+                           .option_id = uapi::iommu_option::kHugePages,
+                           .op = uapi::iommu_option::kSet,
+                           .reserved = 0,
+                           .object_id = ioas,
+                           .val64 = 1};
+  EXPECT_EQ(error_of(w.call(fd, uapi::kIommuOption, option)), Errno::Ebusy);
+  option.option_id = uapi::iommu_option::kRlimitMode;
+  option.object_id = 0;
+  EXPECT_EQ(error_of(w.call(fd, uapi::kIommuOption, option)), Errno::Ebusy);
+  uapi::IommuIoasCopy copy{.size = sizeof(copy),
+                           .flags = IommufdWorld::kRw,
+                           .dst_ioas_id = ioas,
+                           .src_ioas_id = ioas,
+                           .length = kPageSize,
+                           .dst_iova = 0,
+                           .src_iova = kBase};
+  EXPECT_EQ(error_of(w.call(fd, uapi::kIommuIoasCopy, copy)), Errno::Ebusy);
+  copy.dst_ioas_id = w.ioas(fd);
+  EXPECT_TRUE(w.call(fd, uapi::kIommuIoasCopy, copy)) << "reading a preserved one changes nothing";
+  uapi::IommuIoasChangeProcess change{.size = sizeof(change), .reserved = 0};
+  EXPECT_EQ(error_of(w.call(fd, uapi::kIommuIoasChangeProcess, change)), Errno::Ebusy);
+  w.unpreserve(fd, kContext);
+  unbind();
+}
+
+// A copy is recorded as what it leads to: the memfd and the place in it.
+TEST_P(IommufdLiveUpdateTest, CopiesCrossAnUpdateAsAreas) {
+  set_up();
+  uapi::IommuIoasCopy copy{.size = sizeof(copy),
+                           .flags = IommufdWorld::kRw | uapi::iommu_map::kFixedIova,
+                           .dst_ioas_id = ioas,
+                           .src_ioas_id = ioas,
+                           .length = 2 * kPageSize,
+                           .dst_iova = kBase + 32 * kMiB,
+                           .src_iova = kBase + 5 * kPageSize};
+  ASSERT_TRUE(w.call(fd, uapi::kIommuIoasCopy, copy));
+  preserve_all();
+  jump();
+  come_back();
+  const u64 before = w.task.own_process->pinned_pages();  // by the kernel that is gone
+  ASSERT_TRUE(w.adopt(fd, kHwpt));
+  EXPECT_EQ(w.reached(a0, kBase + 32 * kMiB + kPageSize), w.place(m, 6 * kPageSize));
+  EXPECT_EQ(w.task.own_process->pinned_pages() - before, (4 * kMiB + 2 * kPageSize) / kPageSize);
+  unbind();
+}
+
 TEST_P(IommufdLiveUpdateTest, PreservedMeansImmutableUntilUnpreserved) {
   set_up();
   const u32 second = *w.hwpt(fd, device->id(), ioas);

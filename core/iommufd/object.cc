@@ -36,6 +36,13 @@ Object* ObjectTable::find(u32 id) const {
   return id == 0 || id > slots_.size() ? nullptr : slots_[id - 1].object.get();
 }
 
+bool ObjectTable::empty() const {
+  for (const Slot& slot : slots_) {
+    if (slot.taken) return false;
+  }
+  return true;
+}
+
 Object* ObjectTable::next(u32 after) const {
   for (usize at = after; at < slots_.size(); ++at) {
     if (slots_[at].object) return slots_[at].object.get();

@@ -45,6 +45,8 @@ class ObjectTable {
   T* find_as(u32 id) const {
     return object_cast<T>(find(id));
   }
+  // No id is taken, not even by an object to come.
+  bool empty() const;
   // The object with the lowest id above `after`, or null: for loops that may change the table.
   Object* next(u32 after) const;
 

@@ -42,9 +42,18 @@ void IommufdFile::release_marked(Vec<PreservedHwpt>& marked) {
 Result<void> IommufdFile::collect_areas(const HwptPaging& hwpt, Vec<RecordedArea>& areas) const {
   if (Ioas* ioas = hwpt.ioas()) {
     TRY(ioas->check_preservable());
+    // The record has no place for either, and the next kernel's IOAS would be another one.
+    const Result<void> none = ioas->each_allowed([](IovaRange) -> Result<void> { return fail(Errno::Eopnotsupp); });
+    if (!none || !ioas->large_pages()) {
+      log(heap_.machine(), LogLevel::Error,
+          Line() << "iommufd: IOAS " << ioas->id() << " of HWPT " << hwpt.id()
+                 << (none ? " has large pages turned off" : " has allowed ranges")
+                 << ", which cannot be preserved; set it back first");
+      return fail(Errno::Eopnotsupp);
+    }
     const auto take = [&](const Area& area) {
-      const Piece& piece = area.source.pieces[0];
-      return areas.push_back({area.iova, area.length, area.access, piece.memory, piece.offset});
+      return areas.push_back(
+          {area.iova, area.length, area.access, Ref<SharedMemory>(area.pages->memory()), area.source()});
     };
     return ioas->each_area(take);
   }

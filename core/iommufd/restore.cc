@@ -129,7 +129,7 @@ void IommufdFile::cancel_restore_locked(const Restore& restore) {
   if (incoming_) incoming_->reclaimed[restore.index] = Incoming::Reclaim::No;
 }
 
-Result<void> IommufdFile::finish_restore_locked(Restore& restore) {
+Result<void> IommufdFile::finish_restore_locked(Task& task, const Payer& payer, Restore& restore) {
   // Its session may have been finished meanwhile, if what was to be reclaimed is lost.
   if (!incoming_) return fail(Errno::Enotty);
   const abi::IommufdHwptRecord& record = incoming_->record.hwpts()[restore.index];
@@ -144,7 +144,7 @@ Result<void> IommufdFile::finish_restore_locked(Restore& restore) {
   if (Ioas* ioas = restore.ioas.get()) {
     hwpt = TRY(heap_.make_ref<HwptPaging>(heap_, restore.ioas, domain, false));
     if (restore.new_ioas_id != 0) {
-      TRY(ioas->take_areas(areas.span()));
+      TRY(ioas->take_areas(areas.span(), payer));
       ioas->rebuilt = true;
       ioas->recorded_number = record.ioas;
     }
@@ -166,7 +166,7 @@ Result<void> IommufdFile::finish_restore_locked(Restore& restore) {
     if (Device* device = object_cast<Device>(o)) TRY(link_attached_locked(*device, *hwpt));
   }
   // Last, since there is no way back from it.
-  if (restore.ioas) TRY(restore.ioas->adopt_domain(*hwpt));
+  if (restore.ioas) TRY(restore.ioas->adopt_domain(task, *hwpt));
   unlink.dismiss();
   unreclaim.dismiss();
   if (restore.new_ioas_id != 0) objects_.finalize(restore.new_ioas_id, Ref<Object>(restore.ioas));
@@ -179,6 +179,7 @@ Result<void> IommufdFile::finish_restore_locked(Restore& restore) {
 Result<void> IommufdFile::hwpt_restore(Call<uapi::IommuHwptRestore>& call) {
   uapi::IommuHwptRestore& cmd = call.cmd;
   if ((cmd.flags & ~uapi::iommu_hwpt_restore::kKnown) != 0) return fail(Errno::Eopnotsupp);
+  const Payer charged = TRY(payer(call.task));
   Restore restore;  // an IOAS that came to nothing goes with no lock held
   {
     MutexGuard guard(lock_);
@@ -190,7 +191,7 @@ Result<void> IommufdFile::hwpt_restore(Call<uapi::IommuHwptRestore>& call) {
   // The answer first: once a domain is adopted nothing is left that could fail.
   const Result<void> answered = call.respond();
   MutexGuard guard(lock_);
-  const Result<void> restored = answered ? finish_restore_locked(restore) : answered;
+  const Result<void> restored = answered ? finish_restore_locked(call.task, charged, restore) : answered;
   if (!restored) cancel_restore_locked(restore);
   return restored;
 }

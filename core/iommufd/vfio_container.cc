@@ -1,5 +1,4 @@
-// The ioctls of VFIO's container on a context (uapi §2.13). Type 1 in its first version may cut what it mapped, which
-// tables of single pages allow.
+// The ioctls of VFIO's container on a context (uapi §2.13). Type 1 in its first version may cut what it mapped.
 #include "core/base/scope_guard.h"
 #include "core/iommufd/iommufd.h"
 #include "core/iommufd/vfio_info.h"
@@ -51,6 +50,7 @@ Result<u64> IommufdFile::vfio_check_extension(u64 extension) const {
 Result<void> IommufdFile::vfio_set_iommu(u64 type) {
   if (type != uapi::vfio_extension::kType1 && type != uapi::vfio_extension::kType1v2) return fail(Errno::Einval);
   const Ref<Ioas> ioas = TRY(compat_ioas());
+  // What the first version of type 1 mapped may be cut anywhere.
   return type == uapi::vfio_extension::kType1 ? ioas->set_large_pages(false) : Result<void>();
 }
 

@@ -45,6 +45,11 @@ inline constexpr u32 kNestParent = 1, kDirtyTracking = 2, kFaultIdValid = 4, kAl
 inline constexpr u32 kKnownPaging = 15;
 }  // namespace iommu_hwpt
 
+namespace iommu_dirty {
+inline constexpr u32 kEnable = 1;   // HWPT_SET_DIRTY_TRACKING
+inline constexpr u32 kNoClear = 1;  // HWPT_GET_DIRTY_BITMAP
+}  // namespace iommu_dirty
+
 namespace iommu_option {
 inline constexpr u32 kRlimitMode = 0, kHugePages = 1;
 inline constexpr u16 kSet = 0, kGet = 1;

@@ -14,7 +14,13 @@ namespace perdure::test {
 // The process of a FakeTask, which may outlive it: Efault then.
 class FakeProcess final : public Process {
  public:
-  explicit FakeProcess(Task& task) : task_(&task) {}
+  static Ref<FakeProcess> create(Task& task) {
+    auto* made = ::new FakeProcess(task);
+    // An abandoned kernel's references are never given back: that is no leak to report.
+    static auto& all = *new std::vector<FakeProcess*>;
+    all.push_back(made);
+    return Ref<FakeProcess>::adopt(made);
+  }
   void end() { task_ = nullptr; }
   Result<void> resolve(Task&, UserAddr at, u64 length, Access access,
                        FunctionRef<Result<void>(Ref<SharedMemory>, u64, u64)> piece) override {
@@ -31,6 +37,7 @@ class FakeProcess final : public Process {
   u64 limit = ~u64{0};
 
  private:
+  explicit FakeProcess(Task& task) : task_(&task) {}
   void dispose() override { ::delete this; }
   Task* task_;
 };
@@ -154,7 +161,7 @@ class FakeTask : public Task {
   usize fd_limit = 64;
   std::function<void()> before_copy_out;  // once: what another thread does while a call writes its answer
   Creds credentials;
-  Ref<FakeProcess> own_process = Ref<FakeProcess>::adopt(new FakeProcess(*this));
+  Ref<FakeProcess> own_process = FakeProcess::create(*this);
 
  private:
   struct Private {
