@@ -201,7 +201,7 @@ TEST_F(Traced, LoadsAndStoresOfEachWidth) {
     if (at<u32>(base, 4) != 0x44556677 || at<u8>(base, 8) != 0xFF || at<u16>(base, 2) != 0x2233) return 1;
     if (at<u64>(base, Device::kCounter) != 1 || at<u32>(base, Device::kCounter) != 2) return 2;
     at<u32>(base, Device::kClearing) = 0;
-    at<u64>(base, 0x30) |= 0xF0;
+    at<u64>(base, 0x30) = at<u64>(base, 0x30) | 0xF0;
     return at<u64>(base, 0x30) == 0xF0 ? 0 : 3;
   });
   EXPECT_EQ(status, 0);
