@@ -135,7 +135,7 @@ TEST_F(SriovBoardTest, PlacesThatCannotBeAreRefused) {
     DeviceConfig neighbour;
     neighbour.bdf = other;
     config.devices.push_back(neighbour);
-    EXPECT_THROW(Board board(config), std::runtime_error);
+    EXPECT_THROW(Board refused_board(config), std::runtime_error);
   };
   refused(8, Bdf(0, 8, 0), Bdf(0, 9, 0));
   refused(1, Bdf(0, 8, 1), Bdf(0, 8, 0));
