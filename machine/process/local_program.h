@@ -16,7 +16,7 @@ class LocalProgram : public host::HostCalls, private Task {
       : kernel_(kernel),
         machine_(machine),
         board_(board),
-        process_(Ref<TaskProcess>::adopt(new TaskProcess(machine.host_objects(), *this, 0))) {}
+        process_(Ref<TaskProcess>::adopt(::new TaskProcess(machine.host_objects(), *this, 0))) {}
   ~LocalProgram() override;
 
   // The kernel was replaced: nothing is closed.

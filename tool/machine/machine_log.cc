@@ -25,7 +25,7 @@ std::string now_text() {
   char date[32];
   const usize n = strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &parts);
   char millis[16];
-  std::snprintf(millis, sizeof millis, ".%03ldZ", now.tv_nsec / 1'000'000);
+  std::snprintf(millis, sizeof millis, ".%03uZ", static_cast<unsigned>(now.tv_nsec / 1'000'000) % 1000);
   return std::string(date, n) + millis;
 }
 

@@ -194,7 +194,7 @@ class Run {
     control_.reset();
     if (directory_.empty()) return;
     try {
-      control_.emplace(directory_);
+      control_ = std::make_unique<Control>(directory_);
     } catch (const MachineError&) {
     }
   }
@@ -244,7 +244,7 @@ class Run {
   const RunOptions& options_;
   std::string socket_;
   std::filesystem::path directory_;  // of a machine that is named
-  std::optional<Control> control_;
+  std::unique_ptr<Control> control_;
   std::unique_ptr<OwnMachine> own_;
   std::optional<Signals> signals_;
 };
