@@ -131,7 +131,7 @@ PROBE_CASE(registers) {
   d.at<uint32_t>(kRing + 0x28) = 0x1234;
   d.at<uint32_t>(kRing + 0x2c) = 0x5678;
   EXPECT(d.at<>(kRing + 0x28) == 0x5678'0000'1234);
-  d.at<>(kRing + 0x28) += 2;
+  d.at<>(kRing + 0x28) = d.at<>(kRing + 0x28) + 2;
   EXPECT(d.at<>(kRing + 0x28) == 0x5678'0000'1236);
 
   const int memory = memfd_create("memory", MFD_CLOEXEC);

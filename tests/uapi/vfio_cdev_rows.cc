@@ -93,7 +93,7 @@ UAPI_TEST("3.3 BIND", AsLongAsTheMandatoryPart) {
   auto* const at = memory.at(memory.size() - 16);
   std::memcpy(at, &call, 16);
   CHECK_OK(t.ioctl_at(device, kVfioDeviceBindIommufd, at));
-  std::memcpy(&call, at, 16);
+  std::memcpy(static_cast<void*>(&call), at, 16);
   CHECK(call.out_devid != 0);
 }
 
