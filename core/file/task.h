@@ -40,6 +40,14 @@ class Task {
   virtual Result<void> resolve(UserAddr at, u64 length, Access access,
                                FunctionRef<Result<void>(Ref<SharedMemory> memory, u64 offset, u64 length)> piece) = 0;
 
+  // Which of our own files is mapped over [at, at + length): registers, which resolve() never finds. Efault: none, or not
+  // as `access` wants.
+  struct OwnMapping {
+    Ref<File> file;
+    u64 offset = 0;
+  };
+  virtual Result<OwnMapping> own_mapping(UserAddr /*at*/, u64 /*length*/, Access) { return fail(Errno::Efault); }
+
   // The open file behind a descriptor number. Host memfds and eventfds come wrapped as SharedMemory and
   // EventFd, always the same object for the same memfd or eventfd. Ebadf.
   virtual Result<Ref<File>> file(s32 fd) = 0;

@@ -5,10 +5,15 @@
 
 namespace perdure::iommufd {
 
+// Taken up and pinned, but not for devices: VFIO's container may be asked for that.
+inline constexpr Access kNoAccess = static_cast<Access>(0);
+
 struct Area {
   Area(Iova at, u64 bytes, Access allowed, Ref<Pages> of, u64 from)
       : iova(at), length(bytes), access(allowed), pages(std::move(of)), offset(from) {}
   Iova last() const { return iova + (length - 1); }
+  // How much of it page tables hold.
+  u64 translated() const { return access == kNoAccess ? 0 : length; }
   // Of its first byte in the file, or in the process.
   u64 source() const { return pages->start() + offset; }
 

@@ -52,13 +52,15 @@ Result<void> Ioas::runs_locked(const Area& area, Vec<Run>& runs) const {
     return {};
   };
   TRY(area.pages->each_piece(area.offset, area.length, [&](const Pages::Piece& piece) {
-    return piece.memory->extents(piece.offset, piece.length, take);
+    return piece.memory ? piece.memory->extents(piece.offset, piece.length, take)
+                        : take({piece.offset, Phys(piece.offset), piece.length});
   }));
   PERDURE_ASSERT(done == area.length);
   return {};
 }
 
 Result<void> Ioas::fill_locked(PagingDomain& domain, Area& area, std::span<const Run> runs) {
+  if (area.translated() == 0) return {};
   u64 done = 0;
   for (const Run& run : runs) {
     const u64 step = large_pages_ ? run.length : kPageSize;
@@ -100,7 +102,7 @@ void Ioas::leave_locked(Area& area) {
   for (HwptPaging& hwpt : domains_) {
     // Less than was mapped: an adopted table is damaged, and what it still leads to nobody knows.
     const Result<u64> bytes = hwpt.domain().unmap(area.iova, area.length);
-    if (!bytes || *bytes != area.length) area.lost = true;
+    if (!bytes || *bytes != area.translated()) area.lost = true;
   }
   areas_.remove(area);
   unpin_locked(area);
@@ -239,7 +241,8 @@ bool Ioas::equal_locked(const RecordedArea& recorded) const {
     const u64 until = std::min(area->last().value, end);
     const auto same = [&](const Pages::Piece& piece) -> Result<void> {
       const u64 want = recorded.offset + (at - recorded.iova.value);
-      if (piece.memory->id() != recorded.memory->id() || piece.offset != want) return fail(Errno::Einval);
+      if (!piece.memory || piece.memory->id() != recorded.memory->id() || piece.offset != want)
+        return fail(Errno::Einval);
       at += piece.length;
       return {};
     };

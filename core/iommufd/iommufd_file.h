@@ -62,6 +62,8 @@ class IommufdFile final : public File {
   [[nodiscard]] Ref<Object> drop_compat_ioas() EXCLUDES(lock_);
   // Maps what the program has at `from`, at `fixed` or where it fits. The errors of MAP from "va+length" on.
   Result<Iova> map_user(Task& task, Ioas& ioas, u64 from, u64 length, const Iova* fixed, Access access);
+  // Registers of a device for others, as VFIO's own container allows it. The errors of MAP from "length" on.
+  Result<void> map_registers(Task& task, Ioas& ioas, Phys base, u64 length, Iova at, Access access);
   // A device of the group is bound to this context.
   bool owns(const Group& group) const EXCLUDES(lock_);
 

@@ -27,6 +27,15 @@ Pages::Pages(Heap& heap, u64 start, u64 length, bool writable, Payer payer)
       payer_(std::move(payer)),
       segments_(heap) {}
 
+Pages::Pages(Heap& heap, Phys registers, u64 length, bool writable)
+    : heap_(heap),
+      kind_(Kind::Registers),
+      start_(registers.value),
+      length_(length),
+      writable_(writable),
+      seals_(0),
+      segments_(heap) {}
+
 // What is pinned still was lost to hardware: its memory keeps its addresses for good, but nobody pays for it any more.
 Pages::~Pages() {
   MutexGuard guard(lock_);
@@ -95,6 +104,7 @@ Result<void> Pages::resolve_locked(Task& via, u64 first, u64 length, Vec<Segment
 }
 
 Result<void> Pages::pin(Task& via, u64 first, u64 length) {
+  if (kind_ == Kind::Registers) return {};
   const u64 end = first + length;
   Vec<Segment> fresh(heap_);
   MutexGuard guard(lock_);
@@ -142,6 +152,7 @@ Result<void> Pages::pin(Task& via, u64 first, u64 length) {
 
 // The last reference to a memory may go here, under locks that rank below its own (shared_memory.h).
 void Pages::unpin(u64 first, u64 length) {
+  if (kind_ == Kind::Registers) return;
   const u64 end = first + length;
   MutexGuard guard(lock_);
   const usize from = index_locked(first);
@@ -169,6 +180,7 @@ void Pages::unpin(u64 first, u64 length) {
 }
 
 Result<void> Pages::each_piece(u64 first, u64 length, FunctionRef<Result<void>(const Piece&)> visit) const {
+  if (kind_ == Kind::Registers) return visit({nullptr, start_ + first, length});
   if (kind_ == Kind::File) {
     if (!memory_) return fail(Errno::Einval);
     return visit({memory_, start_ + first, length});

@@ -9,12 +9,14 @@ namespace perdure::iommufd {
 
 class Pages final : public RefCounted {
  public:
-  enum class Kind : u8 { File, User };
+  enum class Kind : u8 { File, User, Registers };
   // Of a file, from `start` on. `memory` null: of a file that cannot be pinned (Einval when it has to be).
   // `seals`: those it had before it was mapped (R59).
   Pages(Heap& heap, Ref<SharedMemory> memory, u32 seals, u64 start, u64 length, bool writable, Payer payer);
   // What the payer's process has at `start` at the time of pinning.
   Pages(Heap& heap, u64 start, u64 length, bool writable, Payer payer);
+  // Registers of a device, which nobody has to keep or pay for.
+  Pages(Heap& heap, Phys registers, u64 length, bool writable);
   ~Pages() override;
 
   Kind kind() const { return kind_; }
@@ -33,7 +35,7 @@ class Pages final : public RefCounted {
   Result<void> cut(u64 at) EXCLUDES(lock_);
   // The stretches of memory behind a range that is pinned, in order; of a file's range also if it is not.
   struct Piece {
-    Ref<SharedMemory> memory;
+    Ref<SharedMemory> memory;  // null: registers, at the address `offset`
     u64 offset = 0;
     u64 length = 0;
   };

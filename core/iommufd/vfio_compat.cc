@@ -51,6 +51,13 @@ Ref<Object> IommufdFile::drop_compat_ioas() {
   return ioas ? objects_.remove(ioas->id()) : Ref<Object>();
 }
 
+Result<void> IommufdFile::map_registers(Task& task, Ioas& ioas, Phys base, u64 length, Iova at, Access access) {
+  Ref<Pages> pages = TRY(heap_.make_ref<Pages>(heap_, base, length, includes(access, Access::Write)));
+  const Ioas::Slice slice{std::move(pages), 0, length};
+  TRY(ioas.map(task, {&slice, 1}, &at, access));
+  return {};
+}
+
 bool IommufdFile::owns(const Group& group) const {
   MutexGuard guard(lock_);
   for (Object* o = objects_.next(0); o; o = objects_.next(o->id())) {

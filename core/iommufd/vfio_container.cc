@@ -61,7 +61,8 @@ Result<void> IommufdFile::vfio_map(Task& task, UserAddr arg) {
   const Ref<Ioas> ioas = TRY(compat_ioas());
   const Access access = (cmd.flags & kBoth) == kBoth                     ? Access::ReadWrite
                         : (cmd.flags & uapi::vfio_iommu::kMapWrite) != 0 ? Access::Write
-                                                                         : Access::Read;
+                        : (cmd.flags & uapi::vfio_iommu::kMapRead) != 0  ? Access::Read
+                                                                         : kNoAccess;
   const Iova fixed(cmd.iova);
   TRY(map_user(task, *ioas, cmd.vaddr, cmd.size, &fixed, access));
   return {};
@@ -89,12 +90,16 @@ Result<void> IommufdFile::vfio_unmap(Task& task, UserAddr arg) {
       }
     }
     const Result<u64> done = ioas->unmap(Iova(first), Iova(last), removed);
-    if (done) unmapped = *done;
-    // Nothing there is no failure to VFIO.
-    if (!done && done.error() != Errno::Enoent) return fail(done.error());
-    return {};
+    if (done) return {};
+    // Nothing there is no failure to VFIO; what would have to be cut is.
+    if (done.error() != Errno::Enoent) return fail(done.error());
+    return ioas->each_area([&](const Area& area) -> Result<void> {
+      const bool inside = area.last().value >= first && area.iova.value <= last;
+      return inside ? Result<void>(fail(Errno::Enoent)) : Result<void>();
+    });
   };
   const Result<void> result = unmap();
+  for (const Area& area : removed) unmapped += area.length;
   Ioas::release_areas(heap_, removed);
   cmd.size = unmapped;
   TRY(task.copy_out(arg, cmd));

@@ -389,6 +389,33 @@ Result<void> Function::reset() {
   return restore(saved);
 }
 
+Result<void> Function::wait_vpd(u16 capability, bool flag) const {
+  const u16 at = static_cast<u16>(capability + VitalProductData::kAddress);
+  for (unsigned ms = 0; ((read16(at) & VitalProductData::kFlag) != 0) != flag; ++ms) {
+    if (ms == 125) return fail(Errno::Etimedout);
+    wait_ns(config_.machine(), kMillisecond);
+  }
+  return {};
+}
+
+Result<u32> Function::vpd_read(u16 address) {
+  const u16 vpd = find(CapabilityId::VitalProductData);
+  if (vpd == 0) return fail(Errno::Eopnotsupp);
+  if (address % 4 != 0 || (address & VitalProductData::kFlag) != 0) return fail(Errno::Einval);
+  write16(static_cast<u16>(vpd + VitalProductData::kAddress), address);
+  TRY(wait_vpd(vpd, true));
+  return read32(static_cast<u16>(vpd + VitalProductData::kData));
+}
+
+Result<void> Function::vpd_write(u16 address, u32 data) {
+  const u16 vpd = find(CapabilityId::VitalProductData);
+  if (vpd == 0) return fail(Errno::Eopnotsupp);
+  if (address % 4 != 0 || (address & VitalProductData::kFlag) != 0) return fail(Errno::Einval);
+  write32(static_cast<u16>(vpd + VitalProductData::kData), data);
+  write16(static_cast<u16>(vpd + VitalProductData::kAddress), static_cast<u16>(address | VitalProductData::kFlag));
+  return wait_vpd(vpd, false);
+}
+
 void Function::reset_secondary() {
   PERDURE_ASSERT(is_bridge());
   config_.update16(source_, reg::kBridgeControl, 0, BridgeControl::kSecondaryReset);

@@ -158,6 +158,10 @@ class Function : public HeapObject {
   // Of a bridge: resets everything below it.
   void reset_secondary();
 
+  // --- vital product data: four bytes at a multiple of 4. Eopnotsupp: it has none; Einval; Etimedout (125 ms) ------
+  Result<u32> vpd_read(u16 address);
+  Result<void> vpd_write(u16 address, u32 data);
+
   // --- interrupts ----------------------------------------------------------------------------------------
   unsigned msi_vectors() const;   // 0: no MSI
   unsigned msix_vectors() const;  // 0: no MSI-X, or its table does not lie in a BAR
@@ -175,6 +179,7 @@ class Function : public HeapObject {
  private:
   friend class Bus;
   bool set_command(u16 bits, bool on);
+  Result<void> wait_vpd(u16 capability, bool flag) const;
   u16 express_at(u16 offset) const;  // of a register of version 2 of the capability; 0: there is none
   void count_inherited();
   bool shadowed(u16 offset) const { return physical_ && offset < reg::kBars + 4 * kBars && offset != reg::kClass; }

@@ -64,6 +64,7 @@ struct BarBits {
 
 enum class CapabilityId : u8 {
   PowerManagement = 0x01,
+  VitalProductData = 0x03,
   Msi = 0x05,
   PciExpress = 0x10,
   Msix = 0x11,
@@ -93,6 +94,12 @@ struct Msix {
   static constexpr u32 kVectorMasked = 1;
 };
 
+struct VitalProductData {
+  static constexpr u16 kAddress = 2;
+  static constexpr u16 kData = 4;
+  // Of the address: written 0 to read, 1 to write; flips when that is done.
+  static constexpr u16 kFlag = 1 << 15;
+};
 struct PciExpress {
   static constexpr u16 kFlags = 2;
   static constexpr u16 kDeviceCapabilities = 4;

@@ -25,6 +25,7 @@ constexpr u16 kPowerState = 3;
 constexpr u16 capability_bytes(u8 id, u16 express_flags) {
   switch (id) {
     case 0x01: return 8;   // power management
+    case 0x02: return 20;  // AGP
     case 0x03: return 8;   // vital product data
     case 0x05: return 24;  // MSI, as long as it gets
     case 0x07: return 8;   // PCI-X
@@ -80,6 +81,7 @@ void ConfigView::find_capabilities() {
         if (!msi_wide_) bytes = 12;
         owner = Owner::Msi;
         break;
+      case CapabilityId::VitalProductData: owner = Owner::Vpd; break;
       case CapabilityId::PciExpress: owner = Owner::Express; break;
       case CapabilityId::AdvancedFeatures:
         advanced_ = at;
@@ -138,7 +140,8 @@ void ConfigView::begin(bool pin) {
   std::fill(std::begin(owner_), std::end(owner_), Owner::Raw);
   std::fill(std::begin(next_), std::end(next_), kNoHeader);
   express_ = function_.find(CapabilityId::PciExpress);
-  power_ = advanced_ = msi_ = 0;
+  power_ = advanced_ = msi_ = vpd_address_ = 0;
+  vpd_data_ = 0;
   first_capability_ = 0;
   first_extended_hidden_ = false;
   msi_active_ = false;
@@ -237,6 +240,10 @@ u32 ConfigView::read_dword(unsigned dword) {
       if (at == start) value &= ~(u32{0xf800} << 16);  // states that events come from
       if (at == start + 4) value &= ~u32{kPowerManagementEvents};
       break;
+    case Owner::Vpd:
+      if (at == start) value = (value & 0xffff) | u32{vpd_address_} << 16;
+      if (at == start + pci::VitalProductData::kData) value = vpd_data_;
+      break;
     case Owner::Express:
       if (at == start + pci::PciExpress::kDeviceControl) {
         value &= ~u32{pci::PciExpress::kStartReset} & ~u32{kPayloadAndRequestSizes};
@@ -307,6 +314,7 @@ ConfigView::Effect ConfigView::write_dword(unsigned dword, u32 value, u32 mask) 
     case Owner::ReadOnly: break;
     case Owner::Header: write_header(dword, value, mask); break;
     case Owner::Power: write_power(start, at == start + 4 ? value : 0, at == start + 4 ? mask : 0); break;
+    case Owner::Vpd: write_vpd(at - start, value, mask); break;
     case Owner::Express: return write_express(start, at - start, value, mask);
     case Owner::Advanced:
       if (at == start + pci::AdvancedFeatures::kControl && (value & mask & 1) != 0 && function_.can_reset()) {
@@ -377,6 +385,25 @@ ConfigView::Effect ConfigView::write_express(u16 start, unsigned offset, u32 val
     function_.write16(at, static_cast<u16>((wanted & ~kAriForwarding) | (hardware & kAriForwarding)));
   }
   return Effect::None;
+}
+
+// The program's registers are kept here; what it asks for is done on the device when it writes the byte with the flag.
+// One that does not answer leaves the flag as it is, as a device would.
+void ConfigView::write_vpd(unsigned offset, u32 value, u32 mask) {
+  if (offset == pci::VitalProductData::kData) vpd_data_ = (vpd_data_ & ~mask) | (value & mask);
+  if (offset != 0 || mask >> 16 == 0) return;
+  const u32 lanes = mask >> 16;
+  vpd_address_ = static_cast<u16>((vpd_address_ & ~lanes) | (value >> 16 & lanes));
+  if ((lanes & pci::VitalProductData::kFlag) == 0) return;
+  const u16 address = vpd_address_ & ~pci::VitalProductData::kFlag;
+  if ((vpd_address_ & pci::VitalProductData::kFlag) != 0) {
+    if (!function_.vpd_write(address, vpd_data_)) return;
+  } else {
+    const Result<u32> data = function_.vpd_read(address);
+    if (!data) return;
+    vpd_data_ = *data;
+  }
+  vpd_address_ ^= pci::VitalProductData::kFlag;
 }
 
 // The power state is the device's; what it loses on the way back from D3hot is given to it again.

@@ -41,7 +41,7 @@ class ConfigView {
   bool memory_enabled() const;  // BARs answer: decoding is on and the device is not in D3hot
 
  private:
-  enum class Owner : u8 { Raw, ReadOnly, Header, Power, Express, Advanced, Msi, ErrorReporting };
+  enum class Owner : u8 { Raw, ReadOnly, Header, Power, Vpd, Express, Advanced, Msi, ErrorReporting };
   static constexpr unsigned kDwords = kExpressBytes / 4;
 
   void claim(u16 start, u16 bytes, Owner owner);
@@ -53,6 +53,7 @@ class ConfigView {
   void write_header(unsigned dword, u32 value, u32 mask);
   void write_bar(unsigned bar, u32 value, u32 mask);
   Effect write_express(u16 start, unsigned offset, u32 value, u32 mask);
+  void write_vpd(unsigned offset, u32 value, u32 mask);
   void write_power(u16 start, u32 value, u32 mask);
   void write_msi(unsigned offset, u32 value, u32 mask);
   // To the device, only the bytes that `mask` covers, in naturally aligned pieces.
@@ -66,6 +67,8 @@ class ConfigView {
   u8 msi_log2_ = 0;  // of the enabled vectors
   bool msi_active_ = false;
   u16 msi_control_ = 0;
+  u16 vpd_address_ = 0;
+  u32 vpd_data_ = 0;
   u32 msi_words_[3] = {};   // address, upper address, data
   u16 device_control_ = 0;  // payload and read request sizes
   VirtualState state_;

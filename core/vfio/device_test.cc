@@ -223,6 +223,28 @@ TEST_F(DeviceTest, SleepUntilItIsWoken) {
   fd = w.open_device();
 }
 
+// --- vital product data ---------------------------------------------------------------------------------------------
+
+TEST_F(DeviceTest, VitalProductDataGoesThroughTheKernel) {
+  w.hw_a.has_vpd = true;
+  w.hw_a.power_on();
+  w.hw_a.vpd[2] = 0x12345678;
+  bind();
+  w.hw_a.writes.clear();
+  w.config_write<u8>(fd, 0xe2, 8);
+  EXPECT_TRUE(w.hw_a.writes.empty()) << "half an address asks for nothing";
+  w.config_write<u16>(fd, 0xe2, 8);
+  EXPECT_EQ(w.config_read<u16>(fd, 0xe2), 0x8008u) << "done";
+  EXPECT_EQ(w.config_read<u32>(fd, 0xe4), 0x12345678u);
+  w.config_write<u32>(fd, 0xe4, 0xcafe);
+  EXPECT_EQ(w.hw_a.vpd[3], 0u);
+  w.config_write<u16>(fd, 0xe2, 0x800c);
+  EXPECT_EQ(w.config_read<u16>(fd, 0xe2), 0x000cu) << "done";
+  EXPECT_EQ(w.hw_a.vpd[3], 0xcafeu);
+  w.config_write<u16>(fd, 0xe2, 6);
+  EXPECT_EQ(w.config_read<u16>(fd, 0xe2), 0x0006u) << "never done: not a multiple of 4";
+}
+
 // --- doorbells
 // --------------------------------------------------------------------------------------------------------
 

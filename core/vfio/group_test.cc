@@ -400,6 +400,72 @@ TEST_P(GroupTest, AQuarantinedDeviceIsNotTakenThroughItsGroup) {
   EXPECT_EQ(w.iommu.group(a0).ownership(), Ownership::Quarantined);
 }
 
+TEST_P(GroupTest, AContextsContainerMapsForNobody) {
+  if (GetParam() == Mode::Type1) return;
+  set_up();
+  const s32 fd = *w.device_fd(group, kName);
+  const auto m = w.memfd(kMiB);
+  w.task.map_shared(UserAddr(kVa), kMiB, m.memory, 0);
+  ASSERT_TRUE(w.map_dma(box, kVa, kBase, 4 * kPageSize, 0));
+  EXPECT_EQ(w.reached(a0, kBase), "");
+  EXPECT_EQ(error_of(w.map_dma(box, kVa, kBase, kPageSize)), Errno::Eexist);
+  EXPECT_EQ(*w.unmap_dma(box, kBase, 4 * kPageSize), 4 * kPageSize);
+  ASSERT_TRUE(w.map_dma(box, kVa, kBase, kPageSize));
+  w.task.close(fd);
+}
+
+TEST_P(GroupTest, AContextsContainerCutsInItsFirstVersionOnly) {
+  if (GetParam() == Mode::Type1) return;
+  for (const u64 type : {1, 3}) {
+    group = w.open_group();
+    box = container();
+    ASSERT_TRUE(w.set_container(group, box));
+    ASSERT_TRUE(w.set_iommu(box, type));
+    const s32 fd = *w.device_fd(group, kName);
+    const auto m = w.memfd(kMiB);
+    w.task.map_shared(UserAddr(kVa), kMiB, m.memory, 0);
+    ASSERT_TRUE(w.map_dma(box, kVa, kBase, 8 * kPageSize));
+    u64 told = 77;
+    const Result<u64> hole = w.unmap_dma(box, kBase + 2 * kPageSize, 3 * kPageSize, 0, &told);
+    if (type == 1) {
+      ASSERT_TRUE(hole);
+      EXPECT_EQ(*hole, 3 * kPageSize);
+      EXPECT_EQ(w.reached(a0, kBase + kPageSize), w.place(m, kPageSize));
+      EXPECT_EQ(w.reached(a0, kBase + 2 * kPageSize), "");
+      EXPECT_EQ(w.reached(a0, kBase + 4 * kPageSize), "");
+      EXPECT_EQ(w.reached(a0, kBase + 5 * kPageSize), w.place(m, 5 * kPageSize));
+    } else {
+      EXPECT_EQ(error_of(hole), Errno::Enoent);
+      EXPECT_EQ(told, 0u) << "written on failure, too";
+      EXPECT_EQ(w.reached(a0, kBase + 2 * kPageSize), w.place(m, 2 * kPageSize));
+    }
+    EXPECT_TRUE(w.unmap_dma(box, 0, 0, 2));
+    w.task.close(fd);
+    w.task.close(group);
+  }
+}
+
+// A program's task that has one of our own files mapped.
+TEST_P(GroupTest, RegistersAreMappedByVfiosOwnContainerOnly) {
+  set_up();
+  const s32 fd = *w.device_fd(group, kName);
+  w.task.map_own(UserAddr(kVa), 0x10000, w.task.files.at(fd), w.region(0));
+  if (GetParam() != Mode::Type1) {
+    EXPECT_EQ(error_of(w.map_dma(box, kVa, kBase, kPageSize)), Errno::Efault);
+    return;
+  }
+  EXPECT_EQ(error_of(w.map_dma(box, kVa, kBase, 0x11000)), Errno::Efault) << "beyond the mapping";
+  ASSERT_TRUE(w.map_dma(box, kVa + 2 * kPageSize, kBase, 3 * kPageSize));
+  const Result<pt::Leaf> leaf = w.iommu.group(a0).domain()->leaf_at(Iova(kBase + kPageSize));
+  ASSERT_TRUE(leaf);
+  EXPECT_EQ(leaf->phys + (kBase + kPageSize - leaf->iova.value), Phys(w.hw_a.bar0 + 3 * kPageSize));
+  EXPECT_EQ(error_of(w.map_dma(box, kVa, kBase + kPageSize, kPageSize)), Errno::Eexist);
+  EXPECT_EQ(*w.unmap_dma(box, kBase, 3 * kPageSize), 3 * kPageSize);
+  EXPECT_EQ(w.reached(a0, kBase), "");
+  ASSERT_TRUE(w.map_dma(box, kVa, kBase, kPageSize));
+  w.task.close(fd);
+}
+
 // --- type 1 alone
 // -----------------------------------------------------------------------------------------------------
 

@@ -104,6 +104,7 @@ TEST_P(VfioLiveUpdateTest, NothingIsWrittenToADeviceAtWork) {
   w.jump_vfio(kContext);
 
   EXPECT_EQ(error_of(w.vfio->open(0)), Errno::Ebusy) << "it waits for its session";
+  EXPECT_EQ(error_of(w.vfio->open_group(w.group_id(a0))), Errno::Ebusy) << "nor is it for whoever has its group";
   EXPECT_TRUE(w.vfio->open(1));
   EXPECT_FALSE(w.can_finish_device(-1, kDevice, 0));
   fd = *w.retrieve_device(kDevice);
@@ -125,6 +126,7 @@ TEST_P(VfioLiveUpdateTest, NothingIsWrittenToADeviceAtWork) {
   dev_id = *w.bind_device(fd, iommufd);
   EXPECT_TRUE(w.can_finish_device(fd, kDevice, 1));
   EXPECT_EQ(error_of(w.vfio->open(0)), Errno::Ebusy) << "not before the session is finished";
+  EXPECT_EQ(error_of(w.vfio->open_group(w.group_id(a0))), Errno::Ebusy);
   EXPECT_EQ(w.reached(a0, kBase), reached);
   EXPECT_TRUE(w.hw_a.writes.empty()) << std::hex << w.hw_a.writes.front().offset;
   EXPECT_TRUE(w.hw_a.accesses.empty()) << w.hw_a.accesses.front();

@@ -130,6 +130,17 @@ usize Type1Container::lower_bound_locked(u64 iova) const {
   return static_cast<usize>(at - mappings_.begin());
 }
 
+Result<void> Type1Container::map_locked(Task& task, const uapi::VfioDmaMap& cmd, Access access) {
+  const Iova at(cmd.iova);
+  const Result<Iova> mapped = context_->map_user(task, *ioas_, cmd.vaddr, cmd.size, &at, access);
+  if (mapped) return {};
+  if (mapped.error() != Errno::Efault) return fail(mapped.error());
+  const Task::OwnMapping mapping = TRY(task.own_mapping(UserAddr(cmd.vaddr), cmd.size, access));
+  const Result<MapTarget> target = mapping.file->mmap(task, mapping.offset, cmd.size, access);
+  if (!target) return fail(Errno::Efault);
+  return context_->map_registers(task, *ioas_, target->base, cmd.size, at, access);
+}
+
 Result<void> Type1Container::map(Task& task, UserAddr arg) {
   const auto cmd = TRY(copy_in_argsz<uapi::VfioDmaMap>(task, arg, sizeof(uapi::VfioDmaMap)));
   constexpr u32 kBoth = uapi::vfio_iommu::kMapRead | uapi::vfio_iommu::kMapWrite;
@@ -146,8 +157,7 @@ Result<void> Type1Container::map(Task& task, UserAddr arg) {
   if (at < mappings_.size() && mappings_[at].iova <= last) return fail(Errno::Eexist);
   if (mappings_.size() >= kMostMappings) return fail(Errno::Enospc);
   TRY(mappings_.reserve(mappings_.size() + 1));
-  const Iova fixed(cmd.iova);
-  TRY(context_->map_user(task, *ioas_, cmd.vaddr, cmd.size, &fixed, access));
+  TRY(map_locked(task, cmd, access));
   return mappings_.insert_at(at, {cmd.iova, last});
 }
 

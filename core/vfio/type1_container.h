@@ -44,6 +44,8 @@ class Type1Container final : public File {
   Result<void> get_info(Task& task, UserAddr arg);
   Result<void> map(Task& task, UserAddr arg);
   Result<void> unmap(Task& task, UserAddr arg);
+  // Memory of the program or, as only this container allows, registers that it has mapped.
+  Result<void> map_locked(Task& task, const uapi::VfioDmaMap& cmd, Access access) REQUIRES(lock_);
   Result<void> attach_locked(Task& task, const Member& member) REQUIRES(lock_);
   [[nodiscard]] Ref<iommufd::Object> drop_iommu_locked() REQUIRES(lock_);
   // The first mapping that ends at or after `iova`.

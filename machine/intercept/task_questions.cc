@@ -23,6 +23,7 @@ Result<Reply> TaskQuestions::answer(wire::Message& question) {
     case Question::CopyOut: TRY(target_.write(head.a, question.payload)); return Reply{};
     case Question::Descriptor: return descriptor(static_cast<s32>(head.a));
     case Question::Resolve: return resolve(head.a, head.b, head.c);
+    case Question::OwnMapping: return own_mapping(head.a, head.c);
     case Question::MayInstall: TRY(target_.may_install()); return Reply{};
     case Question::Install: return install(question);
     default: return fail(Errno::Eproto);
@@ -73,6 +74,17 @@ Result<Reply> TaskQuestions::resolve(u64 at, u64 bytes, u64 access) const {
   TRY(target_.read<std::byte>(at));
   reply.c = static_cast<u64>(wire::Piece::Remote);
   reply.own = host::Descriptor(open(target_.proc("mem").c_str(), O_RDWR | O_CLOEXEC));
+  return reply;
+}
+
+Result<Reply> TaskQuestions::own_mapping(u64 at, u64 access) const {
+  const MappedArea area = TRY(area_at(target_, at));
+  const auto ours = registry_.find(area.file);
+  if (!ours || !((access & kWriteAccess) != 0 ? area.writable : area.readable)) return fail(Errno::Efault);
+  Reply reply;
+  reply.a = ours->handle;
+  reply.b = area.end - at;
+  reply.c = area.offset + (at - area.start);
   return reply;
 }
 

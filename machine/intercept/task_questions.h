@@ -19,6 +19,7 @@ class TaskQuestions final : public Questions {
   Result<wire::Reply> copy_in(u64 at, u64 bytes) const;
   Result<wire::Reply> descriptor(s32 fd) const;
   Result<wire::Reply> resolve(u64 at, u64 bytes, u64 access) const;
+  Result<wire::Reply> own_mapping(u64 at, u64 access) const;
   Result<wire::Reply> install(wire::Message& question);
 
   Listener& listener_;

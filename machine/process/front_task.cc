@@ -137,6 +137,17 @@ Result<void> FrontTask::resolve_of(FrontProcess& process, UserAddr at, u64 lengt
   return {};
 }
 
+Result<Task::OwnMapping> FrontTask::own_mapping(UserAddr at, u64 length, Access access) {
+  if (!value_.empty()) return fail(Errno::Efault);
+  const wire::Message m =
+      TRY(ask({.op = number(Question::OwnMapping), .a = at.value, .c = static_cast<u64>(access), .task = task_}));
+  if (m.head.b < length) return fail(Errno::Efault);
+  return OwnMapping {
+    TRY(front_.find(m.head.a))
+    , m.head.c
+  };
+}
+
 Result<Ref<File>> FrontTask::file(s32 fd) {
   if (fd < 0) return fail(Errno::Ebadf);
   wire::Message m = TRY(ask({.op = number(Question::Descriptor), .a = static_cast<u64>(fd), .task = task_}));

@@ -24,6 +24,7 @@ class FrontTask final : public Task {
   using Task::copy_out;
   Result<void> resolve(UserAddr at, u64 length, Access access,
                        FunctionRef<Result<void>(Ref<SharedMemory>, u64, u64)> piece) override;
+  Result<OwnMapping> own_mapping(UserAddr at, u64 length, Access access) override;
   Result<Ref<File>> file(s32 fd) override;
   Result<s32> reserve_fd() override;
   void install_fd(s32 fd, Ref<File> file) override;

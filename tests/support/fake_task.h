@@ -83,9 +83,15 @@ class FakeTask : public Task {
     shared_[at.value] = {length, std::move(memory), offset, writable};
   }
 
+  // The same of one of our own files, which resolve() does not find.
+  void map_own(UserAddr at, u64 length, Ref<File> file, u64 offset) {
+    own_[at.value] = {length, std::move(file), offset};
+  }
+
   // The end of the program: mappings, then descriptors.
   void exit() {
     shared_.clear();
+    own_.clear();
     files.clear();
   }
 
@@ -119,6 +125,15 @@ class FakeTask : public Task {
       done += part;
     }
     return {};
+  }
+
+  Result<OwnMapping> own_mapping(UserAddr at, u64 length, Access) override {
+    auto it = own_.upper_bound(at.value);
+    if (it == own_.begin()) return fail(Errno::Efault);
+    --it;
+    const u64 into = at.value - it->first;
+    if (into >= it->second.length || length > it->second.length - into) return fail(Errno::Efault);
+    return OwnMapping{it->second.file, it->second.offset + into};
   }
 
   // --- descriptors ----------------------------------------------------------------------------------------------
@@ -185,6 +200,12 @@ class FakeTask : public Task {
   }
   std::map<u64, Private> private_;
   std::map<u64, Shared> shared_;
+  struct Own {
+    u64 length = 0;
+    Ref<File> file;
+    u64 offset = 0;
+  };
+  std::map<u64, Own> own_;
   u64 next_ = u64{1} << 32;
 };
 

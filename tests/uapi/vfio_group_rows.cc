@@ -1,4 +1,6 @@
 // Groups and containers (uapi.md 3.9, 2.13). What both kinds of containers answer alike is asked of both.
+#include <sys/mman.h>
+
 #include "tests/uapi/vfio.h"
 
 namespace perdure::uapi_test::vfio {
@@ -321,6 +323,29 @@ UAPI_TEST("3.9 type 1", TheSecondVersionCutsNothing) {
   CHECK_ERRNO(unmap_dma(t, grouped.box, kIova, size), Errno::Einval);
   CHECK_ERRNO(map_dma(t, grouped.box, memory.at(), kIova + 4 * kPage, kPage, 0), Errno::Einval);  // for nobody
   CHECK_EQ(unmapped(t, grouped.box, kIova - kPage, 6 * kPage), 4 * kPage);
+}
+
+// A BAR of the device, mapped by the program as a test of Linux's maps it.
+UAPI_PROGRAM_TEST("3.9 type 1", RegistersCanBeMapped) {
+  own_container(t).reset();
+  for (const Kind kind : {Kind::Node, Kind::Context}) {
+    const Grouped grouped(t, kind);
+    const Fd device = MUST(device_fd(t, grouped.group, grouped.of.device));
+    const auto info = bar(t, device);
+    if ((info.flags & vfio_region::kMmap) == 0) Case::skip("no BAR that can be mapped");
+    void* const at =
+        mmap(nullptr, info.size, PROT_READ | PROT_WRITE, MAP_SHARED, device.number(), static_cast<off_t>(info.offset));
+    REQUIRE(at != MAP_FAILED);
+    if (kind == Kind::Context) {
+      CHECK_ERRNO(map_dma(t, grouped.box, at, kIova, info.size), Errno::Efault);
+    } else {
+      CHECK_OK(map_dma(t, grouped.box, at, kIova, info.size));
+      CHECK_EQ(unmapped(t, grouped.box, kIova, info.size), info.size);
+      CHECK_OK(map_dma(t, grouped.box, static_cast<std::byte*>(at) + info.size / 2, kIova, info.size / 2));
+      CHECK_EQ(unmapped(t, grouped.box, kIova, info.size / 2), info.size / 2);
+    }
+    munmap(at, info.size);
+  }
 }
 
 }  // namespace

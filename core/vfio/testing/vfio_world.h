@@ -45,6 +45,8 @@ struct FakeFunction {
   std::vector<std::string> accesses;  // to BARs: "r4 0x10"
   unsigned resets = 0;
   bool physical = false;  // can have virtual functions
+  bool has_vpd = false;   // vital product data, at 0xe0
+  std::array<u32, 64> vpd{};
 
   template <class T>
   void set(u16 at, T value) {
@@ -84,6 +86,10 @@ struct FakeFunction {
     set<u32>(0x100, 0x1401001b);  // PASID: not shown
     set<u32>(0x140, 0x19020001);  // error reporting
     set<u32>(0x190, 0x0001000b);  // vendor-specific
+    if (has_vpd) {
+      config[0xc1] = 0xe0;
+      set<u16>(0xe0, 0x0003);
+    }
     if (physical) {
       set<u32>(0x190, 0x1f01000b);
       set<u32>(0x1f0, 0x00010010);  // virtual functions
@@ -105,6 +111,12 @@ struct FakeFunction {
   void write_config(u16 at, unsigned bytes, u32 value) {
     writes.push_back({at, bytes, value});
     if (at == 0x88 && (value & 0x8000) != 0) return reset();
+    if (has_vpd && at == 0xe2) {
+      u32& word = vpd.at((value & 0x7fff) / 4);
+      if ((value & 0x8000) != 0) word = get<u32>(0xe4);
+      if ((value & 0x8000) == 0) set(0xe4, word);
+      value ^= 0x8000;
+    }
     for (unsigned i = 0; i < bytes; ++i) {
       const u16 where = static_cast<u16>(at + i);
       const u8 byte = static_cast<u8>(value >> i * 8);
