@@ -392,7 +392,7 @@ TEST_F(IoasIoctlTest, Type1CutsWhatItMapped) {
   };
   ASSERT_TRUE(set_iommu(uapi::vfio_extension::kType1v2));
   ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, 0x8000, 0x10000));
-  EXPECT_EQ(*unmap(0x12000, 0x1000), 0u) << "version 2 takes whole areas or none";
+  EXPECT_EQ(error_of(unmap(0x12000, 0x1000)), Errno::Enoent) << "version 2 takes whole areas or none";
   ASSERT_TRUE(w.unmap(fd, ioas, 0, ~u64{0}));
   ASSERT_TRUE(set_iommu(uapi::vfio_extension::kType1));
   ASSERT_TRUE(w.map_file(fd, ioas, m.fd, 0, 0x8000, 0x10000));
