@@ -9,6 +9,8 @@ import sys
 ROOT, BUILD = sys.argv[1:3]
 CORE = ("core/", "client/", "scenarios/")
 LIMIT = 2500
+# How a program asks Linux; the programs on bare metal are in the same address space as the kernel.
+HOSTED = ("client/libc/",)
 # For compilers and sanitizers, never for a machine.
 CONDITIONAL = {"core/base/asan.h", "core/base/thread_safety.h"}
 bad = []
@@ -17,9 +19,9 @@ hosted, metal, images = set(), set(), set()
 for command in json.load(open(f"{BUILD}/compile_commands.json")):
     source = os.path.relpath(command["file"], ROOT)
     output = command.get("output") or command["command"].split(" -o ")[1].split()[0]
-    if "/perdure_core_freestanding.dir/" in output:
+    if re.search(r"/perdure_(core|programs)_freestanding\.dir/", output):
         metal.add(source)
-    elif source.startswith(CORE) and not source.endswith("_test.cc"):
+    elif source.startswith(CORE) and not source.startswith(HOSTED) and not source.endswith("_test.cc"):
         hosted.add(source)
     elif re.search(r"/perdure[-_]metal", output):
         images.add(source)

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "core/uapi/vfio.h"
 #include "machine/process/front_fixture.h"
 
 namespace perdure::process {
@@ -256,8 +257,20 @@ TEST_F(Front, MalformedPiecesAndDescriptors) {
     const u64 iommu = *s->open("/dev/iommu");
     IommuIoasAlloc alloc{.size = sizeof alloc, .flags = 0, .out_ioas_id = 0};
     EXPECT_TRUE(s->ioctl(iommu, uapi::kIommuIoasAlloc, &alloc));
+    // Pages are looked up once a device needs them.
+    const u64 device = *s->open("/dev/vfio/devices/vfio0");
+    uapi::VfioBindIommufd bind{};
+    bind.argsz = sizeof bind;
+    bind.iommufd = 5;
+    s->answer = [&](Message&) -> Result<wire::Reply> { return wire::Reply{.a = iommu, .payload = {}, .own = {}}; };
+    EXPECT_TRUE(s->ioctl(device, uapi::kVfioDeviceBindIommufd, &bind));
+    uapi::VfioAttachIommufdPt attach{};
+    attach.argsz = sizeof attach;
+    attach.pt_id = alloc.out_ioas_id;
+    EXPECT_TRUE(s->ioctl(device, uapi::kVfioDeviceAttachIommufdPt, &attach));
     s->answer = [&](Message& q) -> Result<wire::Reply> { return reply(q); };
     EXPECT_EQ(s->ioctl(iommu, cmd, arg).error(), Errno::Ekilled);
+    hang_up(s, serving_.size() - 1);
   };
   uapi::IommuIoasMap map{};
   map.size = sizeof map;
