@@ -40,8 +40,8 @@ class Task {
   virtual Result<void> resolve(UserAddr at, u64 length, Access access,
                                FunctionRef<Result<void>(Ref<SharedMemory> memory, u64 offset, u64 length)> piece) = 0;
 
-  // Which of our own files is mapped over [at, at + length): registers, which resolve() never finds. Efault: none, or not
-  // as `access` wants.
+  // Which of our own files is mapped over [at, at + length): registers, which resolve() never finds. Efault: none, or
+  // not as `access` wants.
   struct OwnMapping {
     Ref<File> file;
     u64 offset = 0;

@@ -44,11 +44,11 @@ enum class Question : u32 {
   Descriptor,  // a: fd → Answer, a: handle of the file of ours that it is, or kNoHandle with the host descriptor; Ebadf
   Resolve,     // a: address, b: bytes left, c: Access → Answer, b: bytes of the first piece, c: Piece; Efault: nothing
                // is there, or nothing that may be accessed so, or a mapping of one of our own files
-  OwnMapping,  // a: address, c: Access → Answer, a: handle of the file of ours that is mapped there, b: bytes that go on
-               // in the same mapping, c: offset in the file; Efault: none is
-  MayInstall,  // → Answer; Emfile: as many files are open as RLIMIT_NOFILE allows
-  Install,     // a: placeholder, b: handle, c: flags (kCloseOnExec), payload: the name of the file's type; or b:
-               // kNoHandle with a host descriptor → Answer, a: the number it has in the program; Emfile
+  OwnMapping,  // a: address, c: Access → Answer, a: handle of the file of ours that is mapped there, b: bytes that go
+               // on in the same mapping, c: offset in the file; Efault: none is
+  MayInstall,    // → Answer; Emfile: as many files are open as RLIMIT_NOFILE allows
+  Install,       // a: placeholder, b: handle, c: flags (kCloseOnExec), payload: the name of the file's type; or b:
+                 // kNoHandle with a host descriptor → Answer, a: the number it has in the program; Emfile
   Answer = 200,  // head.result: 0 or an Errno
 };
 
