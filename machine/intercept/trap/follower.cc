@@ -21,7 +21,8 @@
 namespace perdure::intercept {
 namespace {
 
-constexpr u64 kOptions = PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC;
+constexpr u64 kOptions =
+    PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACEEXIT;
 constexpr unsigned long long kCode64 = 0x33;  // the code segment of 64-bit programs
 
 // PTRACE_EVENT_STOP of a thread that stops with its process, as Ctrl-Z does.
@@ -108,6 +109,9 @@ void Tracer::Follower::stopped(pid_t thread, int status) {
       break;
     case PTRACE_EVENT_EXEC:
       // Another address space: no registers are mapped in it. Whoever maps some is followed anew.
+    case PTRACE_EVENT_EXIT:
+      // It touches nothing any more. Let go before it is dead: while a tracer has yet to be told of an end, its pidfd
+      // is readable, but its parent's wait() finds nothing.
       mappings_.erase(thread);
       ptrace(PTRACE_DETACH, thread, nullptr, nullptr);
       break;

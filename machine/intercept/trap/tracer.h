@@ -26,7 +26,7 @@ class Tracer {
   using MakeBus = std::function<Result<std::unique_ptr<RegisterBus>>()>;
   using Log = std::function<void(const std::string& line)>;
   // The end of a traced process, or of one of its threads, which nobody else in this process is told any more; `status`
-  // as wait() has it. On a tracing thread.
+  // as wait() has it. On a tracing thread. Only of those that were killed: others are let go before they end.
   using Ended = std::function<void(pid_t process, int status)>;
 
   // `make_bus` is called for each process that is followed.

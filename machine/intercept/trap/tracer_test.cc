@@ -432,6 +432,26 @@ TEST_F(Traced, StopsAndGoesOnAsItIsTold) {
 TEST_F(Traced, EndsAreTold) {
   EXPECT_EQ(WEXITSTATUS(run([] { return 42; })), 42);
   EXPECT_EQ(WTERMSIG(run([] { return kill(getpid(), SIGTERM); })), SIGTERM);
+  EXPECT_TRUE(ended_.empty());  // to the parent, not to who traced them
+  EXPECT_EQ(WTERMSIG(run([] { return kill(getpid(), SIGKILL); })), SIGKILL);
+}
+
+// A test harness waits so: for the pidfd, and then without waiting.
+TEST_F(Traced, AParentFindsTheEndOnceAPidfdTellsOfIt) {
+  const int status = run([] {
+    for (int i = 0; i < 200; ++i) {
+      const pid_t child = fork();
+      if (child == 0) _exit(7);
+      pollfd p = {static_cast<int>(syscall(SYS_pidfd_open, child, 0)), POLLIN, 0};
+      if (poll(&p, 1, 20'000) != 1) return 1;
+      int end = 0;
+      if (waitpid(child, &end, WNOHANG) != child || WEXITSTATUS(end) != 7) return 2;
+      close(p.fd);
+    }
+    return 0;
+  });
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  EXPECT_TRUE(WIFEXITED(status));
 }
 
 TEST(MappingsOfThisProcess, AreFoundByAddress) {
