@@ -19,7 +19,7 @@ Result<std::unique_ptr<Processes>> Processes::create() {
 Result<Target> Processes::target(s32 thread) {
   {
     const std::scoped_lock lock(mutex_);
-    if (const auto known = process_of_.find(thread); known != process_of_.end()) return Target(known->second, thread);
+    if (const auto known = known_.find(thread); known != known_.end()) return known->second;
   }
   return target_again(thread);
 }
@@ -27,10 +27,11 @@ Result<Target> Processes::target(s32 thread) {
 Result<Target> Processes::target_again(s32 thread) {
   const Target target = TRY(Target::of(thread));
   const std::scoped_lock lock(mutex_);
-  // Numbers of threads that are gone come again: what is out of date is found out when it is used.
-  constexpr usize kMost = 65536;
-  if (process_of_.size() >= kMost) process_of_.clear();
-  process_of_[thread] = target.process();
+  // Numbers of threads that are gone come again: what is out of date is found out when it is used. Each has a
+  // descriptor here.
+  constexpr usize kMost = 256;
+  if (known_.size() >= kMost) known_.clear();
+  known_.insert_or_assign(thread, target);
   return target;
 }
 
@@ -54,7 +55,7 @@ std::vector<s32> Processes::take_gone() {
       const s32 process = ready[static_cast<usize>(i)].data.fd;
       gone.push_back(process);
       watched_.erase(process);
-      std::erase_if(process_of_, [&](const auto& known) { return known.second == process; });
+      std::erase_if(known_, [&](const auto& known) { return known.second.process() == process; });
     }
   }
 }

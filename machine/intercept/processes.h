@@ -29,7 +29,7 @@ class Processes {
 
   host::Descriptor epoll_;
   std::mutex mutex_;
-  std::unordered_map<s32, s32> process_of_;  // by thread
+  std::unordered_map<s32, Target> known_;  // by thread
   std::unordered_map<s32, host::Descriptor> watched_;
 };
 

@@ -39,9 +39,11 @@ Result<void> transfer(Transfer way, s32 thread, void* here, u64 there, usize byt
   return {};
 }
 
-Result<FileId> id_at(const std::string& path) {
+Result<FileId> id_at(int directory, const char* path) {
   struct stat st = {};
-  if (stat(path.c_str(), &st) != 0) return fail(errno == EACCES || errno == EPERM ? Errno::Eperm : Errno::Ebadf);
+  if (fstatat(directory, path, &st, 0) != 0) {
+    return fail(errno == EACCES || errno == EPERM ? Errno::Eperm : Errno::Ebadf);
+  }
   return FileId{st.st_dev, st.st_ino};
 }
 
@@ -80,7 +82,10 @@ Result<Target> Target::of(s32 thread) {
   if (at == std::string_view::npos) return fail(Errno::Esrch);
   const char* digits = status.data() + at + kField.size();
   if (std::from_chars(digits, status.data() + status.size(), process).ec != std::errc{}) return fail(Errno::Esrch);
-  return Target(process, thread);
+  Target target(process, thread);
+  host::Descriptor table(open(target.proc("fd").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (table) target.table_ = std::make_shared<const host::Descriptor>(std::move(table));
+  return target;
 }
 
 Result<void> Target::read(std::span<std::byte> to, u64 from) const {
@@ -120,7 +125,8 @@ std::string Target::proc(std::string_view file) const {
 
 Result<FileId> Target::file_id(s32 fd) const {
   if (fd < 0) return fail(Errno::Ebadf);
-  return id_at(proc("fd/" + std::to_string(fd)));
+  const std::string number = std::to_string(fd);
+  return table_ ? id_at(table_->get(), number.c_str()) : id_at(AT_FDCWD, proc("fd/" + number).c_str());
 }
 
 Result<host::Descriptor> Target::duplicate(s32 fd) const {

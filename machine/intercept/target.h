@@ -2,6 +2,7 @@
 #pragma once
 #include <sys/stat.h>
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -22,7 +23,8 @@ struct FileId {
 class Target {
  public:
   Target(s32 process, s32 thread) : process_(process), thread_(thread) {}
-  // The process that a thread belongs to. Esrch: gone.
+  // The process that a thread belongs to, for more than one question: its table of descriptors is looked up once.
+  // Esrch: gone.
   static Result<Target> of(s32 thread);
 
   s32 process() const { return process_; }
@@ -61,6 +63,8 @@ class Target {
  private:
   s32 process_;
   s32 thread_;
+  // /proc/PROCESS/task/THREAD/fd; names this thread, and not one that gets its number later. None: by path.
+  std::shared_ptr<const host::Descriptor> table_;
 };
 
 // Where a symbolic link points; empty: it is none, or not there.

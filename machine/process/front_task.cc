@@ -40,10 +40,28 @@ Result<std::span<std::byte>> FrontTask::value_at(UserAddr at, usize bytes) const
 }
 
 Result<void> FrontTask::copy_in(std::span<std::byte> to, UserAddr from) {
-  if (value_.empty()) return copy_in_of(wire::tgid_of(task_), to, from);
-  const auto here = TRY(value_at(from, to.size()));
-  std::memcpy(to.data(), here.data(), to.size());
+  if (!value_.empty()) {
+    const auto here = TRY(value_at(from, to.size()));
+    std::memcpy(to.data(), here.data(), to.size());
+    return {};
+  }
+  if (!read_ahead(from.value, to.size())) return copy_in_of(wire::tgid_of(task_), to, from);
+  std::memcpy(to.data(), ahead_.data() + (from.value - ahead_at_), to.size());
   return {};
+}
+
+bool FrontTask::read_ahead(u64 from, usize bytes) {
+  if (from >= ahead_at_ && from - ahead_at_ <= ahead_bytes_ && bytes <= ahead_bytes_ - (from - ahead_at_)) return true;
+  // Within a page: where its first byte can be read, so can the others.
+  const usize n = std::min<u64>(kAhead, kPageSize - from % kPageSize);
+  const u32 tgid = wire::tgid_of(task_);
+  ahead_bytes_ = 0;
+  if (tgid == 0 || bytes > n || !host::read_memory_of(static_cast<pid_t>(tgid), std::span(ahead_).first(n), from)) {
+    return false;
+  }
+  ahead_at_ = from;
+  ahead_bytes_ = n;
+  return true;
 }
 
 Result<void> FrontTask::copy_in_of(u32 tgid, std::span<std::byte> to, UserAddr from) {
@@ -69,6 +87,7 @@ Result<void> FrontTask::copy_out(UserAddr to, std::span<const std::byte> from) {
     std::memcpy(here.data(), from.data(), from.size());
     return {};
   }
+  ahead_bytes_ = 0;  // it may be what is written to
   const u32 tgid = wire::tgid_of(task_);
   if (slots_.empty()) return copy_out_of(tgid, to, from);
   // Fields of structures are aligned in them.

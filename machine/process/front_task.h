@@ -1,5 +1,6 @@
 // The program behind one call of a front end.
 #pragma once
+#include <array>
 #include <vector>
 
 #include "core/file/task.h"
@@ -57,6 +58,8 @@ class FrontTask final : public Task {
     std::vector<UserAddr> written;  // where the placeholder was copied to
   };
   static constexpr s32 kFirstPlaceholder = 0x7e000000;
+  // The largest structure of an ioctl of ours, without its surplus.
+  static constexpr usize kAhead = 128;
 
   Result<wire::Message> ask(const wire::Header& question, std::span<const std::byte> payload = {}, int fd = -1);
   // The process's main thread stands for it, where it is not the caller's.
@@ -65,12 +68,19 @@ class FrontTask final : public Task {
   Errno malformed();
   Result<s32> install(s32 placeholder, Ref<File> file);
   Slot* slot(s32 placeholder);
+  // Reads at least that much of what is ahead. False: it must be read as asked.
+  bool read_ahead(u64 from, usize bytes);
 
   Front& front_;
   wire::Channel& channel_;
   const Creds& creds_;
   const u64 task_;
   std::span<std::byte> value_;  // use_value()
+  // What the program had at an address when it was first read. A structure is read in parts, its size first, and going
+  // to another process's memory costs more than what is read there; besides, it cannot change between two parts.
+  std::array<std::byte, kAhead> ahead_;
+  u64 ahead_at_ = 0;
+  usize ahead_bytes_ = 0;
   std::vector<Slot> slots_;
   s32 next_placeholder_ = kFirstPlaceholder;
   Errno install_error_{};
