@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <ctime>
 
+#include "machine/host/descriptor_limit.h"
 #include "machine/host/host_files.h"
 #include "machine/intercept/kernel_bus.h"
 #include "machine/intercept/process_tree.h"
@@ -68,14 +69,6 @@ class Session {
   bool ended_ = false;
   bool over_ = false;
 };
-
-// So many of our files may be in programs at a time; each has one descriptor here.
-void raise_descriptor_limit() {
-  rlimit limit = {};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-}
 
 // The place for files that take orders: below the limit that programs start with.
 u32 place_for_orders() {
@@ -160,7 +153,7 @@ bool Session::start() {
   program_ = std::move(*launched);
   // The program keeps the terminal; what is typed there is not for this process.
   setsid();
-  raise_descriptor_limit();
+  host::raise_descriptor_limit();
   machine_->listener = std::make_unique<Listener>(program_->take_listener());
   const u64 front = link_->front();
   workers_.emplace(

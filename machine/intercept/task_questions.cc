@@ -91,6 +91,7 @@ Result<Reply> TaskQuestions::own_mapping(u64 at, u64 access) const {
 Result<Reply> TaskQuestions::install(wire::Message& question) {
   const bool cloexec = (question.head.c & wire::kCloseOnExec) != 0;
   Reply reply;
+  if (question.fd_lost) return fail(Errno::Enfile);
   if (question.head.b == wire::kNoHandle) {
     if (!question.fd) return fail(Errno::Eproto);
     reply.a = static_cast<u64>(TRY(listener_.add_fd(call_, question.fd.get(), cloexec)));

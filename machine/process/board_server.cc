@@ -173,6 +173,7 @@ Result<void> BoardServer::answer(wire::Message& question) {
     reply.result = static_cast<s32>(e);
     return wire::send(kernel_.get(), reply);
   };
+  if (question.fd_lost) return failed(Errno::Enfile);
   switch (static_cast<BoardOp>(question.head.op)) {
     case BoardOp::Hello: return hello();
     case BoardOp::BankAttach: {

@@ -76,6 +76,7 @@ void Connection::serve_events() {
 Result<void> Connection::serve(const wire::Message& call, FrontTask& task, Outcome& outcome) {
   const wire::Header& head = call.head;
   u64& value = outcome.head.a;
+  if (call.fd_lost) return fail(Errno::Enfile);
   switch (static_cast<Call>(head.op)) {
     case Call::Open: value = TRY(open(call, outcome)); return {};
     case Call::Close: return front_->close(head.a);

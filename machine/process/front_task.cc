@@ -25,6 +25,7 @@ Result<wire::Message> FrontTask::ask(const wire::Header& question, std::span<con
   }
   if (answer->head.op != number(Question::Answer)) return fail(malformed());
   if (answer->head.result != 0) return fail(static_cast<Errno>(answer->head.result));
+  if (answer->fd_lost) return fail(Errno::Enfile);
   return answer;
 }
 

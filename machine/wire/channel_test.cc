@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -48,6 +49,27 @@ class ChannelPair : public testing::TestWithParam<bool> {
 };
 INSTANTIATE_TEST_SUITE_P(WithAndWithout, ChannelPair, testing::Bool(),
                          [](const auto& param) { return std::string(param.param ? "Page" : "Socket"); });
+
+// Who is at the limit gets the rest of the message.
+TEST_P(ChannelPair, ADescriptorThatCannotBeOpenedIsLostAndNothingElse) {
+  const host::Descriptor file(memfd_create("passed", MFD_CLOEXEC));
+  ASSERT_TRUE(kernel_->send({.op = kResult, .a = 5}, {}, file.get()));
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{.rlim_cur = 3, .rlim_max = before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const auto cut = front_->receive();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_TRUE(cut);
+  EXPECT_EQ(cut->head.a, 5U);
+  EXPECT_FALSE(cut->fd);
+  EXPECT_TRUE(cut->fd_lost);
+  ASSERT_TRUE(kernel_->send({.op = kResult, .a = 6}, {}, file.get()));
+  const auto whole = front_->receive();
+  ASSERT_TRUE(whole);
+  EXPECT_TRUE(whole->fd);
+  EXPECT_FALSE(whole->fd_lost);
+}
 
 TEST_P(ChannelPair, CallsQuestionsAndResultsOfAllSizes) {
   const std::vector<usize> sizes = {0, 1, 100, 3000, 3840, 4096, 5000, kMaxPayload, 10, 0};

@@ -66,10 +66,12 @@ Result<Message> receive(int socket) {
     }
   }
   const auto received = static_cast<usize>(n);
-  if (received < sizeof(Header) || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 ||
-      received - sizeof(Header) != m.head.bytes || (m.head.has_fd != 0) != static_cast<bool>(m.fd)) {
+  if (received < sizeof(Header) || (message.msg_flags & MSG_TRUNC) != 0 || received - sizeof(Header) != m.head.bytes) {
     return fail(Errno::Eproto);
   }
+  // There is room for one, so that what was cut off is one that could not be opened here.
+  m.fd_lost = (message.msg_flags & MSG_CTRUNC) != 0 && !m.fd;
+  if ((m.head.has_fd != 0) != (m.fd || m.fd_lost)) return fail(Errno::Eproto);
   m.payload.assign(room.begin(), room.begin() + m.head.bytes);
   return m;
 }

@@ -29,6 +29,8 @@ struct Message {
   Header head;
   std::vector<std::byte> payload;
   host::Descriptor fd;
+  // There was one, and this process may have no more open.
+  bool fd_lost = false;
 };
 
 // Whole or not at all. Ekilled when the other side is gone.

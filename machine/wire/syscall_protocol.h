@@ -46,9 +46,9 @@ enum class Question : u32 {
                // is there, or nothing that may be accessed so, or a mapping of one of our own files
   OwnMapping,  // a: address, c: Access → Answer, a: handle of the file of ours that is mapped there, b: bytes that go
                // on in the same mapping, c: offset in the file; Efault: none is
-  MayInstall,    // → Answer; Emfile: as many files are open as RLIMIT_NOFILE allows
-  Install,       // a: placeholder, b: handle, c: flags (kCloseOnExec), payload: the name of the file's type; or b:
-                 // kNoHandle with a host descriptor → Answer, a: the number it has in the program; Emfile
+  MayInstall,  // → Answer; Emfile: as many files are open as RLIMIT_NOFILE allows
+  Install,     // a: placeholder, b: handle, c: flags (kCloseOnExec), payload: the name of the file's type; or b:
+               // kNoHandle with a host descriptor → Answer, a: the number it has in the program; Emfile
   Answer = 200,  // head.result: 0 or an Errno
 };
 

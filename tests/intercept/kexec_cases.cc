@@ -2,6 +2,7 @@
 #include <linux/reboot.h>
 #include <sys/mman.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -63,6 +64,35 @@ PROBE_CASE(jump) {
   EXPECT(wait(nullptr) > 0);
   reboot_to(LINUX_REBOOT_CMD_KEXEC);
   return 1;  // it does not come back
+}
+
+// As many as a shell lets a program have, twice over.
+PROBE_CASE(many_files) {
+  constexpr uint64_t kFiles = 600;
+  const int device = open("/dev/liveupdate", O_RDWR);
+  EXPECT(device >= 0);
+  rlimit limit = {};
+  EXPECT(getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur <= 1024);
+  if (const int s = session(device, kRetrieveSession, "probe"); s >= 0) {
+    for (uint64_t i = 0; i < kFiles; ++i) {
+      PreserveFd retrieve{.token = i};
+      uint64_t found = 0;
+      EXPECT(ioctl(s, kRetrieveFd, &retrieve) == 0 && pread(retrieve.fd, &found, sizeof found, 0) == sizeof found);
+      EXPECT(found == i);
+    }
+    return 0;
+  }
+  const int s = session(device, kCreateSession, "probe");
+  EXPECT(s >= 0);
+  for (uint64_t i = 0; i < kFiles; ++i) {
+    PreserveFd preserve{.fd = memfd_create("one", MFD_CLOEXEC), .token = i};
+    EXPECT(preserve.fd >= 0 && write(preserve.fd, &i, sizeof i) == sizeof i);
+    EXPECT(ioctl(s, kPreserveFd, &preserve) == 0);
+    EXPECT(close(preserve.fd) == 0);
+  }
+  if (load_next() != 0) return 1;
+  reboot_to(LINUX_REBOOT_CMD_KEXEC);
+  return 1;
 }
 
 // What is no jump is refused, and nothing is lost by it.

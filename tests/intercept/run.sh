@@ -11,7 +11,7 @@ for kind in dynamic static; do
   for case in $("$probe"); do
     case $case in
       # Parts of others, and what is run with more words below.
-      status | no_registers | register_status | exec_* | jump | daemon | after | confined | without_seccomp) continue ;;
+      status | no_registers | register_status | exec_* | jump | many_files | daemon | after | confined | without_seccomp) continue ;;
     esac
     check "$kind: $case" 0 "^$case ends with 0" run -- "$probes/intercept_probe_$kind" "$case"
   done
@@ -29,6 +29,18 @@ for kind in dynamic static; do
       run -- strace -f -o /dev/null "$probes/intercept_probe_$kind" no_registers
   fi
 done
+
+# Shells let a program have 1024 files open; what it preserves is open in the machine's processes.
+cat >"$work/perdure_few" <<END
+#!/bin/sh
+ulimit -Sn 1024
+exec "$perdure" "\$@"
+END
+chmod +x "$work/perdure_few"
+real=$perdure
+perdure=$work/perdure_few
+check 'more files than a shell allows, over a kexec' 0 'many_files ends with 0' run --restart 1 -- "$probe" many_files
+perdure=$real
 
 # What starts, and what does not.
 check 'a program that is not there' 127 'No such file' run -- ./nonesuch

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "core/base/scope_guard.h"
+#include "machine/host/descriptor_limit.h"
 #include "tool/machine/control_server.h"
 #include "tool/machine/machine_config.h"
 #include "tool/machine/status_tree.h"
@@ -157,6 +158,7 @@ class Board {
 }  // namespace
 
 int run_board_process() {
+  host::raise_descriptor_limit();  // the kernel's, too
   JsonLines starter{host::Descriptor(kStarterSocket)};
   fcntl(kStarterSocket, F_SETFD, FD_CLOEXEC);
   fcntl(kLockFile, F_SETFD, FD_CLOEXEC);
