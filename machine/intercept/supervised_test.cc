@@ -175,11 +175,18 @@ class Blocking : public Supervised {
  protected:
   Reply serve(const wire::Message& call, const Caller&) override {
     if (call.head.op == static_cast<u32>(Call::Open)) return {.a = 1, .payload = "/dev/iommu"};
-    if (call.head.op == static_cast<u32>(Call::Ioctl) && call.head.b < 0x3b90) released_.wait();
-    if (call.head.op == static_cast<u32>(Call::Ioctl) && call.head.b == 0x3b90) released_.notify();
+    if (call.head.op != static_cast<u32>(Call::Ioctl)) return {.a = call.head.b};
+    // All are in the kernel at once, or nobody ever leaves it.
+    std::unique_lock lock(gate_);
+    ++here_;
+    arrived_.notify_all();
+    arrived_.wait(lock, [&] { return here_ == kCallers; });
     return {.a = call.head.b};
   }
-  Flag released_;
+  static constexpr u32 kCallers = 6;
+  std::mutex gate_;
+  std::condition_variable arrived_;
+  u32 here_ = 0;
 };
 
 TEST_F(Blocking, ACallThatBlocksHoldsUpNobodyElse) {
@@ -189,7 +196,6 @@ TEST_F(Blocking, ACallThatBlocksHoldsUpNobodyElse) {
     static std::atomic<int> failures = 0;
     pthread_t threads[6];
     for (long n = 0; n < 6; ++n) {
-      // The last one lets the others go.
       IN_PROGRAM(pthread_create(
                      &threads[n], nullptr,
                      [](void* which) -> void* {
