@@ -35,7 +35,7 @@ class ShareEvent final : public HostEvent {
   u64 id() const override { return id_; }
   void signal(u64 count) override { count_ += count; }
   // The count since the last call.
-  u64 take() { return __atomic_exchange_n(&count_, u64{0}, __ATOMIC_RELAXED); }
+  u64 take() override { return __atomic_exchange_n(&count_, u64{0}, __ATOMIC_RELAXED); }
 
  private:
   void dispose() override;
