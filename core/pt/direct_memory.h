@@ -4,6 +4,7 @@
 //   load(entry)                            a word of a page that hardware may walk
 //   store(entry, value)                    changes one: on return a walker that looks sees it
 //   store_run(entry, count, first, step)   count entries, first + i * step; each as by store(), in any order
+//   set_bits(entry, bits), clear_bits()    the same for bits of a present leaf, whose others hardware may be setting
 //   prepare(entry, value), prepare_run()   the same in a page that no entry leads to yet
 //   publish(table)                         before the entry that leads to a prepared page is stored: makes all of the
 //                                          page visible, its zeroes too
@@ -38,6 +39,17 @@ class DirectMemory {
     }
     prepare_run(entry, count, first, step);
     if (!coherent_) machine_->write_back(entry, count * sizeof(u64));
+  }
+
+  void set_bits(u64* entry, u64 bits) {
+    hw::set_bits(entry, bits);
+    if (!quiet()) [[unlikely]]
+      show(entry);
+  }
+  void clear_bits(u64* entry, u64 bits) {
+    hw::clear_bits(entry, bits);
+    if (!quiet()) [[unlikely]]
+      show(entry);
   }
 
   void prepare(u64* entry, u64 value) { hw::store(entry, value); }

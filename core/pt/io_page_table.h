@@ -71,6 +71,17 @@ class IoPageTable : public HeapObject {
   // times faster where memory is, which is what checking a whole table against extents wants. A run may reach beyond
   // the range by the rest of its first and last leaf.
   virtual Result<void> each_run(Iova iova, u64 length, FunctionRef<Result<void>(const Leaf& run)> visit) const = 0;
+  // --- dirty tracking ---------------------------------------------------------------------------------------
+  // A unit that was told to marks a leaf in the table when it first writes through it, and does not mark it again while
+  // it has it cached as marked. Both Eopnotsupp where no marks can be relied on: a format whose leaves are made as
+  // marked ones, or walks that do not snoop (a write-back of a neighbour would take fresh marks back). Eio as above.
+  //
+  // Marked leaves that overlap the range, in order, each whole; stops at the first error. One that `unmark` says true
+  // for loses its mark, and writes are sure to mark it again once the caller has flushed it (IH = 1).
+  virtual Result<void> each_dirty(Iova iova, u64 length, FunctionRef<Result<bool>(const Leaf&)> unmark) = 0;
+  // Marks every leaf that overlaps the range and may be written through.
+  virtual Result<void> mark_dirty(Iova iova, u64 length) = 0;
+
   // Every table page, the top first.
   virtual Result<void> each_table(FunctionRef<Result<void>(Phys page, unsigned level)> visit) const = 0;
 

@@ -192,6 +192,24 @@ class PageTable final : public IoPageTable {
     return runs.end();
   }
 
+  Result<void> each_dirty(Iova iova, u64 length, FunctionRef<Result<bool>(const Leaf&)> unmark) override {
+    const auto visit = [&](u64* slot, u64 entry, const Leaf& leaf) -> Result<void> {
+      if ((entry & Format::kDirty) == 0) return {};
+      if (TRY(unmark(leaf))) memory_.clear_bits(slot, Format::kDirty);
+      return {};
+    };
+    return each_marked(iova, length, visit);
+  }
+
+  Result<void> mark_dirty(Iova iova, u64 length) override {
+    const auto visit = [&](u64* slot, u64 entry, const Leaf& leaf) -> Result<void> {
+      const bool marked = (entry & Format::kDirty) != 0;
+      if (!marked && includes(leaf.access, Access::Write)) memory_.set_bits(slot, Format::kDirty);
+      return {};
+    };
+    return each_marked(iova, length, visit);
+  }
+
   Result<void> each_table(FunctionRef<Result<void>(Phys page, unsigned level)> visit) const override {
     Budget budget = this->budget();
     TRY(visit(top_, geometry_.levels));
@@ -564,12 +582,39 @@ class PageTable final : public IoPageTable {
       if (end == last) return {};
     }
   }
+  template <class Visit>
+  Result<void> each_marked(Iova iova, u64 length, const Visit& visit) {
+    if (Format::kDirty == 0 || !geometry_.coherent) return fail(Errno::Eopnotsupp);
+    const u64 first = iova.value;
+    if (length == 0 || first > last_iova_) return {};
+    Budget budget = this->budget();
+    return visit_marked(entries(top_), geometry_.levels, first, clip(first, length), visit, budget);
+  }
+  template <class Visit>
+  Result<void> visit_marked(u64* table, unsigned level, u64 first, u64 last, const Visit& visit, Budget& budget) {
+    for (u64 at = first;; at = slot_last(at, level) + 1) {
+      const u64 end = slot_end(at, last, level);
+      u64* slot = table + index(at, level);
+      const u64 entry = memory_.load(slot);
+      if (Format::present(entry)) {
+        if (Format::is_leaf(entry, level)) {
+          TRY(visit(slot, entry, leaf(entry, level, at)));
+        } else {
+          u64* child = below(entry, budget);
+          if (!child) [[unlikely]]
+            return fail(Errno::Eio);
+          TRY(visit_marked(child, level - 1, at, end, visit, budget));
+        }
+      }
+      if (end == last) return {};
+    }
+  }
   Result<void> visit_runs(const u64* table, unsigned level, u64 first, u64 last, RunJoiner& runs,
                           Budget& budget) const {
     u64 at = slot_first(first, level);
     u64 expect = 0;  // the leaf that would continue the run in this slot; none is not present
     for (unsigned i = index(first, level); i <= index(last, level); ++i, at += slot_size(level)) {
-      const u64 entry = memory_.load(table + i);
+      const u64 entry = memory_.load(table + i) & ~Format::kMarks;
       if (!Format::present(entry)) {
         expect = 0;
         TRY(runs.end());

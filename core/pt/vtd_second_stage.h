@@ -19,6 +19,8 @@ struct VtdSecondStage {
   using Read = Bit<0>;
   using Write = Bit<1>;
   using PageSize = Bit<7>;        // in levels 2 and 3 a leaf; reserved elsewhere
+  using Accessed = Bit<8>;        // set by hardware, with SSADE; nobody reads it
+  using Dirty = Bit<9>;           // of a leaf; likewise
   using Parked = Bit<52>;         // ignored by hardware, ours: see park()
   using Address = Field<51, 12>;  // bits at or above the host address width are reserved, the engine checks output_bits
 
@@ -36,6 +38,10 @@ struct VtdSecondStage {
     return phys.value | static_cast<u64>(access) | (level == 1 ? 0 : PageSize::kMask);
   }
   static constexpr u64 table(Phys page) { return page.value | kPresent; }
+
+  // What hardware sets by itself; the mark of a leaf that was written through.
+  static constexpr u64 kMarks = Accessed::kMask | Dirty::kMask;
+  static constexpr u64 kDirty = Dirty::kMask;
 
   // An entry that hardware takes for not present and that remembers a table page: one on its way in or out.
   static constexpr u64 park(Phys page) { return page.value | Parked::kMask; }

@@ -41,6 +41,10 @@ struct X86FirstStage {
     return page.value | PresentBit::kMask | Write::kMask | User::kMask | Accessed::kMask;
   }
 
+  // Nothing to be read from them, see leaf().
+  static constexpr u64 kMarks = 0;
+  static constexpr u64 kDirty = 0;
+
   static constexpr u64 park(Phys page) { return page.value | Parked::kMask; }
   static constexpr bool parked(u64 entry) { return (entry & (PresentBit::kMask | Parked::kMask)) == Parked::kMask; }
 

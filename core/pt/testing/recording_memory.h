@@ -35,6 +35,8 @@ class RecordingMemory {
     // Last first: the policy promises no order.
     for (unsigned i = count; i-- > 0;) store(entry + i, first + i * step);
   }
+  void set_bits(u64* entry, u64 bits) { store(entry, hw::load(entry) | bits); }
+  void clear_bits(u64* entry, u64 bits) { store(entry, hw::load(entry) & ~bits); }
   void prepare(u64* entry, u64 value) {
     set(entry, value, Recorder::Kind::Prepared);
     if (recorder_->prepared) recorder_->prepared();
