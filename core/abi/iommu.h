@@ -153,6 +153,9 @@ inline constexpr FieldDef kIommuUnitFields[] = {
 inline constexpr Schema kIommuUnitSchema{"iommu.unit", 1, sizeof(IommuUnitRecord), kIommuUnitFields};
 static_assert(gapless(kIommuUnitSchema));
 
+inline constexpr u32 kIommuDomainCanTrack = 1;  // allocated for dirty tracking: only units that can do it have it
+inline constexpr u32 kIommuDomainTracks = 2;    // it was on: entries say so, and the leaves bear marks
+
 // One page table. The arena chain (abi/table_arena.h) names its pages; the table itself stays where it is.
 struct IommuDomainRecord {
   u32 in_use = 0;
@@ -167,7 +170,7 @@ struct IommuDomainRecord {
   u32 iova_bits = 0;
   u32 output_bits = 0;
   u32 coherent = 0;
-  u32 padding = 0;
+  u32 flags = 0;
   // Version 2: what the table held when it was sealed, checked when it is taken over.
   u64 mapped_bytes = 0;
   u64 table_pages = 0;
@@ -187,7 +190,7 @@ static_assert(sizeof(IommuDomainRecord) == 88);
       PERDURE_FIELD(IommuDomainRecord, iova_bits, Number, 21, 57, "width of I/O virtual addresses"),                 \
       PERDURE_FIELD(IommuDomainRecord, output_bits, Number, 32, 52, "width of physical addresses"),                  \
       PERDURE_FIELD(IommuDomainRecord, coherent, Number, 0, 1, "the walker snoops the CPU's caches"),                \
-      PERDURE_FIELD(IommuDomainRecord, padding, Padding, 0, 0, "")
+      PERDURE_FIELD(IommuDomainRecord, flags, Flags, 0, 3, "dirty tracking: bit 0 allowed, bit 1 on")
 
 inline constexpr FieldDef kIommuDomainFieldsV1[] = {PERDURE_IOMMU_DOMAIN_V1_FIELDS};
 inline constexpr FieldDef kIommuDomainFieldsV2[] = {

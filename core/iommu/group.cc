@@ -140,7 +140,7 @@ Result<void> Group::detach(DmaOwner& owner) {
 Result<void> Group::attach_locked(Ref<PagingDomain> domain) {
   if (!iommu_.usable(unit_)) return fail(Errno::Eio);
   // Bypassed only for restored domains, which never come here (R27).
-  if (!domain->restored() && !unit_.walks(domain->geometry())) return fail(Errno::Einval);
+  if (!domain->restored() && !domain->suits(unit_)) return fail(Errno::Einval);
   const u32 devices = device_total_;
   const u32 did = TRY(domain->begin_attach(unit_, devices));
   bool flushed = true;
@@ -160,7 +160,7 @@ Result<void> Group::replace_locked(Ref<PagingDomain> domain) {
     return taken;
   }
   if (!iommu_.usable(unit_)) return fail(Errno::Eio);
-  if (!domain->restored() && !unit_.walks(domain->geometry())) return fail(Errno::Einval);
+  if (!domain->restored() && !domain->suits(unit_)) return fail(Errno::Einval);
   const u32 devices = device_total_;
   const u32 former_did = domain_->did_on(unit_);
   const u32 did = TRY(domain->begin_attach(unit_, devices));

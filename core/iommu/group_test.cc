@@ -65,7 +65,7 @@ TEST_F(GroupTest, DomainThatTheUnitCannotWalkIsRefused) {
   pt::Geometry five = w.hw_a.geometry;
   five.levels = 5;
   five.iova_bits = 57;
-  auto d = *w.heap().make_ref<PagingDomain>(*w.iommu, std::move(*pt::create(w.heap(), five)));
+  auto d = *w.heap().make_ref<PagingDomain>(*w.iommu, std::move(*pt::create(w.heap(), five)), false);
   ASSERT_TRUE(w.group(a0).claim(who));
   EXPECT_FALSE(w.iommu->compatible(*d, w.device(a0)));
   EXPECT_EQ(w.group(a0).attach(*who, d).error(), Errno::Einval);
@@ -74,7 +74,7 @@ TEST_F(GroupTest, DomainThatTheUnitCannotWalkIsRefused) {
   less.leaf_sizes = kPageSize;
   less.iova_bits = 39;
   less.coherent = false;
-  auto fits = *w.heap().make_ref<PagingDomain>(*w.iommu, std::move(*pt::create(w.heap(), less)));
+  auto fits = *w.heap().make_ref<PagingDomain>(*w.iommu, std::move(*pt::create(w.heap(), less)), false);
   EXPECT_TRUE(w.iommu->compatible(*fits, w.device(a0)));
   ASSERT_TRUE(w.group(a0).attach(*who, fits));
 }

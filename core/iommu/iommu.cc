@@ -299,18 +299,23 @@ Result<void> Iommu::map_firmware_regions(Group& group, IommuDevice& device) {
 
 // --- domains ----------------------------------------------------------------------------------------------------
 
-Result<Ref<PagingDomain>> Iommu::domain_alloc(IommuDevice& device) {
-  pt::Geometry geometry = device.unit().info().geometry;
+Result<Ref<PagingDomain>> Iommu::domain_alloc(IommuDevice& device, bool can_track) {
+  const UnitInfo& unit = device.unit().info();
+  pt::Geometry geometry = can_track ? unit.dirty_tracking : unit.geometry;
+  if (can_track && geometry.format == pt::FormatId::None) return fail(Errno::Eopnotsupp);
   // What the device runs on may be of another format or shape than this kernel prefers, and only its like can take over
   // from it (PagingDomain::take_over).
-  if (const Ref<PagingDomain> live = device.group().domain(); live && live->restored()) geometry = live->geometry();
+  if (const Ref<PagingDomain> live = device.group().domain(); live && live->restored()) {
+    const pt::Geometry& g = live->geometry();
+    if (!can_track || (g.format == geometry.format && g.coherent)) geometry = g;
+  }
   if (geometry.format == pt::FormatId::None) return fail(Errno::Eopnotsupp);
   Owned<pt::IoPageTable> table = TRY(pt::create(heap_, geometry));
-  return heap_.make_ref<PagingDomain>(*this, std::move(table));
+  return heap_.make_ref<PagingDomain>(*this, std::move(table), can_track);
 }
 
 bool Iommu::compatible(const PagingDomain& domain, const IommuDevice& device) const {
-  return device.unit().walks(domain.geometry());
+  return domain.suits(device.unit());
 }
 
 }  // namespace perdure

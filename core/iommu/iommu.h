@@ -45,8 +45,9 @@ class Iommu {
   IommuUnit* find_unit(Phys base) const;
 
   // An empty domain that every device behind `device`'s unit can be attached to: of the shape of a restored one that
-  // the device runs on, else of the unit's own choice. Eopnotsupp when no format fits.
-  Result<Ref<PagingDomain>> domain_alloc(IommuDevice& device);
+  // the device runs on, else of the unit's own choice. `can_track`: one that can track what devices write. Eopnotsupp
+  // when no format fits.
+  Result<Ref<PagingDomain>> domain_alloc(IommuDevice& device, bool can_track = false);
   // Compatible: a domain of this geometry can be attached to the device.
   bool compatible(const PagingDomain& domain, const IommuDevice& device) const;
 

@@ -39,6 +39,8 @@ Result<void> OutgoingRecords::write_domain(u32 index) {
   r.iova_bits = g.iova_bits;
   r.output_bits = g.output_bits;
   r.coherent = g.coherent ? 1 : 0;
+  r.flags = d.domain->can_track_dirty() ? abi::kIommuDomainCanTrack : 0;
+  if (d.domain->tracks_dirty()) r.flags |= abi::kIommuDomainTracks;
   r.mapped_bytes = d.domain->mapped_bytes_known() ? d.domain->mapped_bytes() : abi::kIommuMappedUnknown;
   r.table_pages = table.arena().pages_in_use();
   domain_chain.write(index, r);

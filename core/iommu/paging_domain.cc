@@ -8,8 +8,13 @@
 
 namespace perdure {
 
-PagingDomain::PagingDomain(Iommu& iommu, Owned<pt::IoPageTable> table)
-    : iommu_(iommu), lock_(LockRank::IommuDomain), table_(std::move(table)), units_(iommu.heap()), restored_(false) {}
+PagingDomain::PagingDomain(Iommu& iommu, Owned<pt::IoPageTable> table, bool can_track)
+    : iommu_(iommu),
+      lock_(LockRank::IommuDomain),
+      table_(std::move(table)),
+      units_(iommu.heap()),
+      can_track_(can_track),
+      restored_(false) {}
 
 PagingDomain::PagingDomain(Iommu& iommu, RestoredKey)
     : iommu_(iommu), lock_(LockRank::IommuRestored), units_(iommu.heap()), restored_(true) {}
@@ -144,6 +149,13 @@ Result<u32> PagingDomain::begin_attach(IommuUnit& unit, u32 devices) {
   }
   TRY(units_.reserve(units_.size() + 1));
   const u32 did = TRY(unit.did_alloc());
+  if (tracks_) {
+    // Before its first entry is there.
+    if (const Result<void> tracks = unit.set_dirty_tracking(did, true); !tracks) {
+      unit.did_free(did);
+      return fail(tracks.error());
+    }
+  }
   static_cast<void>(units_.push_back({&unit, did, devices}));
   return did;
 }
@@ -197,6 +209,13 @@ Result<void> PagingDomain::take_over(PagingDomain& live) {
         Line() << "iommu: replace: the new table has another shape than the old one");
     return fail(Errno::Einval);
   }
+  for (const UnitUse& use : live.units_) {
+    if (suits(*use.unit)) continue;
+    log(iommu_.machine(), LogLevel::Error,
+        Line() << "iommu: replace: the unit at " << use.unit->info().base << " cannot track what is written through "
+               << "the new table");
+    return fail(Errno::Einval);
+  }
   Iova at;
   const Result<u64> mapped = check_same_results(*live.table_, *table_, at);
   if (!mapped) {
@@ -222,7 +241,8 @@ Result<void> PagingDomain::take_over(PagingDomain& live) {
     never_free_ = true;
     flushed = fail(Errno::Eio);
   }
-  return flushed;
+  TRY(flushed);
+  return inherit_tracking_locked(live);
 }
 
 Ref<PagingDomain> PagingDomain::successor() const {
@@ -252,6 +272,12 @@ void PagingDomain::install_restored_table(Owned<pt::IoPageTable> table, u64 mapp
   table_ = std::move(table);
   mapped_bytes_ = mapped_bytes;
   mapped_bytes_known_ = mapped_bytes_known;
+}
+
+void PagingDomain::install_restored_tracking(bool can_track, bool tracks) {
+  MutexGuard guard(lock_);
+  can_track_ = can_track;
+  tracks_ = tracks;
 }
 
 void PagingDomain::never_free() {

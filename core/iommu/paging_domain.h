@@ -18,7 +18,8 @@ class PagingDomain : public RefCounted {
     RestoredKey() = default;
   };
 
-  PagingDomain(Iommu& iommu, Owned<pt::IoPageTable> table);
+  // `can_track`: it may be told to track what devices write, and no unit that does not mark that can have it.
+  PagingDomain(Iommu& iommu, Owned<pt::IoPageTable> table, bool can_track);
   PagingDomain(Iommu& iommu, RestoredKey key);
   ~PagingDomain() override;
 
@@ -31,6 +32,21 @@ class PagingDomain : public RefCounted {
   // there any more, but a unit did not confirm it, so the pages must never be given back.
   Result<u64> unmap(Iova iova, u64 length);
   Result<pt::Leaf> leaf_at(Iova iova) const;
+
+  // --- dirty tracking ------------------------------------------------------------------------------------
+  bool can_track_dirty() const { return can_track_; }
+  bool tracks_dirty() const;
+  // On: from its return on every leaf that a device writes through gets a mark, and none has one from before, also when
+  // it was on already. Off: marks stay, to be read. Errors of each unit's, with everything as before but the marks; Eio
+  // after a unit failed. Eopnotsupp: not allocated for it; Ebusy while preserved. Called like map().
+  Result<void> set_dirty_tracking(bool on);
+  // IoPageTable::each_dirty() under the domain's lock. What lost its mark is to be flushed: flush_unmarked() of at
+  // least that. Ebusy while preserved, Eopnotsupp: restored, or not allocated for it.
+  Result<void> each_dirty(Iova iova, u64 length, FunctionRef<Result<bool>(const pt::Leaf&)> unmark);
+  Result<void> flush_unmarked(Iova first, Iova last);
+
+  // Whether `unit` can translate by it, as it was allocated.
+  bool suits(const IommuUnit& unit) const;
 
   bool preserved() const { return immutability_.held(); }
   // Built around a former kernel's table, and not adopted: free-only.
@@ -77,6 +93,7 @@ class PagingDomain : public RefCounted {
   Ref<PagingDomain> successor() const;
 
   void install_restored_table(Owned<pt::IoPageTable> table, u64 mapped_bytes, bool mapped_bytes_known);
+  void install_restored_tracking(bool can_track, bool tracks);
   // Hardware may walk the tables for ever: their pages are not freed with the domain.
   void never_free();
 
@@ -86,6 +103,11 @@ class PagingDomain : public RefCounted {
 
   Result<void> check_mutable_locked() const REQUIRES(lock_);
   UnitUse* use_of_locked(const IommuUnit& unit) REQUIRES(lock_);
+  // On every unit, or, as far as they answer, on none.
+  Result<void> track_on_units_locked(bool on) REQUIRES(lock_);
+  Result<void> flush_leaves_locked(Iova first, Iova last) REQUIRES(lock_);
+  // After a graft: what was written through the old table is marked in the new one.
+  Result<void> inherit_tracking_locked(PagingDomain& live) REQUIRES(lock_, live.lock_);
   Result<void> flush_removed_locked(Iova iova, u64 length, pt::Gather& gather) REQUIRES(lock_);
 
   Iommu& iommu_;
@@ -96,6 +118,8 @@ class PagingDomain : public RefCounted {
   u64 mapped_bytes_ GUARDED_BY(lock_) = 0;
   bool mapped_bytes_known_ GUARDED_BY(lock_) = true;
   Immutability immutability_;  // held while preserved
+  bool can_track_ = false;     // set before anybody else sees it
+  bool tracks_ GUARDED_BY(lock_) = false;
   bool never_free_ GUARDED_BY(lock_) = false;
   bool flush_failed_ GUARDED_BY(lock_) = false;
   std::atomic<bool> restored_;  // written under lock_

@@ -138,6 +138,9 @@ class Reader {
         refuse(d, IommuRecordKind::Domain, i, "its table arena is not in preserved memory");
       } else if ((r.leaf_sizes & kPageSize) == 0 || r.iova_bits > kPageShift + 9 * r.levels) {
         refuse(d, IommuRecordKind::Domain, i, "its shape is impossible");
+      } else if (r.flags == abi::kIommuDomainTracks ||
+                 (r.flags != 0 && (r.format != static_cast<u32>(pt::FormatId::VtdSecondStage) || r.coherent == 0))) {
+        refuse(d, IommuRecordKind::Domain, i, "its table cannot track what is written");
       }
     }
   }

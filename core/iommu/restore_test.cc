@@ -608,7 +608,7 @@ TEST_F(ReplaceTest, TableWithOtherResultsIsRefusedAndNothingChanges) {
 TEST_F(ReplaceTest, TableOfAnotherShapeIsRefused) {
   pt::Geometry g = w.hw_a.geometry;
   g.leaf_sizes = kPageSize;
-  auto fresh = *w.heap().make_ref<PagingDomain>(*w.iommu, std::move(*pt::create(w.heap(), g)));
+  auto fresh = *w.heap().make_ref<PagingDomain>(*w.iommu, std::move(*pt::create(w.heap(), g)), false);
   ASSERT_TRUE(fresh->map(Iova(0x10000), memory, kPageSize, Access::ReadWrite));
   ASSERT_TRUE(fresh->map(Iova(kHugePageSize), memory + kPageSize, kPageSize, Access::Read));
   expect_refused(fresh, Errno::Einval);

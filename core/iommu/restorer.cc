@@ -105,6 +105,8 @@ std::string_view Restorer::compare_with_hardware(const IncomingDevice& entry, Io
     } else if (state.top.value != domain.top || state.levels != domain.levels ||
                static_cast<u32>(state.format) != domain.format) {
       why = "its entry leads to another table";
+    } else if (state.tracks_dirty != ((domain.flags & abi::kIommuDomainTracks) != 0)) {
+      why = "its entry and its record differ in dirty tracking";
     }
   }
   if (why.empty() && device.aliases().size() != record.alias_count + 1) why = "its aliases are others now";
@@ -195,6 +197,8 @@ Result<void> Restorer::restore_domain(u32 index) {
     return fail(Errno::Eproto);
   }
   const bool known = knows_contents && entry.record.mapped_bytes != abi::kIommuMappedUnknown;
+  domain->install_restored_tracking((entry.record.flags & abi::kIommuDomainCanTrack) != 0,
+                                    (entry.record.flags & abi::kIommuDomainTracks) != 0);
   domain->install_restored_table(std::move(table), known ? entry.record.mapped_bytes : 0, known);
   entry.domain = std::move(domain);
   entry.state = RecordState::Restored;

@@ -22,6 +22,7 @@ struct EntryState {
   pt::FormatId format = pt::FormatId::None;  // of the table; None with pass-through
   u8 levels = 0;
   Phys top;
+  bool tracks_dirty = false;  // leaves that are written through get marked (pt::IoPageTable::each_dirty)
 };
 
 struct UnitInfo {
@@ -31,6 +32,8 @@ struct UnitInfo {
   u64 ecap = 0;
   u32 did_limit = 0;      // ids are < did_limit
   pt::Geometry geometry;  // the best table for this unit alone
+  // The table whose leaves the unit marks as written through when it is told to; no format: it marks none.
+  pt::Geometry dirty_tracking;
 };
 
 class IommuUnit : public HeapObject {
@@ -52,6 +55,10 @@ class IommuUnit : public HeapObject {
   // Present → not present: one store, then context, PASID and IOTLB flushes with drain, all complete on return.
   // Eio when the unit does not complete them; the entry is not present then, but tables must not be freed.
   virtual Result<void> clear_entry(SourceId source) = 0;
+  // Whether leaves that are written through are marked: of every entry under this id, there already or still to come.
+  // Off after did_alloc(), as the entries are after did_reserve(). On return no translation is cached that was read
+  // under the other setting. Eopnotsupp: the unit, or the id's table, does not mark; Eio: it does not answer.
+  virtual Result<void> set_dirty_tracking(u32 did, bool on) = 0;
   virtual EntryState read_entry(SourceId source) const = 0;
   virtual void each_present_entry(FunctionRef<void(SourceId source, const EntryState& state)> visit) const = 0;
 

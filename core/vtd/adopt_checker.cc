@@ -42,7 +42,8 @@ std::string_view AdoptChecker::wrong_with_top(u64 top) const {
 // Two entries under one id (hardware.md §4). First-stage translations are told apart by their PASID, which is the same
 // everywhere here, and what passes through has none, so those two may share an id as they do on Linux.
 bool AdoptChecker::may_share(const Meaning& a, const Meaning& b) {
-  if (a.format == b.format && a.levels == b.levels && a.top == b.top) return true;
+  // A cached translation of the one serves the other, so they track alike, too.
+  if (a.format == b.format && a.levels == b.levels && a.top == b.top) return a.track_dirty == b.track_dirty;
   const auto second = [](const Meaning& m) { return m.format == pt::FormatId::VtdSecondStage; };
   const auto passes = [](const Meaning& m) { return m.format == pt::FormatId::None; };
   return !second(a) && !second(b) && (passes(a) || passes(b));
@@ -61,14 +62,16 @@ Result<void> AdoptChecker::check_whole() {
   std::sort(meanings_.begin(), meanings_.end(), [](const Meaning& a, const Meaning& b) {
     if (a.did != b.did) return a.did < b.did;
     if (a.format != b.format) return a.format < b.format;
-    return a.levels != b.levels ? a.levels < b.levels : a.top < b.top;
+    if (a.levels != b.levels) return a.levels < b.levels;
+    return a.top != b.top ? a.top < b.top : a.track_dirty < b.track_dirty;
   });
   const Meaning* last = nullptr;
   for (const Meaning& m : meanings_) {
     if (last && last->did == m.did && !may_share(*last, m)) {
       error(unit_line(from_.unit) << "domain id " << m.did
-                                  << " stands for two page tables: " << SourceId{from_.segment, last->bdf} << " "
-                                  << Hex{last->top} << ", " << SourceId{from_.segment, m.bdf} << " " << Hex{m.top});
+                                  << " stands for two page tables, or tracks writes to one by halves: "
+                                  << SourceId{from_.segment, last->bdf} << " " << Hex{last->top} << ", "
+                                  << SourceId{from_.segment, m.bdf} << " " << Hex{m.top});
       return fail(Errno::Einval);
     }
     last = &m;

@@ -24,6 +24,7 @@ class AdoptChecker {
     pt::FormatId format = pt::FormatId::None;
     u8 levels = 0;
     u64 top = 0;
+    bool track_dirty = false;
   };
 
   void error(const Line& line) { log(machine_, LogLevel::Error, line); }

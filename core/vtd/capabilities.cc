@@ -23,6 +23,7 @@ EntryLimits Capabilities::limits(TableMode mode) const {
   limits.pass_through = Ecap::Pt::test(ecap);
   limits.second_stage = second_stage(mode).levels != 0;
   limits.first_stage_levels = first_stage(mode).levels;
+  limits.track_dirty = dirty_tracking(mode).levels != 0;
   limits.walk_snoops = mode == TableMode::Scalable && pages_coherent(mode);
   return limits;
 }
@@ -45,6 +46,11 @@ pt::Geometry Capabilities::second_stage(TableMode mode) const {
   if ((Cap::Sslps::get(cap) & 2) != 0) g.leaf_sizes |= kGiantPageSize;
   g.coherent = pages_coherent(mode);
   return g;
+}
+
+pt::Geometry Capabilities::dirty_tracking(TableMode mode) const {
+  const bool marks = mode == TableMode::Scalable && Ecap::Ssads::test(ecap) && pages_coherent(mode);
+  return marks ? second_stage(mode) : pt::Geometry();
 }
 
 pt::Geometry Capabilities::first_stage(TableMode mode) const {

@@ -23,6 +23,10 @@ struct Capabilities {
   // The table that new domains get; no format when the unit walks none in this mode. Of the smallest second-stage width
   // that covers what the unit can address, or the largest; of the largest first-stage width.
   pt::Geometry geometry(TableMode mode, StagePolicy stage) const;
+  // The table whose leaves the unit marks as written through, in a way that can be relied on; no format: none. Only in
+  // scalable mode, and only where walks snoop: they mark in memory, and a write-back of the leaf's neighbours, from a
+  // line that the CPU read before, would take the marks back.
+  pt::Geometry dirty_tracking(TableMode mode) const;
   // One format of that mode, whether it is the preferred one or not; levels 0: not offered.
   pt::Geometry second_stage(TableMode mode) const;
   pt::Geometry first_stage(TableMode mode) const;

@@ -6,7 +6,7 @@ namespace perdure::vtd {
 
 Result<void> DidSpace::init(u32 limit) {
   const usize words = (limit + 63) / 64;
-  for (Vec<u64>* map : {&words_, &second_, &first_}) {
+  for (Vec<u64>* map : {&words_, &second_, &first_, &tracked_}) {
     TRY(map->reserve(words));
     for (usize i = 0; i < words; ++i) TRY(map->push_back(0));
   }
@@ -66,8 +66,14 @@ pt::FormatId DidSpace::bound_to(u64 did) const {
                               : pt::FormatId::None;
 }
 
+void DidSpace::set_tracked(u64 did, bool on) {
+  PERDURE_ASSERT(did < limit_);
+  const u64 bit = u64{1} << (did % 64);
+  tracked_[did / 64] = on ? tracked_[did / 64] | bit : tracked_[did / 64] & ~bit;
+}
+
 void DidSpace::unbind(u64 did) {
-  for (Vec<u64>* map : {&second_, &first_}) (*map)[did / 64] &= ~(u64{1} << (did % 64));
+  for (Vec<u64>* map : {&second_, &first_, &tracked_}) (*map)[did / 64] &= ~(u64{1} << (did % 64));
 }
 
 }  // namespace perdure::vtd

@@ -7,7 +7,7 @@ namespace perdure::vtd {
 
 class DidSpace {
  public:
-  explicit DidSpace(Heap& heap) : words_(heap), second_(heap), first_(heap) {}
+  explicit DidSpace(Heap& heap) : words_(heap), second_(heap), first_(heap), tracked_(heap) {}
 
   // Ids are < `limit` (a power of two, at least 16). Enomem.
   Result<void> init(u32 limit);
@@ -25,6 +25,11 @@ class DidSpace {
   Result<void> bind(u64 did, pt::FormatId format);
   pt::FormatId bound_to(u64 did) const;
 
+  // Whether entries under an id are to track what is written through them; off until it is set, and after unbinding.
+  // An id below the limit.
+  void set_tracked(u64 did, bool on);
+  bool tracked(u64 did) const { return did < limit_ && test(tracked_, did); }
+
   u32 limit() const { return limit_; }
 
  private:
@@ -35,6 +40,7 @@ class DidSpace {
   Vec<u64> words_;
   Vec<u64> second_;  // ids of second-stage tables
   Vec<u64> first_;   // ids of first-stage tables
+  Vec<u64> tracked_;
   u32 limit_ = 0;
   u32 next_ = kFirstDynamicDid;
 };

@@ -61,7 +61,7 @@ Result<bool> LegacyTables::make_room(u16 bdf, Kho* kho) {
   return true;
 }
 
-void LegacyTables::set(u16 bdf, u32 did, const pt::Geometry& geometry, Phys top) {
+void LegacyTables::set(u16 bdf, u32 did, const pt::Geometry& geometry, Phys top, bool) {
   u64* entry = context_entry(bdf);
   PERDURE_ASSERT(entry && !ContextEntry::Present::test(hw::load(entry)));
   const u64 words[kEntryWords] = {ContextEntry::Top::in_place(top.value) |

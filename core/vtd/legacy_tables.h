@@ -24,7 +24,8 @@ class LegacyTables final : public TranslationTables {
   EntryState read(u16 bdf) const override;
   bool bus_in_use(u8 bus) const override;
   Result<bool> make_room(u16 bdf, Kho* kho) override;
-  void set(u16 bdf, u32 did, const pt::Geometry& geometry, Phys top) override;
+  void set(u16 bdf, u32 did, const pt::Geometry& geometry, Phys top, bool track_dirty) override;
+  void set_track_dirty(u16, bool) override { PERDURE_ASSERT(!"legacy entries track nothing"); }
   void retract(u16 bdf) override;
   void wipe(u16 bdf, Kho* kho) override;
   bool retracted(u16 bdf, u32& did) const override;

@@ -45,6 +45,7 @@ struct Ecap {
   using Iro = Field<17, 8>;  // IVA and IOTLB registers' place, in units of 16 bytes
   using Prs = Bit<29>;
   using Smts = Bit<43>;    // scalable mode
+  using Ssads = Bit<45>;   // ... which mark what was accessed and written
   using Ssts = Bit<46>;    // ... with second-stage tables
   using Fsts = Bit<47>;    // ... with first-stage tables
   using Smpwcs = Bit<48>;  // ... whose walks snoop when PWSNP asks for it

@@ -129,7 +129,7 @@ class Checker : public AdoptChecker {
     switch (PasidEntry::Type::get(w[0])) {
       case PasidEntry::kSecondStage:
         if (!limits_.second_stage) return "second-stage table that the unit cannot do";
-        if (PasidEntry::TrackDirty::test(w[0])) return "dirty tracking on, which is never preserved";
+        if (PasidEntry::TrackDirty::test(w[0]) && !limits_.track_dirty) return "dirty tracking that the unit cannot do";
         if (!limits_.width_ok(static_cast<unsigned>(PasidEntry::Width::get(w[0])))) {
           return "width that the unit cannot do";
         }
@@ -153,6 +153,7 @@ class Checker : public AdoptChecker {
       m.format = pt::FormatId::VtdSecondStage;
       m.levels = static_cast<u8>(PasidEntry::Width::get(w[0]) + 2);
       m.top = PasidEntry::SecondStage::in_place(w[0]);
+      m.track_dirty = PasidEntry::TrackDirty::test(w[0]);
     } else if (PasidEntry::Type::get(w[0]) == PasidEntry::kFirstStage) {
       m.format = pt::FormatId::X86FirstStage;
       m.levels = static_cast<u8>(PasidEntry::FirstStageMode::get(w[2]) + 4);

@@ -81,6 +81,7 @@ EntryState ScalableTables::read(u16 bdf) const {
       state.format = pt::FormatId::VtdSecondStage;
       state.levels = static_cast<u8>(PasidEntry::Width::get(low) + 2);
       state.top = Phys(PasidEntry::SecondStage::in_place(low));
+      state.tracks_dirty = PasidEntry::TrackDirty::test(low);
       break;
     default: state.pass_through = true; break;
   }
@@ -122,7 +123,7 @@ Result<bool> ScalableTables::make_room(u16 bdf, Kho* kho) {
   return new_table;
 }
 
-void ScalableTables::set(u16 bdf, u32 did, const pt::Geometry& geometry, Phys top) {
+void ScalableTables::set(u16 bdf, u32 did, const pt::Geometry& geometry, Phys top, bool track_dirty) {
   u64* context = context_entry(bdf);
   const Room room = room_of(context);
   PERDURE_ASSERT(room.directory && !Context::Present::test(hw::load(context)));
@@ -135,12 +136,19 @@ void ScalableTables::set(u16 bdf, u32 did, const pt::Geometry& geometry, Phys to
     words[2] = PasidEntry::FirstStageMode::make(geometry.levels - 4u) | PasidEntry::FirstStage::in_place(top.value);
   } else {
     words[0] |= PasidEntry::Type::make(PasidEntry::kSecondStage) | PasidEntry::Width::make(geometry.levels - 2u) |
-                PasidEntry::SecondStage::in_place(top.value);
+                PasidEntry::SecondStage::in_place(top.value) | PasidEntry::TrackDirty::make(track_dirty ? 1 : 0);
   }
   writer_.publish({room.entry, kPasidWords}, words);
   const u64 present[kScalableContextWords] = {room.directory.value | Context::Present::value(),
                                               Context::RidPasid::make(kRidPasid), 0, 0};
   writer_.publish({context, kScalableContextWords}, present);
+}
+
+void ScalableTables::set_track_dirty(u16 bdf, bool on) {
+  u64* word = room_of(context_entry(bdf)).entry;
+  PERDURE_ASSERT(word && PasidEntry::Type::get(hw::load(word)) == PasidEntry::kSecondStage);
+  const u64 others = hw::load(word) & ~PasidEntry::TrackDirty::kMask;
+  writer_.store(word, others | PasidEntry::TrackDirty::make(on ? 1 : 0));
 }
 
 void ScalableTables::retract(u16 bdf) {

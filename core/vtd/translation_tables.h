@@ -18,6 +18,7 @@ struct EntryLimits {
   bool second_stage = true;
   u8 first_stage_levels = 0;  // at most; 0: none
   bool walk_snoops = false;
+  bool track_dirty = false;  // can entries of second-stage tables say so (SSADE)?
   bool width_ok(unsigned width_field) const { return width_field < 5 && (sagaw >> width_field & 1) != 0; }
 };
 
@@ -53,7 +54,10 @@ class TranslationTables : public HeapObject {
   // the handover that the tables are preserved in: new pages are before they are linked. Enomem, with nothing changed.
   virtual Result<bool> make_room(u16 bdf, Kho* kho) = 0;
   // Not present → present, after make_room().
-  virtual void set(u16 bdf, u32 did, const pt::Geometry& geometry, Phys top) = 0;
+  virtual void set(u16 bdf, u32 did, const pt::Geometry& geometry, Phys top, bool track_dirty) = 0;
+  // Of a present entry of a second-stage table, where the limits allow it: one store, which may be seen at once or
+  // never until the PASID cache and the IOTLB were flushed.
+  virtual void set_track_dirty(u16 bdf, bool on) = 0;
   // Present → not present, one store. The id stays where it is until wipe().
   virtual void retract(u16 bdf) = 0;
   // Zeroes what retract() left and gives back pages that nothing else used, out of `kho` first; after the flush.

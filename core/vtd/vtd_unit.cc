@@ -27,7 +27,13 @@ VtdUnit::VtdUnit(Heap& heap, Phys base, u16 segment, const Capabilities& can, Ta
     : heap_(heap),
       can_(can),
       mode_(mode),
-      info_{base, segment, can.cap, can.ecap, can.did_limit(), can.geometry(mode, config.stage)},
+      info_{base,
+            segment,
+            can.cap,
+            can.ecap,
+            can.did_limit(),
+            can.geometry(mode, config.stage),
+            can.dirty_tracking(mode)},
       registers_(heap.machine(), base, config.timeout_ns),
       writer_(heap.machine(), can.entries_coherent(mode)),
       limits_(can.limits(mode)),
@@ -150,12 +156,38 @@ Result<void> VtdUnit::set_entry(SourceId source, u32 did, const pt::IoPageTable&
     tables_->wipe(source.bdf, preserved_in_);
   }
   const bool new_table = TRY(tables_->make_room(source.bdf, preserved_in_));
-  tables_->set(source.bdf, did, table.geometry(), table.top());
+  tables_->set(source.bdf, did, table.geometry(), table.top(), dids_.tracked(did));
   if (auto settled = settle_set_locked(source.bdf, did, new_table); !settled) {
     tables_->retract(source.bdf);
     return settled;
   }
   return {};
+}
+
+// An entry of 64 bytes can be changed live by one store that matters, and SSADE is in one word with nothing else that
+// changes (hardware.md §9.5). The flushes are those of an entry that was changed (§6).
+Result<void> VtdUnit::set_dirty_tracking(u32 did, bool on) {
+  MutexGuard guard(lock_);
+  if (!dids_.taken(did)) return fail(Errno::Einval);
+  if (!limits_.track_dirty || dids_.bound_to(did) == pt::FormatId::X86FirstStage) return fail(Errno::Eopnotsupp);
+  if (state_ != State::Running) return fail(Errno::Ebusy);
+  if (!queue_.alive()) return fail(Errno::Eio);
+  if (dids_.tracked(did) == on) return {};
+  dids_.set_tracked(did, on);
+  bool changed = false;
+  if (dids_.bound_to(did) != pt::FormatId::None) {
+    each_present_entry_locked([&](u16 bdf, const EntryState& state) {
+      lock_.assert_held();
+      if (state.did != did || state.format != pt::FormatId::VtdSecondStage) return;
+      tables_->set_track_dirty(bdf, on);
+      changed = true;
+    });
+  }
+  if (!changed) return {};
+  Batch batch;
+  batch.add(InvalidatePasidCache(did, kRidPasid));
+  batch.add(InvalidateIotlb(drain_, did));
+  return submit(batch);
 }
 
 Result<void> VtdUnit::settle_set_locked(u16 bdf, u32 did, bool new_table) {
@@ -210,16 +242,25 @@ bool VtdUnit::first_stage(u32 did) const {
   return dids_.bound_to(did) == pt::FormatId::X86FirstStage;
 }
 
-void VtdUnit::bind_adopted_ids_locked() {
+void VtdUnit::each_present_entry_locked(FunctionRef<void(u16 bdf, const EntryState& state)> visit) const {
   for (unsigned bus = 0; bus < 256; ++bus) {
     if (!tables_->bus_in_use(static_cast<u8>(bus))) continue;
     for (unsigned devfn = 0; devfn < 256; ++devfn) {
-      const EntryState state = tables_->read(static_cast<u16>(bus << 8 | devfn));
-      if (!state.present || state.format == pt::FormatId::None) continue;
-      const Result<void> bound = dids_.bind(state.did, state.format);
-      PERDURE_ASSERT(bound.has_value());  // that no id stands for two tables was checked
+      const u16 bdf = static_cast<u16>(bus << 8 | devfn);
+      const EntryState state = tables_->read(bdf);
+      if (state.present) visit(bdf, state);
     }
   }
+}
+
+void VtdUnit::bind_adopted_ids_locked() {
+  each_present_entry_locked([&](u16, const EntryState& state) {
+    lock_.assert_held();
+    if (state.format == pt::FormatId::None) return;
+    const Result<void> bound = dids_.bind(state.did, state.format);
+    PERDURE_ASSERT(bound.has_value());  // that no id stands for two tables was checked
+    if (state.tracks_dirty) dids_.set_tracked(state.did, true);
+  });
 }
 
 void VtdUnit::add_domain_flush(u32 did, bool first_stage, Batch& batch) const {

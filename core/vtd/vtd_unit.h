@@ -73,6 +73,8 @@ class VtdUnit final : public IommuUnit {
   Result<void> set_entry(SourceId source, u32 did, const pt::IoPageTable& table) override EXCLUDES(lock_);
   // Nothing happens when no entry is present and no flush is owed. Einval for a foreign segment.
   Result<void> clear_entry(SourceId source) override EXCLUDES(lock_);
+  // Einval besides: an id that is not taken. Ebusy after quiesce().
+  Result<void> set_dirty_tracking(u32 did, bool on) override EXCLUDES(lock_);
   EntryState read_entry(SourceId source) const override EXCLUDES(lock_);
   void each_present_entry(FunctionRef<void(SourceId source, const EntryState& state)> visit) const override
       EXCLUDES(lock_);
@@ -142,7 +144,8 @@ class VtdUnit final : public IommuUnit {
   void add_page_flushes(u32 did, Iova iova, u64 length, bool leaves_only, Batch& batch) const;
   // Does the id tag first-stage translations? They have flushes of their own.
   bool first_stage(u32 did) const EXCLUDES(lock_);
-  // Notes the stage of every id that a former kernel's entries use.
+  void each_present_entry_locked(FunctionRef<void(u16 bdf, const EntryState& state)> visit) const REQUIRES(lock_);
+  // Notes the stage of every id that a former kernel's entries use, and whether they track.
   void bind_adopted_ids_locked() REQUIRES(lock_);
 
   Heap& heap_;

@@ -31,6 +31,7 @@ struct FakeHardware {
     u64 top = 0;
     bool pass_through = false;
     pt::FormatId format = pt::FormatId::VtdSecondStage;
+    bool tracks_dirty = false;
     bool operator==(const Entry&) const = default;
   };
   Phys base;
@@ -39,6 +40,7 @@ struct FakeHardware {
   u64 ecap = 0xecab;
   u32 did_limit = 256;
   pt::Geometry geometry{pt::FormatId::VtdSecondStage, 4, 48, 46, kPageSize | kHugePageSize | kGiantPageSize, true};
+  bool marks_dirty = true;
   std::map<SourceId, Entry> entries;
   EventLog* log = nullptr;
   u64 entry_writes = 0;
@@ -48,6 +50,7 @@ struct FakeHardware {
 
   // Driver state of the kernel that runs now.
   std::set<u64> dids;
+  std::set<u64> tracked;  // ids
   u32 next_did = kFirstDynamicDid;
   Phys root, queue, status;
   std::map<SourceId, Entry> saved;  // by quiesce and disable
@@ -80,7 +83,9 @@ class FakeUnit final : public IommuUnit {
     info_.ecap = hw_.ecap;
     info_.did_limit = hw_.did_limit;
     info_.geometry = hw_.geometry;
+    if (hw_.marks_dirty && hw_.geometry.format == pt::FormatId::VtdSecondStage) info_.dirty_tracking = hw_.geometry;
     hw_.dids.clear();
+    hw_.tracked.clear();
     hw_.next_did = kFirstDynamicDid;
     hw_.saved.clear();
     hw_.preserved = false;
@@ -127,12 +132,16 @@ class FakeUnit final : public IommuUnit {
     hw_.note("did_reserve " + std::to_string(did));
     if (did < kFirstDynamicDid || did >= hw_.did_limit) return fail(Errno::Erange);
     if (!hw_.dids.insert(did).second) return fail(Errno::Eexist);
+    for (const auto& [source, entry] : hw_.entries) {
+      if (entry.did == did && entry.tracks_dirty) hw_.tracked.insert(did);
+    }
     return {};
   }
   void did_free(u32 did) override {
     std::lock_guard guard(hw_.lock);
     hw_.note("did_free " + std::to_string(did));
     EXPECT_EQ(hw_.dids.erase(did), 1u);
+    hw_.tracked.erase(did);
   }
   bool did_taken(u64 did) const override {
     std::lock_guard guard(hw_.lock);
@@ -146,7 +155,8 @@ class FakeUnit final : public IommuUnit {
     if (hw_.fails("set_entry")) return fail(Errno::Enomem);
     if (hw_.entries.contains(source)) return fail(Errno::Eexist);
     EXPECT_TRUE(hw_.dids.contains(did));
-    hw_.entries[source] = {did, table.geometry().levels, table.top().value, false, table.geometry().format};
+    hw_.entries[source] = {did,   table.geometry().levels, table.top().value,
+                           false, table.geometry().format, hw_.tracked.contains(did)};
     ++hw_.entry_writes;
     return {};
   }
@@ -156,6 +166,18 @@ class FakeUnit final : public IommuUnit {
     if (hw_.entries.erase(source) != 0) ++hw_.entry_writes;
     if (hw_.dead || hw_.fails("clear_entry")) return fail(Errno::Eio);
     return {};
+  }
+  Result<void> set_dirty_tracking(u32 did, bool on) override {
+    std::lock_guard guard(hw_.lock);
+    hw_.note("track did " + std::to_string(did) + (on ? " on" : " off"));
+    if (!hw_.marks_dirty) return fail(Errno::Eopnotsupp);
+    if (hw_.dead) return fail(Errno::Eio);
+    EXPECT_TRUE(hw_.dids.contains(did));
+    on ? static_cast<void>(hw_.tracked.insert(did)) : static_cast<void>(hw_.tracked.erase(did));
+    for (auto& [source, entry] : hw_.entries) {
+      if (entry.did == did) entry.tracks_dirty = on;
+    }
+    return hw_.fails("set_dirty_tracking") ? fail(Errno::Eio) : Result<void>();
   }
   EntryState read_entry(SourceId source) const override {
     std::lock_guard guard(hw_.lock);
@@ -252,6 +274,7 @@ class FakeUnit final : public IommuUnit {
     state.format = e.pass_through ? pt::FormatId::None : e.format;
     state.levels = e.levels;
     state.top = Phys(e.top);
+    state.tracks_dirty = e.tracks_dirty;
     return state;
   }
   Result<void> flush(const std::string& name, const std::string& what) {
