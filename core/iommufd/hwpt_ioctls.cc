@@ -40,8 +40,9 @@ Ref<Object> IommufdFile::drop_use_locked(HwptPaging& hwpt) {
 }
 
 // Not filled, and not in its IOAS yet.
-Result<Ref<HwptPaging>> IommufdFile::make_hwpt_locked(Ref<Ioas> ioas, IommuDevice& device, bool automatic) {
-  Ref<PagingDomain> domain = TRY(module_.iommu.domain_alloc(device));
+Result<Ref<HwptPaging>> IommufdFile::make_hwpt_locked(Ref<Ioas> ioas, IommuDevice& device, bool automatic,
+                                                      bool track_dirty) {
+  Ref<PagingDomain> domain = TRY(module_.iommu.domain_alloc(device, track_dirty));
   return heap_.make_ref<HwptPaging>(heap_, std::move(ioas), std::move(domain), automatic);
 }
 
@@ -60,9 +61,11 @@ Result<void> IommufdFile::hwpt_alloc(Call<uapi::IommuHwptAlloc>& call) {
     if (pt->type() == ObjectType::HwptPaging) return fail(Errno::Eopnotsupp);
     Ioas* const ioas = object_cast<Ioas>(pt);
     if (!ioas) return fail(Errno::Einval);
-    // Nesting, dirty tracking and PASIDs are not there; page faults (kFaultIdValid) are judged by their queue, below.
-    if ((cmd.flags & ~uapi::iommu_hwpt::kFaultIdValid) != 0 || cmd.data_type != 0) return fail(Errno::Eopnotsupp);
-    hwpt = TRY(make_hwpt_locked(Ref<Ioas>(ioas), device->iommu_device(), false));
+    // Nesting and PASIDs are not there; page faults (kFaultIdValid) are judged by their queue, below.
+    constexpr u32 kKnown = uapi::iommu_hwpt::kDirtyTracking | uapi::iommu_hwpt::kFaultIdValid;
+    if ((cmd.flags & ~kKnown) != 0 || cmd.data_type != 0) return fail(Errno::Eopnotsupp);
+    const bool track_dirty = (cmd.flags & uapi::iommu_hwpt::kDirtyTracking) != 0;
+    hwpt = TRY(make_hwpt_locked(Ref<Ioas>(ioas), device->iommu_device(), false, track_dirty));
     TRY(ioas->add_domain(call.task, *hwpt));
     ScopeGuard remove([&] { ioas->remove_domain(*hwpt); });
     if ((cmd.flags & uapi::iommu_hwpt::kFaultIdValid) != 0) return fail(Errno::Enoent);
@@ -88,6 +91,8 @@ Result<void> IommufdFile::get_hw_info(Call<uapi::IommuHwInfo>& call) {
     if (byte != 0) return fail(Errno::Eopnotsupp);
   }
   uapi::IommuHwInfoVtd info{};
+  // Device TLBs are never enabled.
+  u64 capabilities = uapi::iommu_hw_info::kCapPciAtsNotSupported;
   {
     MutexGuard guard(lock_);
     const Device* const device = objects_.find_as<Device>(cmd.dev_id);
@@ -95,6 +100,7 @@ Result<void> IommufdFile::get_hw_info(Call<uapi::IommuHwInfo>& call) {
     const UnitInfo& unit = device->iommu_device().unit().info();
     info.cap_reg = unit.cap;
     info.ecap_reg = unit.ecap;
+    if (unit.dirty_tracking.format != pt::FormatId::None) capabilities |= uapi::iommu_hw_info::kCapDirtyTracking;
   }
   const u32 wanted = (cmd.flags & uapi::iommu_hw_info::kFlagInputType) != 0 ? cmd.data_type : 0;
   if (wanted != uapi::iommu_hw_info::kTypeNone && wanted != uapi::iommu_hw_info::kTypeIntelVtd) {
@@ -112,19 +118,44 @@ Result<void> IommufdFile::get_hw_info(Call<uapi::IommuHwInfo>& call) {
   cmd.data_len = sizeof(info);
   cmd.data_type = uapi::iommu_hw_info::kTypeIntelVtd;
   cmd.out_max_pasid_log2 = 0;
-  // Device TLBs are never enabled.
-  cmd.out_capabilities = uapi::iommu_hw_info::kCapPciAtsNotSupported;
+  cmd.out_capabilities = capabilities;
   return call.respond();
 }
 
-// No HWPT can be allocated with dirty tracking, and a restored one has it no more than others.
+// A restored HWPT is there to be kept or replaced; what was written through it is in the tables of the one that follows
+// it (iommu-liveupdate §5.3, §5.5).
 Result<void> IommufdFile::hwpt_set_dirty_tracking(Call<uapi::IommuHwptSetDirtyTracking>& call) {
-  if ((call.cmd.flags & ~u32{1}) != 0 || call.cmd.reserved != 0) return fail(Errno::Eopnotsupp);
+  if ((call.cmd.flags & ~uapi::iommu_dirty::kEnable) != 0 || call.cmd.reserved != 0) return fail(Errno::Eopnotsupp);
   MutexGuard guard(lock_);
-  const HwptPaging* const hwpt = objects_.find_as<HwptPaging>(call.cmd.hwpt_id);
+  HwptPaging* const hwpt = objects_.find_as<HwptPaging>(call.cmd.hwpt_id);
   if (!hwpt) return fail(Errno::Enoent);
   TRY(hwpt->immutability.may_change());
-  return fail(hwpt->restored() ? Errno::Einval : Errno::Eopnotsupp);
+  if (hwpt->restored()) return fail(Errno::Einval);
+  return hwpt->domain().set_dirty_tracking((call.cmd.flags & uapi::iommu_dirty::kEnable) != 0);
+}
+
+// The whole range and each page of the bitmap are multiples of the page that the program asks in.
+Result<void> IommufdFile::hwpt_get_dirty_bitmap(Call<uapi::IommuHwptGetDirtyBitmap>& call) {
+  const uapi::IommuHwptGetDirtyBitmap& cmd = call.cmd;
+  if ((cmd.flags & ~uapi::iommu_dirty::kNoClear) != 0 || cmd.reserved != 0) return fail(Errno::Eopnotsupp);
+  MutexGuard guard(lock_);
+  HwptPaging* const hwpt = objects_.find_as<HwptPaging>(cmd.hwpt_id);
+  if (!hwpt) return fail(Errno::Enoent);
+  TRY(hwpt->immutability.may_change());
+  if (cmd.length == 0) return fail(Errno::Einval);
+  if (range_overflows(cmd.iova, cmd.length)) return fail(Errno::Eoverflow);
+  const u64 end = cmd.iova + cmd.length;
+  const u64 alignment = hwpt->ioas() ? hwpt->ioas()->iova_alignment() : kPageSize;
+  if ((cmd.iova | end) % alignment != 0 || cmd.page_size == 0) return fail(Errno::Einval);
+  if (cmd.iova % cmd.page_size != 0 || end % cmd.page_size != 0) return fail(Errno::Einval);
+  if (hwpt->restored()) return fail(Errno::Einval);
+  if (!hwpt->domain().can_track_dirty()) return fail(Errno::Eopnotsupp);
+  return hwpt->ioas()->read_dirty(call.task, *hwpt,
+                                  {.iova = Iova(cmd.iova),
+                                   .length = cmd.length,
+                                   .page_size = cmd.page_size,
+                                   .bitmap = UserAddr(cmd.data),
+                                   .clear = (cmd.flags & uapi::iommu_dirty::kNoClear) == 0});
 }
 
 // Only caches of nested tables are invalidated by programs, and there are none. The count of entries handled is
@@ -147,22 +178,6 @@ Result<void> IommufdFile::hwpt_invalidate(Call<uapi::IommuHwptInvalidate>& call)
 }
 
 // --- what no unit here does: answered after what Linux checks before it asks the driver -----------------------------
-
-// The whole range and each page of the bitmap are multiples of the page that the program asks in.
-Result<void> IommufdFile::hwpt_get_dirty_bitmap(Call<uapi::IommuHwptGetDirtyBitmap>& call) {
-  const uapi::IommuHwptGetDirtyBitmap& cmd = call.cmd;
-  if ((cmd.flags & ~uapi::iommu_dirty::kNoClear) != 0 || cmd.reserved != 0) return fail(Errno::Eopnotsupp);
-  MutexGuard guard(lock_);
-  const HwptPaging* const hwpt = objects_.find_as<HwptPaging>(cmd.hwpt_id);
-  if (!hwpt) return fail(Errno::Enoent);
-  if (cmd.length == 0) return fail(Errno::Einval);
-  if (range_overflows(cmd.iova, cmd.length)) return fail(Errno::Eoverflow);
-  const u64 end = cmd.iova + cmd.length;
-  const u64 alignment = hwpt->ioas() ? hwpt->ioas()->iova_alignment() : kPageSize;
-  if ((cmd.iova | end) % alignment != 0 || cmd.page_size == 0) return fail(Errno::Einval);
-  if (cmd.iova % cmd.page_size != 0 || end % cmd.page_size != 0) return fail(Errno::Einval);
-  return fail(Errno::Eopnotsupp);
-}
 
 Result<void> IommufdFile::viommu_alloc(Call<uapi::IommuViommuAlloc>& call) {
   const uapi::IommuViommuAlloc& cmd = call.cmd;

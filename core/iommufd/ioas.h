@@ -1,6 +1,7 @@
 // An I/O address space: areas, and the domains that translate them (uapi §2.4).
 #pragma once
 #include "core/iommufd/area.h"
+#include "core/iommufd/dirty_reader.h"
 #include "core/iommufd/hwpt.h"
 #include "core/iommufd/reserved.h"
 
@@ -59,6 +60,9 @@ class Ioas final : public Object {
   // what PagingDomain::adopt() says; Enomem. On failure nothing changed.
   Result<void> take_areas(std::span<const RecordedArea> recorded, const Payer& payer) EXCLUDES(lock_);
   Result<void> adopt_domain(Task& via, HwptPaging& hwpt) EXCLUDES(lock_);
+  // What was written through one of its domains, as far as the range is mapped without a hole; nothing is mapped or
+  // unmapped meanwhile. Errors of DirtyReader::read().
+  Result<void> read_dirty(Task& task, HwptPaging& hwpt, const DirtyRequest& request) const EXCLUDES(lock_);
   // Keeps a range free for `owner`. Eaddrinuse: an area is there, or an allowed range. Enomem.
   Result<void> reserve(const void* owner, IovaRange range) EXCLUDES(lock_);
   void unreserve(const void* owner) EXCLUDES(lock_);

@@ -44,6 +44,18 @@ Result<void> Ioas::add_domain(Task& via, HwptPaging& hwpt) {
   return {};
 }
 
+Result<void> Ioas::read_dirty(Task& task, HwptPaging& hwpt, const DirtyRequest& request) const {
+  MutexGuard guard(lock_);
+  // Linux's walk ends at the first hole, too, and says nothing about it (uapi §2.7).
+  const Area* area = areas_.find(request.iova, request.iova);
+  if (!area) return {};
+  while (const Area* next = AreaMap::next(*area)) {
+    if (next->iova != area->last() + 1) break;
+    area = next;
+  }
+  return DirtyReader(heap_, task, hwpt.domain(), request).read(area->last());
+}
+
 Result<void> Ioas::take_areas(std::span<const RecordedArea> recorded, const Payer& payer) {
   MutexGuard guard(lock_);
   PERDURE_ASSERT(areas_.empty());

@@ -409,9 +409,10 @@ TEST_F(IoasIoctlTest, Type1CutsWhatItMapped) {
   unbind(device);
 }
 
-// --- what no unit here does (§2.7, §2.10) --------------------------------------------------------------------------
+// --- dirty tracking, and what no unit here does (§2.7, §2.10)
+// --------------------------------------------------------------------------
 
-TEST_F(IoasIoctlTest, DirtyBitmapsAreRefusedAfterTheirChecks) {
+TEST_F(IoasIoctlTest, DirtyTrackingIsRefusedAfterItsChecks) {
   const u32 ioas = w.ioas(fd);
   Ref<iommufd::Device> device = w.bind(fd, a0);
   const u32 hwpt = *w.hwpt(fd, device->id(), ioas);

@@ -165,7 +165,8 @@ class IommufdFile final : public File {
   }
 
   Result<Ref<Ioas>> find_ioas(u32 id) const EXCLUDES(lock_);
-  Result<Ref<HwptPaging>> make_hwpt_locked(Ref<Ioas> ioas, IommuDevice& device, bool automatic) REQUIRES(lock_);
+  Result<Ref<HwptPaging>> make_hwpt_locked(Ref<Ioas> ioas, IommuDevice& device, bool automatic,
+                                           bool track_dirty = false) REQUIRES(lock_);
   // Out of the table and of its IOAS; the reference is to be dropped with no lock held.
   [[nodiscard]] Ref<Object> retire_hwpt_locked(HwptPaging& hwpt) REQUIRES(lock_);
   // One use less; an automatic HWPT goes with the last.
