@@ -165,6 +165,47 @@ TEST_F(PagingDomainTest, NothingStaysMappedOrAttachedWhenMemoryRunsOut) {
   EXPECT_GE(failures, 2u);
 }
 
+TEST_F(PagingDomainTest, AnAttachmentThatCannotBeTrackedIsNone) {
+  auto who = w.owner();
+  auto d = *w.iommu->domain_alloc(w.device(a0), true);
+  w.attach(a0, who, d);
+  ASSERT_TRUE(d->set_dirty_tracking(true));
+  ASSERT_TRUE(w.group(b0).claim(who));
+  w.hw_b.fail_after["set_dirty_tracking"] = 0;
+  EXPECT_EQ(w.group(b0).attach(*who, d).error(), Errno::Eio);
+  EXPECT_TRUE(w.hw_b.entries.empty());
+  EXPECT_TRUE(w.hw_b.dids.empty());
+  EXPECT_EQ(d->did_on(w.unit(kUnitB)), 0u);
+  EXPECT_TRUE(w.hw_a.entries.at(a0).tracks_dirty);
+  w.group(b0).release(*who);
+  w.group(a0).release(*who);
+}
+
+// What loses its mark may still be cached as marked on any unit.
+TEST_F(PagingDomainTest, UnmarkedLeavesAreFlushedOnEveryUnit) {
+  auto who = w.owner();
+  auto d = *w.iommu->domain_alloc(w.device(a0), true);
+  w.attach(a0, who, d);
+  w.attach(b0, who, d);
+  ASSERT_TRUE(d->map(Iova(0x10000), Phys(0x5000), 0x3000, Access::ReadWrite));
+  ASSERT_TRUE(d->set_dirty_tracking(true));
+  ASSERT_TRUE(d->table().mark_dirty(Iova(0x11000), 1));
+  const std::string span = "0+" + std::to_string(u64{1} << 48) + " IH";
+  w.events.clear();
+  ASSERT_TRUE(d->set_dirty_tracking(true));
+  EXPECT_EQ(w.events, (std::vector<std::string>{"flush_pages did 2 " + span, "flush_pages did 2 " + span}));
+  w.events.clear();
+  ASSERT_TRUE(d->flush_unmarked(Iova(0x11000), Iova(0x11fff)));
+  EXPECT_EQ(w.events, (std::vector<std::string>{"flush_pages did 2 69632+4096 IH", "flush_pages did 2 69632+4096 IH"}));
+  // One that does not answer loses its devices: what they write from now on would leave no mark.
+  w.hw_b.fail_after["flush_pages"] = 0;
+  EXPECT_EQ(d->flush_unmarked(Iova(0x11000), Iova(0x11fff)).error(), Errno::Eio);
+  EXPECT_TRUE(w.hw_b.entries.empty());
+  EXPECT_TRUE(w.hw_a.entries.contains(a0));
+  w.group(b0).release(*who);
+  w.group(a0).release(*who);
+}
+
 TEST_F(PagingDomainTest, AllMemoryComesBack) {
   const u64 heap = w.heap().bytes_in_use();
   w.heap().trim();

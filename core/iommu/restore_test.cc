@@ -162,6 +162,7 @@ TEST_F(RestoreTest, EntryThatSaysOtherwiseIsRefused) {
                         {"another table", [](auto& e) { e.top += kPageSize; }},
                         {"another table", [](auto& e) { e.levels = 5; }},
                         {"another table", [](auto& e) { e.format = pt::FormatId::X86FirstStage; }},
+                        {"differ in dirty tracking", [](auto& e) { e.tracks_dirty = true; }},
                         {"passes DMA through", [](auto& e) { e.pass_through = true; }}};
   for (const Case& c : cases) {
     IommuWorld other;
@@ -612,6 +613,22 @@ TEST_F(ReplaceTest, TableOfAnotherShapeIsRefused) {
   ASSERT_TRUE(fresh->map(Iova(0x10000), memory, kPageSize, Access::ReadWrite));
   ASSERT_TRUE(fresh->map(Iova(kHugePageSize), memory + kPageSize, kPageSize, Access::Read));
   expect_refused(fresh, Errno::Einval);
+}
+
+// Shared by devices behind two units, one of which does not mark what is written.
+TEST_F(RestoreTest, TableThatOneUnitCannotTrackIsNoReplacement) {
+  w.hw_b.marks_dirty = false;
+  jump();
+  auto who = w.owner();
+  ASSERT_TRUE(w.group(a0).claim_held(who, kSession, kToken));
+  auto fresh = *w.iommu->domain_alloc(w.device(a0), true);
+  ASSERT_TRUE(fresh->map(Iova(0x10000), first.memory, kPageSize, Access::ReadWrite));
+  ASSERT_TRUE(fresh->map(Iova(kHugePageSize), first.memory + kPageSize, kPageSize, Access::Read));
+  EXPECT_EQ(w.group(a0).replace(*who, fresh).error(), Errno::Einval);
+  EXPECT_TRUE(w.logged("cannot track what is written"));
+  EXPECT_TRUE(w.group(a0).domain()->restored());
+  EXPECT_EQ(w.hw_a.entries, entries_a);
+  EXPECT_EQ(w.hw_b.entries, entries_b);
 }
 
 TEST_F(ReplaceTest, TableThatHardwareWalksAlreadyIsRefused) {
