@@ -1,5 +1,6 @@
 # What is installed: `cmake --install BUILD --component tool|client|core`.
-#   tool             the program `perdure` with its kernels, which stand beside it: in lib/perdure, linked from bin
+#   tool             the program `perdure` with its kernels and its agent, which stand beside it: in lib/perdure, linked
+#                    from bin
 # And what others build on, by find_package(Perdure COMPONENTS client core):
 #   Perdure::client  the client library: system calls as Result<T>, descriptors that close themselves (client/)
 #   Perdure::core    the core, freestanding: whoever embeds it supplies core/base/platform.h and a Machine
@@ -9,6 +10,7 @@ include(CMakePackageConfigHelpers)
 
 set(home ${CMAKE_INSTALL_LIBDIR}/perdure)
 install(TARGETS perdure perdure-kernel-a perdure-kernel-b RUNTIME DESTINATION ${home} COMPONENT tool)
+install(TARGETS perdure-agent LIBRARY DESTINATION ${home} COMPONENT tool)
 install(CODE "
   file(MAKE_DIRECTORY \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_BINDIR}\")
   file(CREATE_LINK ../${home}/perdure \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_BINDIR}/perdure\" SYMBOLIC)

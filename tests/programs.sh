@@ -1,6 +1,6 @@
 #!/bin/sh
 # programs.sh BUILD SOURCE PART: programs of others, unmodified, under `perdure run`. PART: uapi-dynamic, uapi-static, update, update-static, python,
-# strace, go, c, vmm, qemu. Status 77: what it needs is not here. The last four and python use the examples that tests/install.sh built.
+# strace, go, c, vmm, qemu; uapi-dynamic-agent, update-agent: by the preloaded library. Status 77: what it needs is not here. The last four and python use the examples that tests/install.sh built.
 set -u
 build=$1 source=$2 part=$3
 perdure=$build/tool/perdure
@@ -26,7 +26,8 @@ skip() {
   echo "1..0 # SKIP $1"
   exit 77
 }
-run() { timeout 120 "$perdure" run ${machine:+--machine "$machine"} -- "$@"; }
+agent=
+run() { timeout 120 "$perdure" run $agent ${machine:+--machine "$machine"} -- "$@"; }
 up() {
   machine=programs
   "$perdure" machine up $machine >"$work/up.log" 2>&1 || fail 'no machine'
@@ -41,6 +42,12 @@ wait_for() {
   done
 }
 
+case $part in
+  *-agent)
+    agent=--agent=only
+    part=${part%-agent}
+    ;;
+esac
 case $part in
   uapi-*)
     run "$build/tests/uapi/uapi_test_${part#uapi-}" >"$work/uapi.log" 2>"$work/err.log" || fail 'tests of the user API failed'

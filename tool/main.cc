@@ -173,6 +173,13 @@ int run(int argc, char** argv) {
                    "auto is trap where the host allows it")
       ->check(CLI::IsMember({"auto", "trap", "off"}))
       ->capture_default_str();
+  run_command
+      ->add_option(
+          "--agent", on_machine.agent,
+          "a library that is preloaded into dynamic programs, instead of seccomp: auto is where the host refuses "
+          "the latter")
+      ->check(CLI::IsMember({"auto", "only", "off"}))
+      ->capture_default_str();
   run_command->add_flag("!--no-sysfs", on_machine.files, "leave the host's sysfs alone: only the device nodes");
 
   std::vector<std::string> program_of_run = split_program(*run_command, argc, argv);

@@ -1,4 +1,5 @@
 #include "machine/intercept/filter.h"
+#include "machine/agent/filter_run.h"
 
 #include <gtest/gtest.h>
 #include <linux/audit.h>
@@ -8,33 +9,17 @@
 #include <cerrno>
 #include <cstring>
 
+#include "machine/agent/filter_run.h"
+
 namespace perdure::intercept {
 namespace {
-
-// What the kernel makes of a filter: the instructions that this one consists of.
-u32 run(const std::vector<sock_filter>& program, const seccomp_data& data) {
-  u32 a = 0;
-  for (usize at = 0; at < program.size(); ++at) {
-    const sock_filter& i = program[at];
-    switch (i.code) {
-      case BPF_LD | BPF_W | BPF_ABS: std::memcpy(&a, reinterpret_cast<const char*>(&data) + i.k, sizeof a); break;
-      case BPF_ALU | BPF_AND | BPF_K: a &= i.k; break;
-      case BPF_JMP | BPF_JEQ | BPF_K: at += a == i.k ? i.jt : i.jf; break;
-      case BPF_JMP | BPF_JGE | BPF_K: at += a >= i.k ? i.jt : i.jf; break;
-      case BPF_RET | BPF_K: return i.k;
-      default: ADD_FAILURE() << "instruction " << i.code; return 0;
-    }
-  }
-  ADD_FAILURE() << "ran off its end";
-  return 0;
-}
 
 class Filter : public testing::Test {
  protected:
   u32 of(int number, std::array<u64, 6> args = {}, u32 arch = AUDIT_ARCH_X86_64) const {
     seccomp_data data = {.nr = number, .arch = arch, .instruction_pointer = 0, .args = {}};
     std::memcpy(data.args, args.data(), sizeof data.args);
-    return run(build_filter(options), data);
+    return agent::run_filter(build_filter(options), data);
   }
   bool shown(int number, std::array<u64, 6> args = {}) const {
     const u32 action = of(number, args);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 #include "machine/host/host_files.h"
@@ -25,10 +26,18 @@ constexpr int kNoProgram = 127;
   // The filter without its listener would make every call fail: who serves and who is served end together.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(kNoProgram);
-  const auto listener = Listener::install(filter);
-  s32 error = listener ? 0 : static_cast<s32>(listener.error());
-  if (!wire::send(channel, {.result = error}, {}, listener ? *listener : -1) || !listener) _exit(kNoProgram);
-  close(*listener);
+  s32 error = 0;
+  int listener = -1;
+  if (filter.empty()) {
+    // As under a filter: programs do not become others' by being executed, which would also take the agent away.
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) error = errno;
+  } else if (const auto installed = Listener::install(filter)) {
+    listener = *installed;
+  } else {
+    error = static_cast<s32>(installed.error());
+  }
+  if (!wire::send(channel, {.result = error}, {}, listener) || error != 0) _exit(kNoProgram);
+  if (listener >= 0) close(listener);
   char told = 0;
   if (recv(channel, &told, 1, 0) != 1) _exit(kNoProgram);
   for (int signal = 1; signal < NSIG; ++signal) {
@@ -39,6 +48,8 @@ constexpr int kNoProgram = 127;
     }
   }
   sigprocmask(SIG_SETMASK, &program.mask, nullptr);
+  // This process has one thread, and so had the one that it is a copy of: nobody holds the environment's lock.
+  for (const std::string& variable : program.environment) putenv(const_cast<char*>(variable.c_str()));
   execvp(arguments[0], arguments);
   error = errno;
   [[maybe_unused]] const ssize_t said = write(channel, &error, sizeof error);

@@ -13,13 +13,15 @@
 namespace perdure::intercept {
 
 struct Program {
-  std::vector<std::string> arguments;  // the first is the program, looked for in PATH
-  sigset_t mask = {};                  // of signals, that it starts with
+  std::vector<std::string> arguments;         // the first is the program, looked for in PATH
+  sigset_t mask = {};                         // of signals, that it starts with
+  std::vector<std::string> environment = {};  // NAME=VALUE, besides what it inherits
 };
 
 class Launched {
  public:
-  // Forks a child that is under the filter and waits to be told to go on. What Listener::install() and fork() say.
+  // Forks a child that is under the filter (empty: under none) and waits to be told to go on. What Listener::install()
+  // and fork() say.
   static Result<Launched> prepare(const Program& program, const std::vector<sock_filter>& filter);
   pid_t pid() const { return pid_; }
   host::Descriptor take_listener() { return std::move(listener_); }

@@ -3,26 +3,16 @@
 #pragma once
 #include <linux/filter.h>
 
-#include <array>
 #include <span>
 
 #include "core/base/result.h"
 #include "core/base/types.h"
 #include "machine/host/descriptor.h"
+#include "machine/intercept/answers.h"
 
 namespace perdure::intercept {
 
-// A system call that waits.
-struct SystemCall {
-  u64 id = 0;
-  s32 tid = 0;
-  u32 number = 0;
-  std::array<u64, 6> args = {};
-
-  s32 fd() const { return static_cast<s32>(args[0]); }
-};
-
-class Listener {
+class Listener final : public Answers {
  public:
   explicit Listener(host::Descriptor fd);
 
@@ -32,15 +22,12 @@ class Listener {
 
   // Blocks for the next call. Eintr: a signal; Enoent: nobody is left to call.
   Result<SystemCall> receive();
-  // The caller still waits: what has been learnt of it since receive() was learnt of it and not of a successor.
-  bool waits(const SystemCall& call) const;
-  // The call goes on as if it had not been looked at.
-  void resume(const SystemCall& call);
-  void answer(const SystemCall& call, s64 value);
-  void refuse(const SystemCall& call, Errno error);
-  // A duplicate of `fd` in the caller: its number there. `at` >= 0: at that number, in place of what is there. Emfile;
-  // Ekilled: the caller is gone.
-  Result<s32> add_fd(const SystemCall& call, int fd, bool cloexec, s32 at = -1);
+  bool waits(const SystemCall& call) const override;
+  void resume(const SystemCall& call) override;
+  void answer(const SystemCall& call, s64 value) override;
+  void refuse(const SystemCall& call, Errno error) override;
+  using Answers::add_fd;
+  Result<s32> add_fd(const SystemCall& call, int fd, bool cloexec, s32 at) override;
 
   int fd() const { return fd_.get(); }
 

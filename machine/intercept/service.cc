@@ -34,16 +34,16 @@ Result<void> Service::serve(const SystemCall& call) {
   if (machine_.log) write_log(call, outcome);
   if (!outcome) {
     if (outcome.error() != Errno::Ekilled) {
-      machine_.listener->refuse(call, outcome.error());
+      answers_->refuse(call, outcome.error());
       return {};
     }
     // The caller is gone, or the kernel.
-    return machine_.listener->waits(call) ? Result<void>(fail(Errno::Ekilled)) : Result<void>();
+    return answers_->waits(call) ? Result<void>(fail(Errno::Ekilled)) : Result<void>();
   }
   if (outcome->kind == Outcome::Kind::Resume) {
-    machine_.listener->resume(call);
+    answers_->resume(call);
   } else {
-    machine_.listener->answer(call, outcome->value);
+    answers_->answer(call, outcome->value);
   }
   return {};
 }
@@ -124,7 +124,7 @@ Result<wire::Message> Service::kernel(Call op, const SystemCall& call, const Tar
   TRY(pass_on_closes());
   machine_.processes->watch(target.process());
   head.task = target.number();
-  TaskQuestions questions(*machine_.listener, *machine_.registry, machine_.events, call, target);
+  TaskQuestions questions(*answers_, *machine_.registry, machine_.events, call, target);
   return link_.call(op, head, bytes_of(payload), &questions, slow_, fd);
 }
 

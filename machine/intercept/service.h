@@ -26,9 +26,9 @@ struct Machine {
   std::unique_ptr<Processes> processes;
   Paths paths;
   EventFds events;
-  std::unique_ptr<Listener> listener;
-  std::unique_ptr<Tracer> tracer;  // null: programs map no registers
-  u32 high_fd = 0;                 // where files stand that take orders
+  std::unique_ptr<Listener> listener;  // null: calls come by way of the agent
+  std::unique_ptr<Tracer> tracer;      // null: programs map no registers
+  u32 high_fd = 0;                     // where files stand that take orders
   std::function<void(const std::string& line)> log;
   // Held while closes are passed on: an open that comes after a close must find it done.
   std::mutex closing;
@@ -37,9 +37,12 @@ struct Machine {
 
 class Service {
  public:
-  // `slow`: this thread will not be back soon.
-  Service(Machine& machine, KernelLink& link, std::function<void()> slow)
-      : machine_(machine), link_(link), slow_(std::move(slow)) {}
+  // `slow`: this thread will not be back soon. `answers`: where calls come from, if not from the listener.
+  Service(Machine& machine, KernelLink& link, std::function<void()> slow, Answers* answers = nullptr)
+      : machine_(machine),
+        link_(link),
+        slow_(std::move(slow)),
+        answers_(answers != nullptr ? answers : machine.listener.get()) {}
 
   // Ekilled: the kernel is gone. The call is not answered then: whoever made it ends with the kernel.
   Result<void> serve(const SystemCall& call);
@@ -107,6 +110,7 @@ class Service {
   Machine& machine_;
   KernelLink& link_;
   std::function<void()> slow_;
+  Answers* answers_;  // null: none come
 };
 
 }  // namespace perdure::intercept

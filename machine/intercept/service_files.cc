@@ -165,9 +165,9 @@ Result<Service::Outcome> Service::give(const SystemCall& call, int fd, int flags
   const bool cloexec = (flags & O_CLOEXEC) != 0;
   if (at >= 0) {
     // Above its limit: then like any other.
-    if (const auto number = machine_.listener->add_fd(call, fd, cloexec, at)) return value(*number);
+    if (const auto number = answers_->add_fd(call, fd, cloexec, at)) return value(*number);
   }
-  return value(TRY(machine_.listener->add_fd(call, fd, cloexec)));
+  return value(TRY(answers_->add_fd(call, fd, cloexec)));
 }
 
 // --- looking

@@ -15,6 +15,7 @@
 
 #include "machine/host/descriptor_limit.h"
 #include "machine/host/host_files.h"
+#include "machine/intercept/agent_server.h"
 #include "machine/intercept/kernel_bus.h"
 #include "machine/intercept/process_tree.h"
 #include "machine/intercept/workers.h"
@@ -36,6 +37,8 @@ class Session {
   Result<void> prepare();
   Result<void> prepare_traps();
   bool start();
+  bool prepare_program();
+  bool prepare_by_agent(std::vector<sock_filter> filter);
   void loop();
   std::optional<Ended> next_end();
   void take_children();
@@ -62,6 +65,7 @@ class Session {
   u64 reboot_ = 0;  // the number of the event
   std::optional<Machine> machine_;
   std::optional<Workers> workers_;
+  std::unique_ptr<AgentServer> agent_;
   std::optional<Launched> program_;
   std::mutex traced_mutex_;
   std::vector<Ended> traced_ends_;  // told to the threads that trace
@@ -141,33 +145,72 @@ Result<void> Session::prepare_traps() {
   return {};
 }
 
-bool Session::start() {
-  // Before any thread is: the child is a copy of this process.
-  auto launched = Launched::prepare(
-      config_.program,
-      build_filter({.files = config_.files, .eventfds = EventFds::needed(), .high_fd = machine_->high_fd}));
+// The host lets nobody do this, or not a second one; nothing is wrong with what was asked for.
+bool is_refused(Errno error) {
+  return error == Errno::Ebusy || error == Errno::Enosys || error == Errno::Einval || error == Errno::Eperm ||
+         error == Errno::Eacces;
+}
+
+bool Session::prepare_by_agent(std::vector<sock_filter> filter) {
+  if (!can_preload(config_.program.arguments.front())) {
+    say(Said::Failed, static_cast<s32>(Errno::Enoexec), 0, "static");
+    return false;
+  }
+  auto server = AgentServer::listen(machine_->shadow->place_of("/agent"), std::move(filter));
+  if (!server) {
+    say(Said::Failed, static_cast<s32>(server.error()), 0, "agent");
+    return false;
+  }
+  agent_ = std::move(*server);
+  config_.program.environment = agent_->environment(config_.agent_library);
+  auto launched = Launched::prepare(config_.program, {});
   if (!launched) {
-    say(Said::Failed, static_cast<s32>(launched.error()), 0, "seccomp");
+    say(Said::Failed, static_cast<s32>(launched.error()), 0, "agent");
     return false;
   }
   program_ = std::move(*launched);
+  return true;
+}
+
+bool Session::prepare_program() {
+  auto filter = build_filter({.files = config_.files, .eventfds = EventFds::needed(), .high_fd = machine_->high_fd});
+  if (config_.agent == Agent::Only) return prepare_by_agent(std::move(filter));
+  auto launched = Launched::prepare(config_.program, filter);
+  if (launched) {
+    program_ = std::move(*launched);
+    return true;
+  }
+  if (config_.agent == Agent::Auto && is_refused(launched.error())) {
+    say(Said::ByAgent, static_cast<s32>(launched.error()), 0);
+    return prepare_by_agent(std::move(filter));
+  }
+  say(Said::Failed, static_cast<s32>(launched.error()), 0, "seccomp");
+  return false;
+}
+
+bool Session::start() {
+  // Before any thread is: the child is a copy of this process.
+  if (!prepare_program()) return false;
   // The program keeps the terminal; what is typed there is not for this process.
   setsid();
   host::raise_descriptor_limit();
-  machine_->listener = std::make_unique<Listener>(program_->take_listener());
   const u64 front = link_->front();
-  workers_.emplace(
-      *machine_,
-      [this, front]() -> Result<std::unique_ptr<KernelLink>> {
-        return KernelLink::join(TRY(config_.connect()), front);
-      },
-      [this] {
-        const u64 one = 1;
-        [[maybe_unused]] const ssize_t n = write(kernel_gone_.get(), &one, sizeof one);
-      });
-  workers_->start();
-  if (const auto gone = program_->go(); !gone) {
-    say(Said::NoProgram, static_cast<s32>(gone.error()), 0);
+  const auto join = [this, front]() -> Result<std::unique_ptr<KernelLink>> {
+    return KernelLink::join(TRY(config_.connect()), front);
+  };
+  const auto gone = [this] {
+    const u64 one = 1;
+    [[maybe_unused]] const ssize_t n = write(kernel_gone_.get(), &one, sizeof one);
+  };
+  if (agent_) {
+    agent_->start(*machine_, join, gone);
+  } else {
+    machine_->listener = std::make_unique<Listener>(program_->take_listener());
+    workers_.emplace(*machine_, join, gone);
+    workers_->start();
+  }
+  if (const auto gone_on = program_->go(); !gone_on) {
+    say(Said::NoProgram, static_cast<s32>(gone_on.error()), 0);
     return false;
   }
   say(Said::Started, 0, static_cast<u64>(program_->pid()));

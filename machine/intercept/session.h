@@ -15,12 +15,21 @@ enum class Mmio : u8 {
   Off,  // there are none: programs read and write them by system calls
 };
 
+// The library that is preloaded into programs, in place of a filter (machine/agent).
+enum class Agent : u8 {
+  Auto,  // where the host refuses the filter
+  Only,
+  Off,
+};
+
 struct SessionConfig {
   Connect connect;
   Program program;
   bool files = true;     // sysfs, too
   std::string log_file;  // empty: none
   Mmio mmio = Mmio::Auto;
+  Agent agent = Agent::Off;
+  std::string agent_library = {};  // absolute
 };
 
 // Between a session and who started it, over a socket of wire::Message.
@@ -28,6 +37,7 @@ enum class Said : u32 {
   // from the session
   Failed = 1,  // result: why; payload: what was tried. Nothing was started
   NoProgram,   // result: why it could not be executed
+  ByAgent,     // result: why there is no filter; it is served by the agent. Others follow
   Started,     // a: its process
   Ended,       // a: its status, as waitpid() has it. What it started may still run
   Rebooted,    // the kernel is replaced, and all programs are gone. a: as above

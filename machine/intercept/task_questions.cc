@@ -94,12 +94,12 @@ Result<Reply> TaskQuestions::install(wire::Message& question) {
   if (question.fd_lost) return fail(Errno::Enfile);
   if (question.head.b == wire::kNoHandle) {
     if (!question.fd) return fail(Errno::Eproto);
-    reply.a = static_cast<u64>(TRY(listener_.add_fd(call_, question.fd.get(), cloexec)));
+    reply.a = static_cast<u64>(TRY(answers_.add_fd(call_, question.fd.get(), cloexec)));
     return reply;
   }
   const std::string name(reinterpret_cast<const char*>(question.payload.data()), question.payload.size());
   const host::Descriptor theirs = TRY(registry_.make(question.head.b, name, {}, O_RDWR));
-  const auto number = listener_.add_fd(call_, theirs.get(), cloexec);
+  const auto number = answers_.add_fd(call_, theirs.get(), cloexec);
   if (!number) {
     registry_.forget(question.head.b);  // the kernel takes back what it could not give out
     return fail(number.error());

@@ -1,8 +1,8 @@
 // The kernel's questions about the program whose system call it serves.
 #pragma once
+#include "machine/intercept/answers.h"
 #include "machine/intercept/eventfds.h"
 #include "machine/intercept/kernel_link.h"
-#include "machine/intercept/listener.h"
 #include "machine/intercept/registry.h"
 #include "machine/intercept/target.h"
 
@@ -10,8 +10,8 @@ namespace perdure::intercept {
 
 class TaskQuestions final : public Questions {
  public:
-  TaskQuestions(Listener& listener, Registry& registry, EventFds& events, const SystemCall& call, const Target& target)
-      : listener_(listener), registry_(registry), events_(events), call_(call), target_(target) {}
+  TaskQuestions(Answers& answers, Registry& registry, EventFds& events, const SystemCall& call, const Target& target)
+      : answers_(answers), registry_(registry), events_(events), call_(call), target_(target) {}
 
   Result<wire::Reply> answer(wire::Message& question) override;
 
@@ -22,7 +22,7 @@ class TaskQuestions final : public Questions {
   Result<wire::Reply> own_mapping(u64 at, u64 access) const;
   Result<wire::Reply> install(wire::Message& question);
 
-  Listener& listener_;
+  Answers& answers_;
   Registry& registry_;
   EventFds& events_;
   const SystemCall& call_;

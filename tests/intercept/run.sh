@@ -42,6 +42,20 @@ perdure=$work/perdure_few
 check 'more files than a shell allows, over a kexec' 0 'many_files ends with 0' run --restart 1 -- "$probe" many_files
 perdure=$real
 
+# By the library that is preloaded, and nothing else.
+for case in $("$probe"); do
+  case $case in
+    status | no_registers | register_status | exec_* | jump | many_files | daemon | after | confined | without_seccomp) continue ;;
+  esac
+  check "agent: $case" 0 "^$case ends with 0" run --agent=only -- "$probe" "$case"
+done
+check 'agent: its status is passed on' 7 'ends with 7' run --agent=only -- "$probe" status 7
+check 'agent: a kexec ends the program' 137 'the kernel was replaced' run --agent=only -- "$probe" jump
+check 'agent: it starts again under the next kernel' 0 'jump ends with 0' run --agent=only --restart 1 -- "$probe" jump
+check 'agent: children are served' 0 'alloc ends with 0' run --agent=only sh -c "$probe alloc"
+check 'agent: a static program cannot be served' 125 'the program is static' \
+  run --agent=only -- "$probes/intercept_probe_static" alloc
+
 # What starts, and what does not.
 check 'a program that is not there' 127 'No such file' run -- ./nonesuch
 check 'a file that is no program' 126 'Permission denied' run -- "$2/LICENSE"
@@ -50,7 +64,8 @@ check 'words of the program are its own' 0 '^-x --log' run echo -x --log
 check 'found in PATH, and its children are served' 0 'alloc ends with 0' run sh -c "$probe alloc"
 check 'ended by a signal' 143 '' run -- sh -c 'echo x; kill -TERM $$'
 check 'one in another: seccomp has one listener' 125 'a supervisor watches this process already' \
-  run -- "$perdure" run -- "$probe" alloc
+  run -- "$perdure" run --agent=off -- "$probe" alloc
+check 'one in another: by the agent' 0 'alloc ends with 0' run -- "$perdure" run -- "$probe" alloc
 cat >"$work/perdure_in" <<END
 #!/bin/sh
 how=\$1
@@ -60,7 +75,9 @@ END
 chmod +x "$work/perdure_in"
 real=$perdure
 perdure=$work/perdure_in
-check 'a host without listeners' 125 'Linux 5.9' without_seccomp run -- "$probe" alloc
+check 'a host without listeners' 125 'Linux 5.9' without_seccomp run --agent=off -- "$probe" alloc
+check 'a host without listeners: by the agent' 0 'alloc ends with 0' without_seccomp run -- "$probe" alloc
+check 'a host without listeners: it says so' 0 'refuses seccomp user notification' without_seccomp run -- "$probe" alloc
 # Containers refuse to take descriptors out of programs.
 for case in alloc duplicates killed passed_on threads sysfs; do
   check "in a container: $case" 0 "^$case ends with 0" confined run -- "$probe" "$case"

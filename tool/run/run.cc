@@ -17,6 +17,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "machine/agent/protocol.h"
 #include "machine/host/host_files.h"
 #include "machine/intercept/session.h"
 #include "tool/machine/control.h"
@@ -70,6 +71,13 @@ void explain(s32 error, std::string_view what) {
       default: break;
     }
   }
+  if (what == "static") {
+    std::fprintf(
+        stderr,
+        "perdure run: the program is static, or not of this processor: only seccomp serves it, and not a library "
+        "that is preloaded\n");
+    return;
+  }
   if (what == "ptrace") {
     std::fprintf(
         stderr,
@@ -90,6 +98,26 @@ void explain(s32 error, std::string_view what) {
     return;
   }
   std::fprintf(stderr, "perdure run: %.*s: %s\n", static_cast<int>(what.size()), what.data(), error_text(error));
+}
+
+// Where the agent has the place of a filter.
+void explain_agent(s32 error) {
+  std::fprintf(stderr,
+               "perdure run: this host refuses seccomp user notification (%s): serving dynamic programs only, by a "
+               "library that is preloaded into them (--agent)\n",
+               error_text(error));
+}
+
+// Beside this program; empty: it is not there.
+std::string agent_library() {
+  std::error_code none;
+  const auto here = std::filesystem::read_symlink("/proc/self/exe", none).parent_path() / perdure::agent::kLibraryName;
+  return std::filesystem::exists(here, none) ? here.string() : std::string();
+}
+
+intercept::Agent agent_of(const std::string& said, const std::string& library) {
+  if (said == "off" || library.empty()) return intercept::Agent::Off;
+  return said == "only" ? intercept::Agent::Only : intercept::Agent::Auto;
 }
 
 // Signals that are passed on. Those of the terminal reach the program without us.
@@ -127,7 +155,11 @@ class Signals {
 class Run {
  public:
   // Throws MachineError.
-  explicit Run(const RunOptions& options) : options_(options) {
+  explicit Run(const RunOptions& options) : options_(options), library_(agent_library()) {
+    if (options.agent == "only" && library_.empty()) {
+      throw MachineError(Errno::Enoent, std::string("--agent=only: there is no ") + agent::kLibraryName +
+                                            " beside this program: build or install it");
+    }
     if (!options.socket.empty()) {
       socket_ = options.socket;
     } else if (!options.machine.empty()) {
@@ -175,7 +207,9 @@ class Run {
                                     .log_file = options_.log,
                                     .mmio = options_.mmio == "trap"  ? intercept::Mmio::Trap
                                             : options_.mmio == "off" ? intercept::Mmio::Off
-                                                                     : intercept::Mmio::Auto},
+                                                                     : intercept::Mmio::Auto,
+                                    .agent = agent_of(options_.agent, library_),
+                                    .agent_library = library_},
                                    std::move(pair->second)));
     }
     pair->second.reset();
@@ -227,6 +261,7 @@ class Run {
         case Said::Failed:
           explain(said->head.result, {reinterpret_cast<const char*>(said->payload.data()), said->payload.size()});
           return {};
+        case Said::ByAgent: explain_agent(said->head.result); break;
         case Said::NoProgram:
           std::fprintf(stderr, "perdure run: %s: %s\n", options_.program.front().c_str(),
                        error_text(said->head.result));
@@ -242,6 +277,7 @@ class Run {
   }
 
   const RunOptions& options_;
+  const std::string library_;  // the agent
   std::string socket_;
   std::filesystem::path directory_;  // of a machine that is named
   std::unique_ptr<Control> control_;

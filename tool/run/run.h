@@ -13,8 +13,9 @@ struct RunOptions {
   std::string config;   // what that is made of: a file (docs/machine.md)
   std::string log;
   u32 restarts = 0;
-  std::string mmio = "auto";  // or "trap", "off"
-  bool files = true;          // sysfs, too
+  std::string mmio = "auto";   // or "trap", "off"
+  std::string agent = "auto";  // or "only", "off"
+  bool files = true;           // sysfs, too
   std::vector<std::string> program;
 };
 
