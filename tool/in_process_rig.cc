@@ -110,6 +110,7 @@ Result<void> InProcessRig::boot(std::string_view kernel, Phys boot_info) {
   Config config = *known;
   if (config_.unit_timeout_ns != 0) config.unit_timeout_ns = config_.unit_timeout_ns;
   const TablePolicy& tables = kernel == "b" ? config_.tables_b : config_.tables_a;
+  config.iommufd_test = true;  // as on machines that nobody configured
   config.table_mode = tables.mode;
   config.stage = tables.stage;
   Life life;

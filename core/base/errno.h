@@ -36,6 +36,7 @@ enum class Errno : int {
   Enametoolong = 36,
   Enosys = 38,
   Eloop = 40,
+  Ebade = 52,
   Enodata = 61,
   Eproto = 71,
   Eoverflow = 75,
@@ -82,6 +83,7 @@ constexpr std::string_view errno_name(Errno e) {
     case Errno::Enametoolong: return "ENAMETOOLONG";
     case Errno::Enosys: return "ENOSYS";
     case Errno::Eloop: return "ELOOP";
+    case Errno::Ebade: return "EBADE";
     case Errno::Enodata: return "ENODATA";
     case Errno::Eproto: return "EPROTO";
     case Errno::Eoverflow: return "EOVERFLOW";

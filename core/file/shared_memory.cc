@@ -157,6 +157,24 @@ Result<usize> SharedMemory::write(Task& task, UserAddr from, usize bytes, u64 po
   return bytes;
 }
 
+Result<void> SharedMemory::load(u64 pos, std::span<std::byte> to) {
+  if (remote()) return host_->read(pos, to);
+  return move_bytes(pos, to.size(), [&](std::span<std::byte> part) -> Result<void> {
+    std::copy(part.begin(), part.end(), to.begin());
+    to = to.subspan(part.size());
+    return {};
+  });
+}
+
+Result<void> SharedMemory::store(u64 pos, std::span<const std::byte> from) {
+  if (remote()) return host_->write(pos, from);
+  return move_bytes(pos, from.size(), [&](std::span<std::byte> part) -> Result<void> {
+    std::copy_n(from.begin(), part.size(), part.begin());
+    from = from.subspan(part.size());
+    return {};
+  });
+}
+
 Result<MapTarget> SharedMemory::mmap(Task&, u64 offset, u64 length, Access access) {
   if (length == 0 || offset % kPageSize != 0) return fail(Errno::Einval);
   if (remote()) return fail(Errno::Enodev);

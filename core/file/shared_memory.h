@@ -64,6 +64,10 @@ class SharedMemory final : public File {
   // end is short; a write past the end grows the file, Eperm when a seal or preservation forbids it.
   Result<usize> read(Task& task, UserAddr to, usize bytes, u64 pos) override;
   Result<usize> write(Task& task, UserAddr from, usize bytes, u64 pos) override;
+  // The same with the kernel's own bytes, of a range that is in the file (Einval). Efault: of a process's memory that
+  // is gone.
+  Result<void> load(u64 pos, std::span<std::byte> to);
+  Result<void> store(u64 pos, std::span<const std::byte> from);
   // Enodev where the range is not contiguous in physical memory.
   Result<MapTarget> mmap(Task& task, u64 offset, u64 length, Access access) override;
   // Eperm: sealed or preserved.

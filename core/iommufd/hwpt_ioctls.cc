@@ -12,7 +12,7 @@ Result<void> IommufdFile::destroy(Call<uapi::IommuDestroy>& call) {
   Object* const object = objects_.find(call.cmd.id);
   if (!object) return fail(Errno::Enoent);
   TRY(object->immutability.may_change());
-  // A device is its driver's, for as long as that has it bound.
+  // A device is its driver's, for as long as that has it bound; an access (users) that of its file.
   if (object->type() == ObjectType::Device || object->users != 0) return fail(Errno::Ebusy);
   if (HwptPaging* hwpt = object_cast<HwptPaging>(object)) {
     // A restored one may be what devices run on that were not bound again yet.

@@ -10,7 +10,7 @@ Ioas::~Ioas() {
   AreaList all;
   {
     MutexGuard guard(lock_);
-    PERDURE_ASSERT(domains_.empty());
+    PERDURE_ASSERT(domains_.empty() && accesses_.empty());
     while (Area* area = areas_.first()) {
       areas_.remove(*area);
       all.push_back(*area);
@@ -177,6 +177,7 @@ Result<void> Ioas::cut(Iova border) {
   TRY(immutability.may_change());
   if (border.value % alignment_ != 0) return fail(Errno::Einval);
   if (large_pages_ && !domains_.empty()) return fail(Errno::Einval);
+  if (accessed_locked(*area)) return fail(Errno::Einval);
   const u64 lower = border - area->iova;
   Owned<Area> upper =
       TRY(heap_.make<Area>(border, area->length - lower, area->access, area->pages, area->offset + lower));
@@ -195,6 +196,7 @@ Result<u64> Ioas::unmap(Iova first, Iova last, AreaList& removed) {
   bool confirmed = true;
   while (Area* area = areas_.find(first, last)) {
     if (area->iova < first || area->last() > last) return fail(Errno::Enoent);
+    let_go_locked(*area);
     leave_locked(*area);
     if (area->lost) confirmed = false;
     removed.push_back(*area);

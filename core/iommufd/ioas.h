@@ -3,6 +3,7 @@
 #include "core/iommufd/area.h"
 #include "core/iommufd/dirty_reader.h"
 #include "core/iommufd/hwpt.h"
+#include "core/iommufd/ioas_access.h"
 #include "core/iommufd/reserved.h"
 
 namespace perdure::iommufd {
@@ -37,8 +38,8 @@ class Ioas final : public Object {
   // What is mapped in [first, first + length), to be mapped again. Einval: length 0; Eoverflow; Enoent: not all of it
   // is.
   Result<void> slices_of(u64 first, u64 length, Vec<Slice>& slices) const EXCLUDES(lock_);
-  // An area that `border` lies in becomes two that meet there. Einval: not aligned, or large pages are in use, which
-  // cannot be cut; Ebusy: immutable; Enomem.
+  // An area that `border` lies in becomes two that meet there. Einval: not aligned, or large pages are in use, or part
+  // of it is pinned by an access, which cannot be cut; Ebusy: immutable; Enomem.
   Result<void> cut(Iova border) EXCLUDES(lock_);
   // Unmaps the areas in [first, last], each of which must lie in there whole; returns the bytes unmapped. Enoent: one
   // does not (those before it stay unmapped), or none is there. Ebusy: immutable. Eio: a unit did not confirm, or an
@@ -66,6 +67,26 @@ class Ioas final : public Object {
   // Keeps a range free for `owner`. Eaddrinuse: an area is there, or an allowed range. Enomem.
   Result<void> reserve(const void* owner, IovaRange range) EXCLUDES(lock_);
   void unreserve(const void* owner) EXCLUDES(lock_);
+
+  // Keeps a range free for good. Ebusy: immutable, too.
+  Result<void> reserve_for_good(IovaRange range) EXCLUDES(lock_);
+  bool reserves_for_good() const EXCLUDES(lock_);
+
+  // --- accesses of the kernel's own (uapi §2.12, core/iommufd/ioas_access.h) -----------------------------------
+  // One that pins needs areas of whole pages: Eaddrinuse. Followed by join_access(), in the same hold of the context's
+  // lock.
+  Result<void> admit_access(const IoasAccess& access) EXCLUDES(lock_);
+  void join_access(IoasAccess& access) EXCLUDES(lock_);
+  // Unpins what it pinned.
+  void leave_access(IoasAccess& access) EXCLUDES(lock_);
+  // The number of what was pinned, for unpin(): it lasts until then, or until part of it is unmapped. Einval: length 0,
+  // or a border inside of a page; Eoverflow; Enoent: not all of it is mapped; Eperm: an area does not allow it; what
+  // Pages::pin() says. On failure nothing is pinned.
+  Result<u32> pin(Task& via, IoasAccess& access, u64 iova, u64 length, Access wanted) EXCLUDES(lock_);
+  Result<void> unpin(IoasAccess& access, u32 number) EXCLUDES(lock_);  // Enoent
+  // Any bytes, a failure after those before it; errors likewise.
+  Result<void> read(Task& via, u64 iova, std::span<std::byte> to) const EXCLUDES(lock_);
+  Result<void> write(Task& via, u64 iova, std::span<const std::byte> from) EXCLUDES(lock_);
 
   u64 iova_alignment() const EXCLUDES(lock_);
   // Page sizes that every domain can do, as a mask; what is below the processor's page is that page.
@@ -99,6 +120,12 @@ class Ioas final : public Object {
       EXCLUDES(lock_);
 
  private:
+  // Visits the areas of [first, first + length) in order, each with where it begins and how much of it is meant.
+  Result<void> each_part_locked(u64 first, u64 length, Access wanted,
+                                FunctionRef<Result<void>(const Area& area, u64 offset, u64 length)> visit) const
+      REQUIRES(lock_);
+  void let_go_locked(const Area& area) REQUIRES(lock_);
+  bool accessed_locked(const Area& area) const REQUIRES(lock_);
   Result<void> check_iova_locked(u64 iova, u64 length) const REQUIRES(lock_);
   Result<u64> choose_iova_locked(u64 source_start, u64 length) const REQUIRES(lock_);
   Result<u64> choose_in_locked(IovaRange span, u64 alignment, u64 low_bits, u64 length) const REQUIRES(lock_);
@@ -125,6 +152,8 @@ class Ioas final : public Object {
   AreaMap areas_ GUARDED_BY(lock_);
   ReservedSet reserved_ GUARDED_BY(lock_);
   List<HwptPaging, &HwptPaging::ioas_node> domains_ GUARDED_BY(lock_);
+  List<IoasAccess, &IoasAccess::ioas_node> accesses_ GUARDED_BY(lock_);
+  u32 pinning_accesses_ GUARDED_BY(lock_) = 0;
   u64 alignment_ GUARDED_BY(lock_) = 1;
   Vec<IovaRange> allowed_ GUARDED_BY(lock_);  // by address
   bool large_pages_ GUARDED_BY(lock_) = true;

@@ -121,11 +121,22 @@ void Ioas::unreserve(const void* owner) {
   reserved_.remove(owner);
 }
 
+Result<void> Ioas::reserve_for_good(IovaRange range) {
+  MutexGuard guard(lock_);
+  TRY(immutability.may_change());
+  return reserve_locked(this, range);
+}
+
+bool Ioas::reserves_for_good() const {
+  MutexGuard guard(lock_);
+  return reserved_.owned_by(this);
+}
+
 // --- alignment --------------------------------------------------------------------------------------------------
 
 // Einval: its smallest page is larger than ours.
 Result<u64> Ioas::alignment_with_locked(const PagingDomain* added) const {
-  u64 alignment = large_pages_ ? 1 : kPageSize;
+  u64 alignment = large_pages_ && pinning_accesses_ == 0 ? 1 : kPageSize;
   const auto count = [&](const PagingDomain& domain) {
     const u64 sizes = domain.geometry().leaf_sizes;
     const u64 smallest = sizes & (~sizes + 1);

@@ -12,6 +12,7 @@ class Iommufd {
     // Numbers of the two ioctls that Linux does not have; 0: off (Enotty).
     u32 mark_preserve = uapi::kIommuHwptMarkPreserve;
     u32 restore = uapi::kIommuHwptRestore;
+    bool test_ops = false;  // IOMMU_TEST_CMD; off: Enotty
   };
 
   Iommufd(Kho& handover, Iommu& core, IommuLiveUpdate& records, Config configured)

@@ -8,6 +8,7 @@
 #include "core/iommufd/status.h"
 #include "core/luo/session.h"
 #include "core/uapi/iommufd.h"
+#include "core/uapi/iommufd_test.h"
 
 namespace perdure::iommufd {
 
@@ -66,6 +67,9 @@ class IommufdFile final : public File {
   Result<void> map_registers(Task& task, Ioas& ioas, Phys base, u64 length, Iova at, Access access);
   // A device of the group is bound to this context.
   bool owns(const Group& group) const EXCLUDES(lock_);
+
+  // The last close of the access's file. Not an object yet: nothing to do.
+  void end_access(IoasAccess& access) EXCLUDES(lock_);
 
   // --- for reports -------------------------------------------------------------------------------------------------
   u64 number() const { return number_; }  // no other context's of this kernel
@@ -157,6 +161,23 @@ class IommufdFile final : public File {
   Result<void> vfio_map(Task& task, UserAddr arg);
   Result<void> vfio_unmap(Task& task, UserAddr arg);
   Result<void> ioas_change_process(Call<uapi::IommuIoasChangeProcess>& call);
+  // IOMMU_TEST_CMD, in test_ops.cc. Its accesses are those of their own context, whichever is asked.
+  Result<void> test_cmd(Call<uapi::IommuTestCmd>& call);
+  Result<void> test_add_reserved(Call<uapi::IommuTestCmd>& call);
+  Result<void> test_check_map(Call<uapi::IommuTestCmd>& call);
+  Result<void> test_check_refs(Call<uapi::IommuTestCmd>& call);
+  Result<void> test_create_access(Call<uapi::IommuTestCmd>& call);
+  Result<void> test_access_replace(Call<uapi::IommuTestCmd>& call);
+  Result<void> test_access_pages(Call<uapi::IommuTestCmd>& call);
+  Result<void> test_destroy_access_pages(Call<uapi::IommuTestCmd>& call);
+  Result<void> test_access_rw(Call<uapi::IommuTestCmd>& call);
+  Result<void> test_without_device(Call<uapi::IommuTestCmd>& call);
+  Result<void> collect_pages(Vec<Ref<Pages>>& pages) const EXCLUDES(lock_);
+  Result<void> attach_access_locked(IoasAccess& access, Ioas& ioas) REQUIRES(lock_);
+  Result<void> replace_access(IoasAccess& access, u32 ioas_id) EXCLUDES(lock_);
+  Result<Ref<Ioas>> ioas_of(const IoasAccess& access) const EXCLUDES(lock_);
+  Result<u32> pin(Task& task, IoasAccess& access, u64 iova, u64 length, Access wanted) EXCLUDES(lock_);
+  Result<void> unpin(IoasAccess& access, u32 number) EXCLUDES(lock_);
   // Immutability::may_change() of the object; there is none: nothing to say.
   Result<void> may_change(u32 id) const EXCLUDES(lock_);
   template <class T>

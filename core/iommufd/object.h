@@ -5,7 +5,7 @@
 
 namespace perdure::iommufd {
 
-enum class ObjectType : u8 { Ioas, HwptPaging, Device };
+enum class ObjectType : u8 { Ioas, HwptPaging, Device, Access };
 
 // Everything here is guarded by the context's lock.
 class Object : public RefCounted {

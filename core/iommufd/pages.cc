@@ -198,6 +198,71 @@ Result<void> Pages::each_piece(u64 first, u64 length, FunctionRef<Result<void>(c
   return {};
 }
 
+Result<PageIdentity> Pages::pinned_at(u64 at) const {
+  MutexGuard guard(lock_);
+  const usize i = index_locked(at);
+  if (i == segments_.size() || segments_[i].first > at) return fail(Errno::Efault);
+  const Segment& segment = segments_[i];
+  const u64 page = at - (start_ + at) % kPageSize;  // whole pages are pinned
+  return PageIdentity::of(*segment.memory, segment.offset + (page - segment.first), payer_.process.get(),
+                          start_ + page);
+}
+
+u32 Pages::pins_of(const PageIdentity& page) const {
+  MutexGuard guard(lock_);
+  u32 pins = 0;
+  for (const Segment& segment : segments_) {
+    const PageIdentity first =
+        PageIdentity::of(*segment.memory, segment.offset, payer_.process.get(), start_ + segment.first);
+    if (first.memory == page.memory && first.process == page.process && page.at >= first.at &&
+        page.at - first.at < segment.length) {
+      ++pins;
+    }
+  }
+  return pins;
+}
+
+Result<void> Pages::each_source_locked(u64 first, u64 length,
+                                       FunctionRef<Result<void>(SharedMemory*, u64, u64)> visit) const {
+  if (kind_ == Kind::Registers) return fail(Errno::Efault);
+  const u64 end = first + length;
+  for (usize i = index_locked(first); first < end;) {
+    const bool more = i < segments_.size();
+    if (more && segments_[i].first <= first) {
+      const Segment& segment = segments_[i++];
+      const u64 bytes = std::min(segment.end(), end) - first;
+      TRY(visit(segment.memory.get(), segment.offset + (first - segment.first), bytes));
+      first += bytes;
+      continue;
+    }
+    const u64 bytes = (more ? std::min(segments_[i].first, end) : end) - first;
+    if (kind_ == Kind::File && !memory_) return fail(Errno::Einval);
+    TRY(visit(memory_.get(), start_ + first, bytes));
+    first += bytes;
+  }
+  return {};
+}
+
+Result<void> Pages::read(Task& via, u64 first, std::span<std::byte> to) const {
+  MutexGuard guard(lock_);
+  return each_source_locked(first, to.size(), [&](SharedMemory* memory, u64 at, u64 bytes) -> Result<void> {
+    lock_.assert_held();
+    const std::span<std::byte> part = to.first(bytes);
+    to = to.subspan(bytes);
+    return memory ? memory->load(at, part) : payer_.process->copy_in(via, part, UserAddr(at));
+  });
+}
+
+Result<void> Pages::write(Task& via, u64 first, std::span<const std::byte> from) {
+  MutexGuard guard(lock_);
+  return each_source_locked(first, from.size(), [&](SharedMemory* memory, u64 at, u64 bytes) -> Result<void> {
+    lock_.assert_held();
+    const std::span<const std::byte> part = from.first(bytes);
+    from = from.subspan(bytes);
+    return memory ? memory->store(at, part) : payer_.process->copy_out(via, UserAddr(at), part);
+  });
+}
+
 Result<void> Pages::change_payer(Task& via, Payer& payer) {
   MutexGuard guard(lock_);
   TRY(payer.charge(via, pinned_));

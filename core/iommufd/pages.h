@@ -7,6 +7,18 @@
 
 namespace perdure::iommufd {
 
+// A page that programs may have mapped anywhere: of a file, or, where no file stands behind it, of a process.
+struct PageIdentity {
+  u64 memory = 0;                    // SharedMemory::id()
+  const Process* process = nullptr;  // of one: `at` is the address there
+  u64 at = 0;
+  bool operator==(const PageIdentity&) const = default;
+  // At `offset` of what resolve() found at `address` of the process.
+  static PageIdentity of(const SharedMemory& memory, u64 offset, const Process* process, u64 address) {
+    return memory.remote() ? PageIdentity{0, process, address} : PageIdentity{memory.id(), nullptr, offset};
+  }
+};
+
 class Pages final : public RefCounted {
  public:
   enum class Kind : u8 { File, User, Registers };
@@ -41,6 +53,16 @@ class Pages final : public RefCounted {
   };
   Result<void> each_piece(u64 first, u64 length, FunctionRef<Result<void>(const Piece&)> visit) const EXCLUDES(lock_);
 
+  // The page that is pinned at this offset. Efault: none is.
+  Result<PageIdentity> pinned_at(u64 at) const EXCLUDES(lock_);
+  // How often the page is pinned: once for each place that it was mapped from.
+  u32 pins_of(const PageIdentity& page) const EXCLUDES(lock_);
+  // Bytes from `first` on, as devices would reach them: what is pinned, or else what the file, or the process, has
+  // there now; nothing is pinned for it. Efault: nothing, or nothing writable, is there; Einval: not all of it is in
+  // the file.
+  Result<void> read(Task& via, u64 first, std::span<std::byte> to) const EXCLUDES(lock_);
+  Result<void> write(Task& via, u64 first, std::span<const std::byte> from) EXCLUDES(lock_);
+
   // `payer` is charged for what is pinned, and becomes whoever was before. Enomem.
   Result<void> change_payer(Task& via, Payer& payer) EXCLUDES(lock_);
   // The same back, which cannot fail.
@@ -63,6 +85,11 @@ class Pages final : public RefCounted {
   Result<void> resolve_locked(Task& via, u64 first, u64 length, Vec<Segment>& fresh) const REQUIRES(lock_);
   // Of [first, end): visits what no segment covers.
   Result<void> each_gap_locked(u64 first, u64 end, FunctionRef<Result<void>(u64 first, u64 length)> visit) const
+      REQUIRES(lock_);
+
+  // Visits [first, first + length) in pieces: of this memory, or, if it is null, at this address of the process.
+  Result<void> each_source_locked(u64 first, u64 length,
+                                  FunctionRef<Result<void>(SharedMemory* memory, u64 at, u64 length)> visit) const
       REQUIRES(lock_);
 
   Heap& heap_;

@@ -42,13 +42,15 @@ void IommufdFile::release_marked(Vec<PreservedHwpt>& marked) {
 Result<void> IommufdFile::collect_areas(const HwptPaging& hwpt, Vec<RecordedArea>& areas) const {
   if (Ioas* ioas = hwpt.ioas()) {
     TRY(ioas->check_preservable());
-    // The record has no place for either, and the next kernel's IOAS would be another one.
+    // The record has no place for any of them, and the next kernel's IOAS would be another one.
     const Result<void> none = ioas->each_allowed([](IovaRange) -> Result<void> { return fail(Errno::Eopnotsupp); });
-    if (!none || !ioas->large_pages()) {
+    if (!none || !ioas->large_pages() || ioas->reserves_for_good()) {
       log(heap_.machine(), LogLevel::Error,
           Line() << "iommufd: IOAS " << ioas->id() << " of HWPT " << hwpt.id()
-                 << (none ? " has large pages turned off" : " has allowed ranges")
-                 << ", which cannot be preserved; set it back first");
+                 << (!none                  ? " has allowed ranges"
+                     : !ioas->large_pages() ? " has large pages turned off"
+                                            : " has ranges that a test reserved")
+                 << ", which cannot be preserved; set it back, or use another one");
       return fail(Errno::Eopnotsupp);
     }
     const auto take = [&](const Area& area) {

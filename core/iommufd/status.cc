@@ -29,6 +29,7 @@ void IommufdFile::describe(ContextVisitor& visitor) const {
                       .mapped_bytes = hwpt.domain().mapped_bytes()});
         break;
       }
+      case ObjectType::Access: break;  // the kernel's own
       case ObjectType::Device: {
         const auto& device = static_cast<const Device&>(*object);
         visitor.device(

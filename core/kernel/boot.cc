@@ -294,7 +294,8 @@ Result<void> Kernel::boot_devices() {
       TRY(heap_.make<iommufd::Iommufd>(kho_, *iommu_, *live_update_,
                                        iommufd::Iommufd::Config{.write_version = config_.write_version,
                                                                 .mark_preserve = config_.ioctl_hwpt_mark_preserve,
-                                                                .restore = config_.ioctl_hwpt_restore}));
+                                                                .restore = config_.ioctl_hwpt_restore,
+                                                                .test_ops = config_.iommufd_test}));
   vfio_ = TRY(heap_.make<vfio::Vfio>(
       *iommufd_, *pci_live_update_,
       vfio::Vfio::Config{.write_version = config_.write_version, .container = config_.vfio_container}));

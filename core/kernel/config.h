@@ -31,6 +31,8 @@ struct Config {
   // Who is behind /dev/vfio/vfio: VFIO's own container, as in most of Linux's distributions, or a context of iommufd
   // (CONFIG_IOMMUFD_VFIO_CONTAINER). One on /dev/iommu there always is.
   vfio::Vfio::Container vfio_container = vfio::Vfio::Container::Type1;
+  // IOMMU_TEST_CMD of iommufd, which Linux's own tests need (CONFIG_IOMMUFD_TEST).
+  bool iommufd_test = false;
   // The two ioctls that Linux does not have; 0: off (-ENOTTY).
   u32 ioctl_hwpt_mark_preserve = 0x3b96;
   u32 ioctl_hwpt_restore = 0x3b97;

@@ -39,6 +39,7 @@ void describe(Visitor& v, Options& o) {
   v.word("stage", o.stage, kStages);
   v.word("intremap", o.interrupt_remapping, kSwitch);
   v.word("container", o.vfio_container, kContainers);
+  v.word("iommufd_test", o.iommufd_test, kSwitch);
 }
 
 class Writer {
@@ -151,6 +152,7 @@ Config configure(Config built, const KernelOptions& options) {
   built.stage = options.stage;
   built.interrupt_remapping = options.interrupt_remapping;
   built.vfio_container = options.vfio_container;
+  built.iommufd_test = options.iommufd_test;
   return built;
 }
 

@@ -19,6 +19,7 @@ struct KernelOptions {
   vtd::StagePolicy stage = vtd::StagePolicy::SecondStage;
   bool interrupt_remapping = true;
   vfio::Vfio::Container vfio_container = vfio::Vfio::Container::Type1;
+  bool iommufd_test = true;
 
   bool operator==(const KernelOptions& o) const;
 };

@@ -22,6 +22,7 @@ KernelOptions everything() {
   o.stage = vtd::StagePolicy::FirstStage;
   o.interrupt_remapping = false;
   o.vfio_container = vfio::Vfio::Container::Iommufd;
+  o.iommufd_test = false;
   return o;
 }
 
@@ -67,6 +68,7 @@ TEST(KernelOptions, AKernelIsConfiguredByThem) {
   EXPECT_EQ(config.stage, vtd::StagePolicy::FirstStage);
   EXPECT_FALSE(config.interrupt_remapping);
   EXPECT_EQ(config.vfio_container, vfio::Vfio::Container::Iommufd);
+  EXPECT_FALSE(config.iommufd_test);
 }
 
 }  // namespace

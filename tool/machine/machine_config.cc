@@ -40,6 +40,7 @@ void describe_policy(V& v, MachineConfig& m) {
   v.name("stage", o.stage, std::span(kStages));
   v.flag("interrupt_remapping", o.interrupt_remapping);
   v.name("vfio_container", o.vfio_container, std::span(kContainers));
+  v.flag("iommufd_test", o.iommufd_test);
 }
 
 template <class V>

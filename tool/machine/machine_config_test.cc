@@ -45,6 +45,7 @@ TEST(MachineConfig, EveryKeyThereAndBack) {
   m.options.stage = vtd::StagePolicy::FirstStage;
   m.options.interrupt_remapping = false;
   m.options.vfio_container = vfio::Vfio::Container::Iommufd;
+  m.options.iommufd_test = false;
   m.log_bytes = 5000;
   const MachineConfig back = parse_machine(write_machine(m), "x");
   EXPECT_EQ(back.board, m.board);

@@ -65,6 +65,16 @@ class IommufdWorld {
     session = std::make_unique<FakeSession>(kGeneration);
   }
   iommufd::Iommufd::Config config{};
+  // The same kernel once more, built differently.
+  void restart_with(FunctionRef<void(iommufd::Iommufd::Config&)> change) {
+    change(config);
+    task.exit();
+    forget_session();
+    handler.destroy();
+    module.destroy();
+    files.destroy();
+    boot();
+  }
 
   Heap& heap() { return iommu.heap(); }
   test::BankMachine& machine() { return iommu.handover.machine; }
