@@ -58,7 +58,7 @@ class Pages final : public RefCounted {
   // How often the page is pinned: once for each place that it was mapped from.
   u32 pins_of(const PageIdentity& page) const EXCLUDES(lock_);
   // Bytes from `first` on, as devices would reach them: what is pinned, or else what the file, or the process, has
-  // there now; nothing is pinned for it. Efault: nothing, or nothing writable, is there; Einval: not all of it is in
+  // there now; nothing is pinned for it. Efault: nothing, nothing writable, or registers; Einval: not all of it is in
   // the file.
   Result<void> read(Task& via, u64 first, std::span<std::byte> to) const EXCLUDES(lock_);
   Result<void> write(Task& via, u64 first, std::span<const std::byte> from) EXCLUDES(lock_);
