@@ -130,14 +130,15 @@ BoardConfig parse_board(std::string_view text, std::string_view name, const std:
 }
 
 std::string read_text(const std::filesystem::path& file) {
+  const ConfigError cannot(file.string() + ": cannot be read");
   try {
     std::ifstream in(file, std::ios::binary);
     std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
     if (in) return text;
   } catch (const std::ios_base::failure&) {
-    // A directory opens, and cannot be read.
+    throw ConfigError(cannot);  // a directory opens
   }
-  throw ConfigError(file.string() + ": cannot be read");
+  throw ConfigError(cannot);
 }
 
 BoardConfig read_board(const std::filesystem::path& file) {

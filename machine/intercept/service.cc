@@ -27,6 +27,11 @@ constexpr usize kPage = 4096;
 std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text));
 }
+// What Call::SysfsWrite takes.
+std::string order_of(std::string path, std::string_view text) {
+  path += '\0';
+  return std::move(path.append(text));
+}
 }  // namespace
 
 Result<void> Service::serve(const SystemCall& call) {
@@ -159,7 +164,7 @@ Result<void> Service::pass_on_closes() {
     if (!closed && closed.error() == Errno::Ekilled) return fail(Errno::Ekilled);
   }
   for (const auto& [path, text] : events.orders) {
-    const auto obeyed = link_.call(Call::SysfsWrite, {}, bytes_of(path + '\0' + text));
+    const auto obeyed = link_.call(Call::SysfsWrite, {}, bytes_of(order_of(path, text)));
     if (!obeyed && obeyed.error() == Errno::Ekilled) return fail(Errno::Ekilled);
     if (!obeyed && machine_.log) machine_.log(path + ": " + std::string(errno_name(obeyed.error())));
   }
@@ -281,7 +286,7 @@ Result<Service::Outcome> Service::mmap(const SystemCall& call) {
 
 Result<s64> Service::obey(const SystemCall& call, const Ours& ours, const std::string& text) {
   if (ours.file.access == O_RDONLY) return fail(Errno::Ebadf);
-  TRY(kernel(Call::SysfsWrite, call, ours.target, {}, ours.file.path + '\0' + text));
+  TRY(kernel(Call::SysfsWrite, call, ours.target, {}, order_of(ours.file.path, text)));
   return static_cast<s64>(text.size());
 }
 
