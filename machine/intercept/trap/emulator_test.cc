@@ -18,7 +18,8 @@
 namespace perdure::intercept {
 namespace {
 
-constexpr u64 kCodeAt = 0x5'0000'0000;
+// Where no sanitizer has its shadow.
+constexpr u64 kCodeAt = 0x2000'0000'0000;
 constexpr u64 kDataAt = kCodeAt + 0x1000;
 constexpr usize kDataBytes = 0x4000;
 constexpr usize kWindow = 0x1000 + kDataBytes;
@@ -36,12 +37,13 @@ constexpr usize kWindow = 0x1000 + kDataBytes;
   X("mov r15, [rdi+8*rcx-3]")                                                                                          \
   X("mov rdi, [rdi]")                                                                                                  \
   X("mov edi, [rdi]")                                                                                                  \
-  X("mov [rdi], al") X("mov [rdi], bh") X("mov [rdi], dil") X("mov [rdi], r12w") X("mov [rdi], edx")                   \
-      X("mov [rdi], r8") X("mov [rdi+4*rcx+0x100], r11d") X("mov byte ptr [rdi], 0x80")                                \
-          X("mov word ptr [rdi], 0x8123") X("mov dword ptr [rdi], 0x81234567") X("mov qword ptr [rdi], -2")            \
-              X("mov eax, [rip+0x1800]") X("mov [rip+0x1801], rbx") X("mov dword ptr [rip+0x1802], 7")                 \
-                  X("movabs eax, [0x500001100]") X("movabs [0x500001108], al") X("movnti [rdi], eax")                  \
-                      X("movnti [rdi], r14") X("xacquire lock xchg [rdi], eax") /* extending */                        \
+  X("mov [rdi], al")                                                                                                   \
+  X("mov [rdi], bh") X("mov [rdi], dil") X("mov [rdi], r12w") X("mov [rdi], edx") X("mov [rdi], r8")                   \
+      X("mov [rdi+4*rcx+0x100], r11d") X("mov byte ptr [rdi], 0x80") X("mov word ptr [rdi], 0x8123")                   \
+          X("mov dword ptr [rdi], 0x81234567") X("mov qword ptr [rdi], -2") X("mov eax, [rip+0x1800]")                 \
+              X("mov [rip+0x1801], rbx") X("mov dword ptr [rip+0x1802], 7") X("movabs eax, [0x200000001100]")          \
+                  X("movabs [0x200000001108], al") X("movnti [rdi], eax") X("movnti [rdi], r14")                       \
+                      X("xacquire lock xchg [rdi], eax") /* extending */                                               \
       X("movzx eax, byte ptr [rdi]") X("movzx ax, byte ptr [rdi]") X("movzx r9, word ptr [rdi]")                       \
           X("movsx eax, byte ptr [rdi]") X("movsx ax, byte ptr [rdi]") X("movsx rdx, word ptr [rdi]")                  \
               X("movsxd rax, dword ptr [rdi]")                                                                         \
