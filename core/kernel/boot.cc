@@ -366,6 +366,17 @@ Result<void> Kernel::set_virtual_functions(SourceId source, u32 count) {
   return set;
 }
 
+Result<void> Kernel::unbind_driver(SourceId source) {
+  if (!vfio_) return fail(Errno::Enodev);
+  const pci::Function* const physical = bus_->find(source);
+  if (physical && physical->virtual_count() != 0) TRY(set_virtual_functions(source, 0));
+  return vfio_->unbind(source);
+}
+
+Result<void> Kernel::bind_driver(SourceId source) {
+  return vfio_ ? vfio_->bind(source) : fail(Errno::Enodev);
+}
+
 void Kernel::settle_functions() {
   for (usize i = 0; bus_ && i < bus_->size(); ++i) {
     pci::Function& function = bus_->at(i);

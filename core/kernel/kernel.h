@@ -60,6 +60,11 @@ class Kernel {
   // sriov_numvfs: so many virtual functions of this one are there from now on. Enoent: it has none, or no program can
   // drive it; Erange: fewer; Ebusy: it has some, or those are open, or it is preserved; Eio: the device does not do it.
   Result<void> set_virtual_functions(SourceId physical, u32 count);
+  // The driver of devices that programs drive lets go of this one, and of its virtual functions, which are no more
+  // then; or takes it up again. Vfio's errors.
+  Result<void> unbind_driver(SourceId source);
+  Result<void> bind_driver(SourceId source);
+  bool next_is_loaded() const { return next_is_loaded_; }
   // Where the next kernel finds its boot information; null: none is loaded.
   Phys next_boot_info() const { return next_boot_info_; }
 
@@ -139,6 +144,7 @@ class Kernel {
   // Who loads or jumps has all that follows to himself; nobody waits for that.
   std::atomic<bool> leaving_{false};
   std::atomic<bool> changing_functions_{false};
+  std::atomic<bool> next_is_loaded_{false};
   // The next kernel, and where its boot data goes: three blocks of scratch memory.
   Ref<KernelImage> next_;
   Vec<pci::Function*> stopped_;

@@ -41,6 +41,7 @@ Result<void> Kernel::kexec_load(std::string_view name) {
   TRY(outgoing_timeline_.reserve(kho_));
   if (bus_) TRY(stopped_.reserve(bus_->size()));
   next_ = std::move(image);
+  next_is_loaded_ = true;
   undo.dismiss();
   outgoing_timeline_.clear();
   outgoing_timeline_.add(UpdatePhase::Load, begin, machine_.now_ns());
@@ -48,6 +49,7 @@ Result<void> Kernel::kexec_load(std::string_view name) {
 }
 
 void Kernel::unload() {
+  next_is_loaded_ = false;
   next_ = nullptr;
   outgoing_timeline_.unreserve(kho_);
   if (next_boot_info_) frames_.free(std::exchange(next_boot_info_, Phys()), 0);

@@ -152,7 +152,7 @@ Result<void> GroupDeviceFile::open(Task& task, Ref<GroupFile> group_file) {
   MutexGuard group_guard(group.lock);
   if (group.container ? !group.container->ready() : !group.iommufd) return fail(Errno::Einval);
   MutexGuard guard(device_.lock);
-  if (device_.gone.load(std::memory_order_acquire)) return fail(Errno::Enodev);
+  if (!device_.offered()) return fail(Errno::Enodev);
   if (device_.opens == 0) TRY(first_open_locked(task, group));
   ++device_.opens;
   ++group.open_devices;

@@ -70,8 +70,10 @@ struct PciDevice : public HeapObject {
   Ref<EventFd> request_event GUARDED_BY(lock);
   VfToken token;                  // of a physical function
   PciDevice* physical = nullptr;  // of a virtual function
-  // A virtual function that is not there. Set under the lock, so that nobody opens one that goes.
-  std::atomic<bool> gone{function.physical() != nullptr};
+  // Programs can have it. Otherwise nobody opens it: both are set under the lock.
+  bool offered() const { return !gone.load(std::memory_order_acquire) && !unbound.load(std::memory_order_acquire); }
+  std::atomic<bool> gone{function.physical() != nullptr};  // a virtual function that is not there
+  std::atomic<bool> unbound{false};                        // from the driver, by an order to sysfs
 };
 
 }  // namespace perdure::vfio

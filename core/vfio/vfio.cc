@@ -71,8 +71,25 @@ Result<void> Vfio::let_go_virtual(const pci::Function& physical) {
 void Vfio::note_virtual(const pci::Function& physical) {
   for (const Owned<PciDevice>& device : devices_) {
     if (device->function.physical() != &physical) continue;
-    device->gone.store(!device->function.enabled(), std::memory_order_release);
+    const bool gone = !device->function.enabled();
+    device->gone.store(gone, std::memory_order_release);
+    if (gone) device->unbound.store(false, std::memory_order_release);  // one that comes again is another one
   }
+}
+
+Result<void> Vfio::bind(SourceId source) {
+  PciDevice* const device = known(source);
+  if (!device || device->gone.load(std::memory_order_acquire)) return fail(Errno::Enodev);
+  return device->unbound.exchange(false) ? Result<void>() : fail(Errno::Ebusy);
+}
+
+Result<void> Vfio::unbind(SourceId source) {
+  PciDevice* const device = find(source);
+  if (!device) return fail(Errno::Enodev);
+  if (reserved(*device)) return fail(Errno::Ebusy);
+  MutexGuard guard(device->lock);
+  if (device->opens != 0) return fail(Errno::Ebusy);
+  return device->unbound.exchange(true) ? fail(Errno::Enodev) : Result<void>();
 }
 
 IommuDevice* Vfio::representative(const VfioGroup& group) const {
@@ -106,7 +123,7 @@ Result<Ref<File>> Vfio::open_group(u32 id) {
   if (!group) return fail(Errno::Enoent);
   bool any = false;
   for (const Owned<PciDevice>& device : devices_) {
-    if (&device->group != group || device->gone.load(std::memory_order_acquire)) continue;
+    if (&device->group != group || !device->offered()) continue;
     any = true;
     if (reserved(*device)) return fail(Errno::Ebusy);
   }

@@ -35,20 +35,23 @@ class Vfio {
   // One that is not for programs, but may be on a bus with those that are. Enomem.
   Result<void> add_other(pci::Function& function);
   usize size() const { return devices_.size(); }
-  // Null also for virtual functions that are not there.
+  // Null also for virtual functions that are not there, and for what is not bound to the driver.
   PciDevice* at(u32 index) const {
-    return index < devices_.size() && !devices_[index]->gone.load(std::memory_order_acquire) ? devices_[index].get()
-                                                                                             : nullptr;
+    return index < devices_.size() && devices_[index]->offered() ? devices_[index].get() : nullptr;
   }
   PciDevice* find(SourceId source) const {
     PciDevice* const device = known(source);
-    return device && !device->gone.load(std::memory_order_acquire) ? device : nullptr;
+    return device && device->offered() ? device : nullptr;
   }
   PciDevice* known(SourceId source) const;
   // Its virtual functions are about to go: nobody opens them any more. Ebusy: somebody has, and all stay.
   Result<void> let_go_virtual(const pci::Function& physical);
   // They came, or went, or stay after all.
   void note_virtual(const pci::Function& physical);
+  // What sysfs has of a driver: at boot it has all devices. Enodev: there is none such, or it is not bound; Ebusy: it
+  // is bound; it is open, or preserved (Linux would wait until its user lets it go).
+  Result<void> bind(SourceId source);
+  Result<void> unbind(SourceId source);
   // Any device of the group: what is attached for it is attached for all. Null: there is none.
   IommuDevice* representative(const VfioGroup& group) const;
 

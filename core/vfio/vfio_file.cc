@@ -56,7 +56,7 @@ Result<void> VfioFile::bind_locked(Task& task, UserAddr arg, File& file) {
   auto* const context = file_cast<iommufd::IommufdFile>(&file);
   if (!context) return fail(Errno::Ebadfd);
   if (device_.opens != 0) return fail(Errno::Einval);
-  if (device_.gone.load(std::memory_order_acquire)) return fail(Errno::Enodev);
+  if (!device_.offered()) return fail(Errno::Enodev);
 
   // The way out of quarantine: a reset, with the entry blocked all the time (design §8).
   if (!incoming_ && device_.iommu_device.group().ownership() == Ownership::Quarantined) {

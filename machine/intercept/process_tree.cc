@@ -8,12 +8,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "machine/host/descriptor.h"
 
@@ -58,18 +60,23 @@ std::vector<pid_t> descendants() {
     if (entry->d_name[0] < '0' || entry->d_name[0] > '9') continue;
     parent[static_cast<pid_t>(std::atoi(entry->d_name))] = stat_of(entry->d_name).value_or(Stat{}).parent;
   }
-  std::vector<pid_t> found;
+  std::vector<std::pair<size_t, pid_t>> found;  // by how far below
   const pid_t self = getpid();
   for (const auto& [pid, unused] : parent) {
     // The numbers were read one after the other: a chain may be broken, or, with numbers that came again, a ring.
     pid_t at = pid;
-    for (size_t steps = 0; steps <= parent.size() && at != 0 && at != self; ++steps) {
+    size_t steps = 0;
+    for (; steps <= parent.size() && at != 0 && at != self; ++steps) {
       const auto next = parent.find(at);
       at = next == parent.end() ? 0 : next->second;
     }
-    if (at == self && pid != self) found.push_back(pid);
+    if (at == self && pid != self) found.emplace_back(steps, pid);
   }
-  return found;
+  std::ranges::sort(found);
+  std::vector<pid_t> pids;
+  pids.reserve(found.size());
+  for (const auto& one : found) pids.push_back(one.second);
+  return pids;
 }
 
 namespace {
@@ -111,7 +118,8 @@ bool any_children() {
 std::vector<Ended> end_descendants(const Tracer* tracer) {
   std::vector<Ended> ended;
   for (;;) {
-    // Who forks while we look is found the next time: a killed process does not fork.
+    // Parents first: nobody shall see a child of his end, and act on it. Who forks while we look is found the next
+    // time: a killed process does not fork.
     for (const pid_t pid : descendants()) kill(pid, SIGKILL);
     while (auto one = reap(tracer)) ended.push_back(*one);
     if (!any_children()) return ended;

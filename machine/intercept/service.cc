@@ -133,20 +133,21 @@ Result<wire::Message> Service::kernel(Call op, const SystemCall& call, const Tar
   return link_.call(op, head, bytes_of(payload), &questions, slow_, fd);
 }
 
-Result<std::string> Service::kernel_text(Call op) {
-  std::string text;
-  for (;;) {
-    const wire::Message m = TRY(link_.call(op, {.a = text.size()}));
-    text.append(reinterpret_cast<const char*>(m.payload.data()), m.payload.size());
-    if (text.size() >= m.head.a || m.payload.empty()) return text;
-  }
-}
-
 Result<void> Service::refresh_devices() {
   TRY(pass_on_closes());  // orders to sysfs come first
-  const auto text = kernel_text(Call::Devices);
-  if (!text) return text.error() == Errno::Ekilled ? Result<void>(fail(Errno::Ekilled)) : Result<void>();
-  if (!machine_.shadow->update(*text) && machine_.log) machine_.log("the kernel's list of devices cannot be read");
+  const u64 question = machine_.shadow->ask();
+  std::string text;
+  bool next_is_loaded = false;
+  for (bool whole = false; !whole;) {
+    const auto piece = link_.call(Call::Devices, {.a = text.size()});
+    if (!piece) return piece.error() == Errno::Ekilled ? Result<void>(fail(Errno::Ekilled)) : Result<void>();
+    if (text.empty()) next_is_loaded = piece->head.b != 0;
+    text.append(reinterpret_cast<const char*>(piece->payload.data()), piece->payload.size());
+    whole = text.size() >= piece->head.a || piece->payload.empty();
+  }
+  if (!machine_.shadow->update(question, text, next_is_loaded) && machine_.log) {
+    machine_.log("the kernel's list of devices cannot be read");
+  }
   return {};
 }
 

@@ -69,7 +69,6 @@ class Service {
   std::optional<Ours> file_of(const SystemCall& call, s32 fd);
   Result<wire::Message> kernel(wire::Call op, const SystemCall& call, const Target& target, wire::Header head,
                                std::string_view payload = {}, int fd = -1);
-  Result<std::string> kernel_text(wire::Call op);
   Result<void> refresh_devices();
 
   // service.cc

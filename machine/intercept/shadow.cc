@@ -35,7 +35,7 @@ Result<std::unique_ptr<Shadow>> Shadow::create() {
   std::string pattern = (fs::temp_directory_path(error) / "perdure-run-XXXXXX").string();
   if (mkdtemp(pattern.data()) == nullptr) return fail(host::last_error());
   std::unique_ptr<Shadow> shadow(new Shadow(pattern));
-  TRY(shadow->update("[]"));
+  TRY(shadow->update(shadow->ask(), "[]", false));
   return shadow;
 }
 
@@ -44,21 +44,22 @@ Shadow::~Shadow() {
   fs::remove_all(root_, ignored);
 }
 
-Result<void> Shadow::update(const std::string& devices) {
-  {
-    const std::shared_lock lock(mutex_);
-    if (devices == devices_) return {};
-  }
-  NodeTree next;
-  try {
-    next = node_tree(devices);
-  } catch (const nlohmann::json::exception&) {
-    return fail(Errno::Einval);
-  }
+Result<void> Shadow::update(u64 question, const std::string& devices, bool next_is_loaded) {
   const std::scoped_lock lock(mutex_);
-  apply(next);
-  tree_ = std::move(next);
-  devices_ = devices;
+  if (question < answered_) return {};
+  if (devices != devices_ || next_is_loaded != next_is_loaded_) {
+    NodeTree next;
+    try {
+      next = node_tree(devices, next_is_loaded);
+    } catch (const nlohmann::json::exception&) {
+      return fail(Errno::Einval);
+    }
+    apply(next);
+    tree_ = std::move(next);
+    devices_ = devices;
+    next_is_loaded_ = next_is_loaded;
+  }
+  answered_ = question;
   return {};
 }
 

@@ -1,6 +1,7 @@
 // Files that take the place of the host's: looked up by path, and as a tree in a private directory, so that directories
 // can be listed and files read by programs themselves.
 #pragma once
+#include <atomic>
 #include <filesystem>
 #include <memory>
 #include <shared_mutex>
@@ -18,8 +19,12 @@ class Shadow {
   Shadow(const Shadow&) = delete;
   Shadow& operator=(const Shadow&) = delete;
 
-  // What the kernel's devices look like now. Einval: the text is no such description; nothing changes.
-  Result<void> update(const std::string& devices);
+  // A question to the kernel begins: its answer tells of what was before, at least.
+  u64 ask() { return asked_.fetch_add(1) + 1; }
+  // What the kernel's devices look like, and whether a next kernel is loaded, as the answer to that question says. What
+  // was asked before the question of another answer that came here sooner changes nothing. Einval: the text is no such
+  // description.
+  Result<void> update(u64 question, const std::string& devices, bool next_is_loaded);
   // Of an absolute path without links in its directories.
   Node find(const std::string& path) const;
   // Where it stands in the private directory, and back (empty: nowhere).
@@ -34,6 +39,9 @@ class Shadow {
   mutable std::shared_mutex mutex_;
   NodeTree tree_;
   std::string devices_;  // that it was made from
+  bool next_is_loaded_ = false;
+  u64 answered_ = 0;
+  std::atomic<u64> asked_{0};
 };
 
 }  // namespace perdure::intercept

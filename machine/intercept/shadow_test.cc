@@ -29,6 +29,9 @@ class ShadowTest : public testing::Test {
     registry = std::move(*registered);
     paths = std::make_unique<Paths>(*shadow, *registry);
   }
+  Result<void> update(const std::string& devices, bool next_is_loaded = false) {
+    return shadow->update(shadow->ask(), devices, next_is_loaded);
+  }
   std::string text(const std::string& path) const {
     std::ifstream file(shadow->place_of(path));
     std::stringstream all;
@@ -57,7 +60,7 @@ TEST_F(ShadowTest, ThereAreNodesWithoutDevices) {
 }
 
 TEST_F(ShadowTest, ADeviceShowsItself) {
-  ASSERT_TRUE(shadow->update(kOne));
+  ASSERT_TRUE(update(kOne));
   const std::string at = "/sys/devices/pci0000:00/0000:00:04.0";
   EXPECT_EQ(text(at + "/vendor"), "0x8086\n");
   EXPECT_EQ(text(at + "/class"), "0x088000\n");
@@ -70,32 +73,69 @@ TEST_F(ShadowTest, ADeviceShowsItself) {
 }
 
 TEST_F(ShadowTest, ChangesInPlace) {
-  ASSERT_TRUE(shadow->update(kOne));
+  ASSERT_TRUE(update(kOne));
   const std::string group = "/sys/kernel/iommu_groups/7/devices";
   const int open_directory = open(shadow->place_of(group).c_str(), O_RDONLY | O_DIRECTORY);
   ASSERT_GE(open_directory, 0);
   std::string changed = kOne;
   changed.replace(changed.find("\"numvfs\":0"), 10, "\"numvfs\":2");
-  ASSERT_TRUE(shadow->update(changed));
+  ASSERT_TRUE(update(changed));
   EXPECT_EQ(text("/sys/devices/pci0000:00/0000:00:04.0/sriov_numvfs"), "2\n");
   EXPECT_EQ(faccessat(open_directory, "0000:00:04.0/vendor", F_OK, 0), 0);
   close(open_directory);
-  ASSERT_TRUE(shadow->update("[]"));
+  ASSERT_TRUE(update("[]"));
   EXPECT_EQ(shadow->find("/dev/vfio/7").kind, Kind::Absent);
   EXPECT_NE(access(shadow->place_of(group).c_str(), F_OK), 0);
 }
 
+// Two threads ask; who asked first is answered last.
+TEST_F(ShadowTest, AnOlderAnswerDoesNotUndoAYoungerOne) {
+  const u64 first = shadow->ask();
+  const u64 second = shadow->ask();
+  ASSERT_TRUE(shadow->update(second, kOne, true));
+  ASSERT_TRUE(shadow->update(first, "[]", false));
+  EXPECT_EQ(shadow->find("/dev/vfio/7").kind, Kind::Device);
+  EXPECT_EQ(text("/sys/kernel/kexec/loaded"), "1\n");
+  ASSERT_TRUE(update("[]"));
+  EXPECT_EQ(shadow->find("/dev/vfio/7").kind, Kind::Absent);
+}
+
+TEST_F(ShadowTest, ALoadedKernelShows) {
+  EXPECT_EQ(find("/sys/kernel/kexec_loaded").path, "/sys/kernel/kexec/loaded");
+  EXPECT_EQ(text("/sys/kernel/kexec/loaded"), "0\n");
+  ASSERT_TRUE(update("[]", true));
+  EXPECT_EQ(text("/sys/kernel/kexec/loaded"), "1\n");
+  EXPECT_EQ(text("/sys/kernel/kexec/crash_loaded"), "0\n");
+  EXPECT_FALSE(find("/sys/kernel/mm").ours());
+}
+
+// Its driver has let it go: it is in its group still, but the group can be opened no more.
+TEST_F(ShadowTest, ADeviceWithoutADriver) {
+  std::string unbound = kOne;
+  unbound.replace(unbound.find("\"vfio\":3"), 8, "\"vfio\":null");
+  unbound.replace(unbound.find("\"driver\":\"vfio-pci\""), 19, R"("driver":null,"driver_override":"mine")");
+  ASSERT_TRUE(update(unbound));
+  const std::string at = "/sys/bus/pci/devices/0000:00:04.0";
+  EXPECT_EQ(find(at + "/driver").node.kind, Kind::Absent);
+  EXPECT_EQ(find(at + "/vfio-dev").node.kind, Kind::Absent);
+  EXPECT_EQ(find(at + "/iommu_group").path, "/sys/kernel/iommu_groups/7");
+  EXPECT_EQ(shadow->find("/dev/vfio/7").kind, Kind::Absent);
+  EXPECT_EQ(find(at + "/driver_override").node.text, "mine\n");
+  ASSERT_TRUE(update(kOne));
+  EXPECT_EQ(find(at + "/driver_override").node.text, "(null)\n");
+}
+
 TEST_F(ShadowTest, WhatIsNoListOfDevicesChangesNothing) {
-  ASSERT_TRUE(shadow->update(kOne));
+  ASSERT_TRUE(update(kOne));
   for (const char* bad : {"", "[", "[{}]", "[{\"bdf\":3}]", "[3]"}) {
-    const auto done = shadow->update(bad);
+    const auto done = update(bad);
     EXPECT_FALSE(done) << bad;
     EXPECT_EQ(shadow->find("/dev/vfio/7").kind, Kind::Device);
   }
 }
 
 TEST_F(ShadowTest, PathsLeadThroughLinksOfBothSides) {
-  ASSERT_TRUE(shadow->update(kOne));
+  ASSERT_TRUE(update(kOne));
   EXPECT_EQ(find("/sys/bus/pci/devices/0000:00:04.0/vendor").path, "/sys/devices/pci0000:00/0000:00:04.0/vendor");
   EXPECT_EQ(find("/sys/class/vfio-dev/vfio3/device/iommu_group/devices/0000:00:04.0/vfio-dev/../driver").path,
             "/sys/bus/pci/drivers/vfio-pci");
@@ -111,7 +151,7 @@ TEST_F(ShadowTest, PathsLeadThroughLinksOfBothSides) {
 }
 
 TEST_F(ShadowTest, PathsFromADirectoryOfOurs) {
-  ASSERT_TRUE(shadow->update(kOne));
+  ASSERT_TRUE(update(kOne));
   const host::Descriptor directory(open(shadow->place_of("/sys/bus/pci/devices").c_str(), O_RDONLY | O_DIRECTORY));
   EXPECT_EQ(find("0000:00:04.0/device", true, directory.get()).path, "/sys/devices/pci0000:00/0000:00:04.0/device");
   EXPECT_EQ(find("../../../../dev/iommu", true, directory.get()).path, "/dev/iommu");

@@ -34,7 +34,7 @@ std::string print(const char* format, T... values) {
 
 class Builder {
  public:
-  Builder() {
+  explicit Builder(bool next_is_loaded) {
     for (const char* path :
          {"/", "/dev", "/proc", "/sys", "/sys/bus", "/sys/class", "/sys/devices", "/sys/kernel", "/sys/kernel/debug"}) {
       tree_[path] = {.kind = Kind::Through, .mode = 0755};
@@ -51,6 +51,7 @@ class Builder {
     device("/dev/vfio/vfio", 0666, kMisc, kVfioContainer);
     driver("vfio-pci");
     file("/sys/bus/pci/drivers_probe", 0200, "");
+    kexec(next_is_loaded);
   }
 
   void add(const json& d) {
@@ -63,14 +64,15 @@ class Builder {
     identity(d, bdf, at);
     resources(d, at);
     file(at + "/numa_node", 0644, "-1\n");
-    file(at + "/driver_override", 0644, "(null)\n");
+    const json only = d.value("driver_override", json());
+    file(at + "/driver_override", 0644, (only.is_string() ? only.get<std::string>() : "(null)") + "\n");
     if (const std::string name = d.value("driver", json()).is_string() ? d["driver"].get<std::string>() : "";
         !name.empty()) {
       driver(name);
       link(at + "/driver", "../../../bus/pci/drivers/" + name);
       link("/sys/bus/pci/drivers/" + name + "/" + bdf, "../../../../devices/pci0000:00/" + bdf);
     }
-    if (is_number(d, "group")) group(d["group"].get<u32>(), bdf, at);
+    if (is_number(d, "group")) group(d["group"].get<u32>(), bdf, at, is_number(d, "vfio"));
     if (is_number(d, "vfio")) vfio(d["vfio"].get<u32>(), bdf, at);
     if (d.contains("sriov") && d["sriov"].is_object()) sriov(d["sriov"], at);
     if (d.contains("physfn") && d["physfn"].is_string()) {
@@ -99,6 +101,15 @@ class Builder {
     const std::string at = "/sys/bus/pci/drivers/" + name;
     directory(at);
     for (const char* order : {"/bind", "/unbind", "/new_id", "/remove_id"}) file(at + order, 0200, "");
+  }
+
+  // kexec's own program looks there before it jumps.
+  void kexec(bool next_is_loaded) {
+    directory("/sys/kernel/kexec");
+    file("/sys/kernel/kexec/loaded", 0444, next_is_loaded ? "1\n" : "0\n");
+    file("/sys/kernel/kexec/crash_loaded", 0444, "0\n");
+    link("/sys/kernel/kexec_loaded", "kexec/loaded");
+    link("/sys/kernel/kexec_crash_loaded", "kexec/crash_loaded");
   }
 
   void identity(const json& d, const std::string& bdf, const std::string& at) {
@@ -157,7 +168,7 @@ class Builder {
     file(at + "/resource", 0444, text);
   }
 
-  void group(u32 id, const std::string& bdf, const std::string& at) {
+  void group(u32 id, const std::string& bdf, const std::string& at, bool has_node) {
     const std::string name = std::to_string(id);
     const std::string place = "/sys/kernel/iommu_groups/" + name;
     link(at + "/iommu_group", "../../../kernel/iommu_groups/" + name);
@@ -166,7 +177,7 @@ class Builder {
     link(place + "/devices/" + bdf, "../../../../devices/pci0000:00/" + bdf);
     file(place + "/type", 0644, "DMA\n");
     file(place + "/reserved_regions", 0444, "0x00000000fee00000 0x00000000feefffff msi\n");
-    device("/dev/vfio/" + name, 0600, kVfioGroups, id);
+    if (has_node) device("/dev/vfio/" + name, 0600, kVfioGroups, id);
   }
 
   void vfio(u32 id, const std::string& bdf, const std::string& at) {
@@ -198,8 +209,8 @@ class Builder {
 
 }  // namespace
 
-NodeTree node_tree(const std::string& devices) {
-  Builder builder;
+NodeTree node_tree(const std::string& devices, bool next_is_loaded) {
+  Builder builder(next_is_loaded);
   for (const json& d : json::parse(devices)) builder.add(d);
   return builder.take();
 }

@@ -30,6 +30,7 @@ struct Node {
 using NodeTree = std::map<std::string, Node>;
 
 // `devices`: the kernel's JSON text (wire::Call::Devices). Throws nlohmann's exceptions where it is none.
-NodeTree node_tree(const std::string& devices);
+// `next_is_loaded`: a kernel to jump to is.
+NodeTree node_tree(const std::string& devices, bool next_is_loaded);
 
 }  // namespace perdure::intercept

@@ -106,12 +106,15 @@ Result<void> Connection::serve(const wire::Message& call, FrontTask& task, Outco
     case Call::KexecLoad: return kernel_.kexec_load(text_of(call));
     case Call::Kexec: return kernel_.kexec();
     case Call::Status: value = TRY(text(head, outcome, [&] { return status_json(kernel_); })); return {};
-    case Call::Devices: value = TRY(text(head, outcome, [&] { return devices_json(kernel_); })); return {};
+    case Call::Devices:
+      value = TRY(text(head, outcome, [&] { return devices_json(kernel_, drivers_); }));
+      outcome.head.b = kernel_.next_is_loaded() ? 1 : 0;
+      return {};
     case Call::SysfsWrite: {
       const std::string_view both = text_of(call);
       const usize cut = both.find('\0');
       if (cut == std::string_view::npos) return fail(Errno::Einval);
-      return sysfs_write(both.substr(0, cut), both.substr(cut + 1));
+      return drivers_.write(both.substr(0, cut), both.substr(cut + 1));
     }
     case Call::Events:
       TRY(front_->claim_events());
@@ -157,13 +160,6 @@ Result<void> Connection::mmap(const wire::Message& call, FrontTask& task, Outcom
   if (memory && call.fd) TRY(machine_.move_memory_bar(target.base, call.fd.get(), call.head.c));
   outcome.head.a = static_cast<u64>(memory ? wire::Mapping::Memory : wire::Mapping::Registers);
   return {};
-}
-
-// The one attribute that changes the machine: …/<function>/sriov_numvfs.
-Result<void> Connection::sysfs_write(std::string_view path, std::string_view text) {
-  const std::optional<SourceId> function = sriov_numvfs_of(path);
-  if (!function) return fail(Errno::Eacces);
-  return kernel_.set_virtual_functions(*function, TRY(sysfs_number(text)));
 }
 
 template <class Make>

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/kernel/kernel.h"
+#include "machine/process/drivers.h"
 #include "machine/process/front_task.h"
 #include "machine/process/port_machine.h"
 
@@ -12,8 +13,14 @@ namespace perdure::process {
 
 class Connection {
  public:
-  Connection(Kernel& kernel, PortMachine& machine, Fronts& fronts, const Creds& creds, host::Descriptor socket)
-      : kernel_(kernel), machine_(machine), fronts_(fronts), creds_(creds), channel_(std::move(socket)) {}
+  Connection(Kernel& kernel, PortMachine& machine, Fronts& fronts, Drivers& drivers, const Creds& creds,
+             host::Descriptor socket)
+      : kernel_(kernel),
+        machine_(machine),
+        fronts_(fronts),
+        drivers_(drivers),
+        creds_(creds),
+        channel_(std::move(socket)) {}
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -31,7 +38,6 @@ class Connection {
   Result<u64> open(const wire::Message& call, Outcome& outcome);
   Result<u64> region_access(const wire::Header& call, FrontTask& task, Outcome& outcome);
   Result<void> mmap(const wire::Message& call, FrontTask& task, Outcome& outcome);
-  Result<void> sysfs_write(std::string_view path, std::string_view text);
   // A piece of a text that may not fit a message; it is made at offset 0.
   template <class Make>
   Result<u64> text(const wire::Header& call, Outcome& outcome, Make make);
@@ -40,6 +46,7 @@ class Connection {
   Kernel& kernel_;
   PortMachine& machine_;
   Fronts& fronts_;
+  Drivers& drivers_;
   const Creds& creds_;
   wire::Channel channel_;
   std::shared_ptr<Front> front_;

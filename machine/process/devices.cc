@@ -6,6 +6,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "machine/process/drivers.h"
+
 namespace perdure::process {
 
 namespace {
@@ -69,16 +71,23 @@ std::string function_name(SourceId source) {
   return name;
 }
 
-std::optional<SourceId> sriov_numvfs_of(std::string_view path) {
-  constexpr std::string_view kAttribute = "/sriov_numvfs";
+std::optional<Attribute> attribute_of(std::string_view path) {
+  const usize name = path.rfind('/');
+  if (name == std::string_view::npos || name == 0) return std::nullopt;
+  const usize above = path.rfind('/', name - 1);
+  if (above == std::string_view::npos) return std::nullopt;
+  const auto function = function_of(path.substr(above + 1, name - above - 1));
+  if (!function) return std::nullopt;
+  return Attribute{*function, path.substr(name + 1)};
+}
+
+std::optional<SourceId> function_of(std::string_view name) {
   constexpr usize kName = 12;  // "0000:00:00.0"
-  if (!path.ends_with(kAttribute)) return std::nullopt;
-  path.remove_suffix(kAttribute.size());
-  if (path.size() <= kName || path[path.size() - kName - 1] != '/') return std::nullopt;
-  const std::string name(path.substr(path.size() - kName));
+  const std::string text(name);
   unsigned segment = 0, bus = 0, device = 0, function = 0;
   int end = 0;
-  if (std::sscanf(name.c_str(), "%4x:%2x:%2x.%1x%n", &segment, &bus, &device, &function, &end) != 4 ||
+  if (text.size() != kName ||
+      std::sscanf(text.c_str(), "%4x:%2x:%2x.%1x%n", &segment, &bus, &device, &function, &end) != 4 ||
       end != static_cast<int>(kName) || device > 31 || function > 7) {
     return std::nullopt;
   }
@@ -98,7 +107,7 @@ Result<u32> sysfs_number(std::string_view text) {
   return static_cast<u32>(value);
 }
 
-std::string devices_json(Kernel& kernel) {
+std::string devices_json(Kernel& kernel, const Drivers& drivers) {
   pci::Bus& bus = kernel.bus();
   std::map<SourceId, SourceId> physical;  // by virtual function
   std::map<SourceId, json> sriov;
@@ -125,6 +134,7 @@ std::string devices_json(Kernel& kernel) {
     const IommuDevice* const device = kernel.iommu().find(source);
     const vfio::PciDevice* const drivable = kernel.vfio().find(source);
     const u32 subsystem = function.is_bridge() ? 0 : function.read32(pci::reg::kSubsystem);
+    const auto override_name = drivers.override_of(source);
     const auto its_sriov = sriov.find(source);
     const auto its_physical = physical.find(source);
     all.push_back({{"bdf", function_name(source)},
@@ -139,12 +149,14 @@ std::string devices_json(Kernel& kernel) {
                    {"driver", drivable               ? json("vfio-pci")
                               : function.is_bridge() ? json("pcieport")
                                                      : json()},
+                   {"driver_override", override_name ? json(*override_name) : json()},
                    {"config_size", function.express_type() != pci::Function::kConventional ? 4096 : 256},
                    {"bars", function.is_bridge() ? json::array() : bars_of(function)},
                    {"sriov", its_sriov != sriov.end() ? its_sriov->second : json()},
                    {"physfn", its_physical != physical.end() ? json(function_name(its_physical->second)) : json()}});
   }
-  return all.dump();
+  // An override is whatever bytes a program chose.
+  return all.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 }  // namespace perdure::process

@@ -11,12 +11,19 @@ namespace perdure::process {
 // "0000:01:00.0"
 std::string function_name(SourceId source);
 
-// Of a path that ends in "<function>/sriov_numvfs".
-std::optional<SourceId> sriov_numvfs_of(std::string_view path);
+// And back.
+std::optional<SourceId> function_of(std::string_view name);
+// Of a path that ends in "<function>/<name>".
+struct Attribute {
+  SourceId function;
+  std::string_view name;
+};
+std::optional<Attribute> attribute_of(std::string_view path);
 // What is written to an attribute that is a number: decimal, hexadecimal or octal, with or without a newline. Einval;
 // Erange: beyond 16 bits.
 Result<u32> sysfs_number(std::string_view text);
 
-std::string devices_json(Kernel& kernel);
+class Drivers;
+std::string devices_json(Kernel& kernel, const Drivers& drivers);
 
 }  // namespace perdure::process

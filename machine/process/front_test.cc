@@ -347,56 +347,6 @@ TEST_F(Front, DevicesAreListed) {
   EXPECT_TRUE(found) << all.dump(1);
 }
 
-class FrontOfPhysicalFunctions : public Front {
- protected:
-  board::BoardConfig config() const override {
-    board::BoardConfig c = Front::config();
-    c.devices[0].virtual_functions = 2;
-    return c;
-  }
-  Result<void> write(Supervisor& s, std::string_view path, std::string_view text) {
-    const std::string both = std::string(path) + '\0' + std::string(text);
-    TRY(s.call({.op = op(Call::SysfsWrite)}, std::as_bytes(std::span(both))));
-    return {};
-  }
-  nlohmann::json devices(Supervisor& s) {
-    const Message said = *s.call({.op = op(Call::Devices)});
-    return nlohmann::json::parse(
-        std::string_view(reinterpret_cast<const char*>(said.payload.data()), said.payload.size()));
-  }
-};
-
-TEST_F(FrontOfPhysicalFunctions, VirtualFunctionsAreAskedForInSysfs) {
-  constexpr std::string_view kPath = "/sys/bus/pci/devices/0000:00:03.0/sriov_numvfs";
-  auto s = connect();
-  ASSERT_EQ(devices(*s).size(), 1U);
-  EXPECT_EQ(devices(*s)[0]["sriov"],
-            nlohmann::json({{"totalvfs", 2}, {"numvfs", 0}, {"vfs", nlohmann::json::array()}}));
-  for (const std::string_view text : {"", "\n", "x", "1x", "-1", " 1", "1 2"}) {
-    EXPECT_EQ(write(*s, kPath, text).error(), Errno::Einval) << text;
-  }
-  EXPECT_EQ(write(*s, kPath, "65536").error(), Errno::Erange);
-  EXPECT_EQ(write(*s, kPath, "3").error(), Errno::Erange);
-  EXPECT_EQ(write(*s, "/sys/bus/pci/devices/0000:00:03.0/sriov_totalvfs", "1").error(), Errno::Eacces);
-  EXPECT_EQ(write(*s, "/sys/bus/pci/devices/0000:00:0g.0/sriov_numvfs", "1").error(), Errno::Eacces);
-  EXPECT_EQ(write(*s, "sriov_numvfs", "1").error(), Errno::Eacces);
-  EXPECT_EQ(write(*s, "/sys/bus/pci/devices/0000:00:04.0/sriov_numvfs", "1").error(), Errno::Enoent);
-  ASSERT_TRUE(write(*s, kPath, "0x1\n").has_value());
-  const nlohmann::json two = devices(*s);
-  ASSERT_EQ(two.size(), 2U) << two.dump(1);
-  EXPECT_EQ(two[0]["sriov"]["vfs"], nlohmann::json::array({"0000:00:03.1"}));
-  EXPECT_EQ(two[1]["bdf"], "0000:00:03.1");
-  EXPECT_EQ(two[1]["physfn"], "0000:00:03.0");
-  EXPECT_EQ(two[1]["driver"], "vfio-pci");
-  EXPECT_EQ(two[1]["vfio"], 1);
-  EXPECT_EQ(two[1]["device"], 0x5354);
-  EXPECT_EQ(two[1]["bars"][0]["size"], 0x4000);
-  EXPECT_EQ(two[1]["bars"][0]["base"].get<u64>(), board_->device(board::Bdf(0, 3, 1))->bar_address(0));
-  EXPECT_NE(two[1]["group"], two[0]["group"]);
-  ASSERT_TRUE(write(*s, kPath, "0").has_value());
-  EXPECT_EQ(devices(*s).size(), 1U);
-}
-
 // --- the word before the jump ----------------------------------------------------------------------------------------
 
 TEST_F(Front, RebootIsSaidOnTheEventChannelAndAwaited) {

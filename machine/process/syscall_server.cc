@@ -43,7 +43,7 @@ void SyscallServer::run() {
 }
 
 void SyscallServer::serve(host::Descriptor socket) {
-  Connection(kernel_, machine_, fronts_, creds_, std::move(socket)).run();
+  Connection(kernel_, machine_, fronts_, drivers_, creds_, std::move(socket)).run();
 }
 
 }  // namespace perdure::process

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/kernel/kernel.h"
+#include "machine/process/drivers.h"
 #include "machine/process/front.h"
 #include "machine/process/port_machine.h"
 
@@ -13,7 +14,11 @@ class SyscallServer {
  public:
   // `creds`: of every program; who may do what is the machine's policy, not the host's.
   SyscallServer(Kernel& kernel, PortMachine& machine, Creds creds = {})
-      : kernel_(kernel), machine_(machine), creds_(creds), fronts_(kernel.host_files(), machine.host_objects()) {}
+      : kernel_(kernel),
+        machine_(machine),
+        creds_(creds),
+        fronts_(kernel.host_files(), machine.host_objects()),
+        drivers_(kernel) {}
 
   // Binds the socket, readable and writable for this user only, in place of a former kernel's. Eacces, Eaddrinuse…
   Result<void> listen(const std::string& path);
@@ -32,6 +37,7 @@ class SyscallServer {
   PortMachine& machine_;
   const Creds creds_;
   Fronts fronts_;
+  Drivers drivers_;
   host::Descriptor listener_;
 };
 

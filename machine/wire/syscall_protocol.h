@@ -29,7 +29,8 @@ enum class Call : u32 {
          // native mmap could not answer has been checked
   RegionRead,   // a: handle, b: 1, 2, 4 or 8 bytes, c: position → a: value. A trapped access
   RegionWrite,  // a: handle, b: bytes, c: position, d: value
-  Devices,      // a: offset → as Status: JSON text of what sysfs shows of the machine's functions
+  Devices,      // a: offset → as Status: JSON text of what sysfs shows of the machine's functions; b: 1 when a next
+                // kernel is loaded
   SysfsWrite,   // payload: path, NUL, text: a program wrote that to an attribute
   TaskExit,     // task: its process is gone
   TaskMemory,   // task → a: pages that /proc/PID/status shows as VmPin, b: as VmLck beyond what the host counts

@@ -17,6 +17,9 @@ for kind in dynamic static; do
   done
   check "$kind: its status is passed on" 7 'ends with 7' run -- "$probes/intercept_probe_$kind" status 7
   check "$kind: a kexec ends the program" 137 'the kernel was replaced' run -- "$probes/intercept_probe_$kind" jump
+  check "$kind: and whoever waits for it" 137 'the kernel was replaced' \
+    run -- sh -c "$probes/intercept_probe_$kind jump; echo after; echo after"
+  result "$kind: who says nothing any more" sh -c "! grep -q after $work/out"
   check "$kind: it starts again under the next kernel" 0 'jump ends with 0' \
     run --restart 1 -- "$probes/intercept_probe_$kind" jump
   check "$kind: mapped memory of a device needs no trap" 0 'ends with 0' \

@@ -84,6 +84,7 @@ MachineConfig default_machine() {
                      device(board::DeviceKind::Streamer, 4, "streamer1"), device(board::DeviceKind::Edu, 5, "edu"),
                      device(board::DeviceKind::Ioat, 6, "ioat"), device(board::DeviceKind::Nvme, 7, "nvme")};
   m.board.devices[1].streamer.memory = u64{64} << 10;
+  m.board.devices[4].virtual_functions = 4;  // the last one: those that come have the numbers after all others
   // As servers of these years have it.
   m.board.units.front().model.scalable = true;
   m.board.units.front().model.haw = static_cast<u8>(m.board.window_log2);
