@@ -128,11 +128,13 @@ result 'in the foreground, with its log' grep -q 'kernel perdure-a serves' "$wor
 kill -TERM $up
 result 'ends with a signal' wait $up
 result 'and its board' soon gone "$board"
+rm "$work/f.out" # what the former one said
 "$perdure" machine up f --foreground >"$work/f.out" 2>/dev/null &
 up=$!
 soon grep -q 'machine f is up' "$work/f.out"
 check 'down ends it' 0 'machine f is down' machine down f
 result 'and who shows it' wait $up
+rm "$work/f.out"
 "$perdure" machine up f --foreground >"$work/f.out" 2>/dev/null &
 up=$!
 soon grep -q 'machine f is up' "$work/f.out"

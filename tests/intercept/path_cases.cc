@@ -208,17 +208,38 @@ PROBE_CASE(sysfs) {
   return 0;
 }
 
-// An attribute that takes orders says at once what it thinks of one.
+// Attributes that take orders say at once what they think of one, and what they did can be seen.
 PROBE_CASE(orders) {
   const std::vector<std::string> devices = names_in("/sys/bus/pci/devices");
   EXPECT(!devices.empty());
-  const std::string at = "/sys/bus/pci/devices/" + devices[0] + "/driver_override";
-  const int fd = open(at.c_str(), O_WRONLY | O_TRUNC | O_CLOEXEC);
-  EXPECT(fd >= 0 && fcntl(fd, F_GETFD) == FD_CLOEXEC);
-  EXPECT(write(fd, "nonsense\n", 9) < 0 && errno != EFAULT && errno != EBADF);
+  const std::string& bdf = devices[0];
+  const std::string at = "/sys/bus/pci/devices/" + bdf;
+  const int unbind = open("/sys/bus/pci/drivers/vfio-pci/unbind", O_WRONLY | O_TRUNC | O_CLOEXEC);
+  EXPECT(unbind >= 0 && fcntl(unbind, F_GETFD) == FD_CLOEXEC);
+  FAILS(ENODEV, write(unbind, "nonsense\n", 9));
   const void* volatile nowhere = nullptr;  // hidden from the compiler, which knows better
-  FAILS(EFAULT, write(fd, nowhere, 9));
-  EXPECT(close(fd) == 0);
+  FAILS(EFAULT, write(unbind, nowhere, 9));
+
+  struct stat st;
+  EXPECT(stat((at + "/driver").c_str(), &st) == 0 && stat((at + "/vfio-dev").c_str(), &st) == 0);
+  const auto length = static_cast<ssize_t>(bdf.size());
+  EXPECT(write(unbind, bdf.data(), bdf.size()) == length);
+  FAILS(ENOENT, stat((at + "/driver").c_str(), &st));
+  FAILS(ENOENT, stat((at + "/vfio-dev").c_str(), &st));
+  FAILS(ENODEV, write(unbind, bdf.data(), bdf.size()));
+  EXPECT(close(unbind) == 0);
+
+  const int only = open((at + "/driver_override").c_str(), O_RDWR);
+  const int bind = open("/sys/bus/pci/drivers/vfio-pci/bind", O_WRONLY);
+  EXPECT(only >= 0 && bind >= 0 && write(only, "other\n", 6) == 6);
+  FAILS(ENODEV, write(bind, bdf.data(), bdf.size()));
+  EXPECT(write(only, "vfio-pci\n", 9) == 9 && write(bind, bdf.data(), bdf.size()) == length);
+  FAILS(EBUSY, write(bind, bdf.data(), bdf.size()));
+  EXPECT(stat((at + "/driver").c_str(), &st) == 0 && stat((at + "/vfio-dev").c_str(), &st) == 0);
+  const int shown = open((at + "/driver_override").c_str(), O_RDONLY);
+  char text[16] = {};
+  EXPECT(shown >= 0 && read(shown, text, sizeof text) == 9 && strcmp(text, "vfio-pci\n") == 0);
+  EXPECT(close(only) == 0 && close(bind) == 0 && close(shown) == 0);
   return 0;
 }
 
