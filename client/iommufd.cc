@@ -61,6 +61,36 @@ Result<u32> Iommufd::hwpt_alloc(u32 device, u32 ioas) const {
   return cmd.out_hwpt_id;
 }
 
+Result<u32> Iommufd::hwpt_alloc_tracking(u32 device, u32 ioas) const {
+  IommuHwptAlloc cmd{};
+  cmd.size = sizeof cmd;
+  cmd.flags = iommu_hwpt::kDirtyTracking;
+  cmd.dev_id = device;
+  cmd.pt_id = ioas;
+  TRY(fd_.sys().ioctl(number(), kIommuHwptAlloc, &cmd));
+  return cmd.out_hwpt_id;
+}
+
+Result<void> Iommufd::track_dirty(u32 hwpt, bool on) const {
+  IommuHwptSetDirtyTracking cmd{
+      .size = sizeof cmd, .flags = on ? iommu_dirty::kEnable : 0, .hwpt_id = hwpt, .reserved = 0};
+  TRY(fd_.sys().ioctl(number(), kIommuHwptSetDirtyTracking, &cmd));
+  return {};
+}
+
+Result<void> Iommufd::dirty_bitmap(u32 hwpt, u64 iova, u64 length, u64 page, u64* bits, bool clear) const {
+  IommuHwptGetDirtyBitmap cmd{.size = sizeof cmd,
+                              .hwpt_id = hwpt,
+                              .flags = clear ? 0 : iommu_dirty::kNoClear,
+                              .reserved = 0,
+                              .iova = iova,
+                              .length = length,
+                              .page_size = page,
+                              .data = reinterpret_cast<u64>(bits)};
+  TRY(fd_.sys().ioctl(number(), kIommuHwptGetDirtyBitmap, &cmd));
+  return {};
+}
+
 Result<void> Iommufd::destroy(u32 id) const {
   IommuDestroy cmd{.size = sizeof cmd, .id = id};
   TRY(fd_.sys().ioctl(number(), kIommuDestroy, &cmd));

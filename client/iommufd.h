@@ -17,6 +17,13 @@ class Iommufd {
   Result<void> map(u32 ioas, const void* at, u64 length, u64 iova, bool writable = true) const;
   Result<u64> unmap(u32 ioas, u64 iova, u64 length) const;
   Result<u32> hwpt_alloc(u32 device, u32 ioas) const;
+  // One that can track what devices write; Eopnotsupp where the device's unit cannot.
+  Result<u32> hwpt_alloc_tracking(u32 device, u32 ioas) const;
+  // Turned on, nothing counts as written any more.
+  Result<void> track_dirty(u32 hwpt, bool on) const;
+  // Sets bit i where something in [iova + i * page, + page) was written, as far as the range is mapped without a hole,
+  // and clears none. With `clear` it does not count as written any more.
+  Result<void> dirty_bitmap(u32 hwpt, u64 iova, u64 length, u64 page, u64* bits, bool clear = true) const;
   Result<void> destroy(u32 id) const;
 
   // The page table will be preserved with this context, under `token`.

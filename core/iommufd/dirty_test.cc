@@ -260,11 +260,11 @@ TEST_F(DirtyTest, ABadBitmapCostsNoMark) {
 TEST_F(DirtyTest, WhatIsWrittenWhileItIsReadIsForTheNextCall) {
   set_up(4 * kMiB);
   ASSERT_EQ(w.iommu.group(a0).domain()->leaf_at(Iova(kBase + k2M))->length, k2M);
-  // The leaf at kBase gets its mark after it was looked at, one of its windows still to come: half of it would be lost.
-  device_writes(w, kBase + k2M);
-  w.task.before_copy_out = [&] { device_writes(w, kBase); };
+  // The second leaf gets its mark after it was looked at, before the first one loses its own.
+  device_writes(w, kBase);
+  w.task.before_copy_out = [&] { device_writes(w, kBase + k2M); };
   EXPECT_EQ(get(w, fd, hwpt, {kBase, 4 * kMiB})->size(), 512u);
-  EXPECT_EQ(marks(w), (std::set<u64>{kBase}));
+  EXPECT_EQ(marks(w), (std::set<u64>{kBase + k2M}));
   EXPECT_EQ(get(w, fd, hwpt, {kBase, 4 * kMiB})->size(), 512u);
   EXPECT_EQ(marks(w), std::set<u64>());
 }

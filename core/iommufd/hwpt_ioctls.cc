@@ -125,7 +125,8 @@ Result<void> IommufdFile::get_hw_info(Call<uapi::IommuHwInfo>& call) {
 // A restored HWPT is there to be kept or replaced; what was written through it is in the tables of the one that follows
 // it (iommu-liveupdate §5.3, §5.5).
 Result<void> IommufdFile::hwpt_set_dirty_tracking(Call<uapi::IommuHwptSetDirtyTracking>& call) {
-  if ((call.cmd.flags & ~uapi::iommu_dirty::kEnable) != 0 || call.cmd.reserved != 0) return fail(Errno::Eopnotsupp);
+  // Its reserved member is not looked at (uapi §2.7).
+  if ((call.cmd.flags & ~uapi::iommu_dirty::kEnable) != 0) return fail(Errno::Eopnotsupp);
   MutexGuard guard(lock_);
   HwptPaging* const hwpt = objects_.find_as<HwptPaging>(call.cmd.hwpt_id);
   if (!hwpt) return fail(Errno::Enoent);
