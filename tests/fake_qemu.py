@@ -30,7 +30,9 @@ def trace(*pairs):
 
 ON = 0xC4000000
 trace((0, 0x04000000), (0x04000000, 0x44000000), (0x44000000, 0x84000000))
-if mode == "hang":
+if mode.startswith("SIG"):  # somebody tells our parent, once we run
+    os.kill(os.getppid(), signal.Signals[mode])
+if mode == "hang" or mode.startswith("SIG"):
     time.sleep(600)
 say('{"event":"boot","hop":0,"release":"a"}')
 for hop in range(1, hops + 1):

@@ -30,7 +30,7 @@ fake panic 'a panic' 1 'page fault at RIP 0x200000'
 fake hang 'a guest that hangs is ended' 1 'did not end within 1 s' --timeout 1
 # interrupted SIGNAL: whoever is told to end says so and, as is checked below, leaves nothing.
 interrupted() {
-  FAKE_QEMU=hang timeout -s "$1" 1 "$perdure" metal --qemu "$fake" --images "$work/images" >"$work/out" 2>&1
+  FAKE_QEMU=SIG$1 timeout 100 "$perdure" metal --qemu "$fake" --images "$work/images" >"$work/out" 2>&1
   grep -q 'QEMU was ended: interrupted' "$work/out"
 }
 result 'interrupted at the terminal' interrupted INT

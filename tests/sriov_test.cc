@@ -176,12 +176,13 @@ TEST_P(Sriov, AreNotPreservedAndTheNextKernelStartsWithNone) {
     ASSERT_DONE(iommufd.mark_preserve(hwpt, id));
     ASSERT_DONE(device->attach(hwpt));
   }
-  const client::LiveUpdate lu = *client::LiveUpdate::open(*sys);
-  client::Session session = *lu.create_session("sriov");
-  ASSERT_DONE(session.preserve(iommufd.number(), 1));
-  EXPECT_EQ(session.preserve(vf.number(), 2).error(), Errno::Eopnotsupp);
-  EXPECT_EQ(session.preserve(pf.number(), 3).error(), Errno::Eopnotsupp) << "while it has any";
-  session = {};
+  {
+    const client::LiveUpdate lu = *client::LiveUpdate::open(*sys);
+    const client::Session session = *lu.create_session("sriov");
+    ASSERT_DONE(session.preserve(iommufd.number(), 1));
+    EXPECT_EQ(session.preserve(vf.number(), 2).error(), Errno::Eopnotsupp);
+    EXPECT_EQ(session.preserve(pf.number(), 3).error(), Errno::Eopnotsupp) << "while it has any";
+  }
   vf = {};
   pf = {};
   iommufd = {};
