@@ -26,7 +26,7 @@
 #include "client/libc/libc_syscalls.h"
 #include "client/vfio_device.h"
 #include "machine/intercept/launch.h"
-#include "machine/intercept/listener.h"
+#include "machine/intercept/answers.h"
 
 extern char** environ;
 

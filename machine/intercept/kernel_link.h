@@ -7,6 +7,7 @@
 
 #include "core/base/function_ref.h"
 #include "machine/wire/channel.h"
+#include "machine/wire/lent_turn.h"
 
 namespace perdure::intercept {
 
@@ -30,6 +31,10 @@ class KernelLink {
                              FunctionRef<void()> slow, int fd = -1);
   Result<wire::Message> call(wire::Call op, const wire::Header& head, std::span<const std::byte> payload = {});
 
+  // Call::Serve: blocks until the turn is back. `stalled`: see Lender::lend().
+  Result<wire::Message> lend(wire::Header head, std::span<const std::byte> payload, Questions& about,
+                             const wire::LentTurn& turn, FunctionRef<void()> stalled);
+
   u64 front() const { return front_; }
   // From now on the kernel speaks first on it.
   static Result<wire::Channel> become_events(std::unique_ptr<KernelLink> link);
@@ -37,6 +42,7 @@ class KernelLink {
  private:
   explicit KernelLink(wire::Channel channel) : channel_(std::move(channel)) {}
   wire::Channel channel_;
+  void watch(const wire::LentTurn& turn, bool& stalled, FunctionRef<void()> when_stalled);
   u64 front_ = 0;
 };
 

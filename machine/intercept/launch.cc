@@ -11,7 +11,7 @@
 #include <cstring>
 
 #include "machine/host/host_files.h"
-#include "machine/intercept/listener.h"
+#include "machine/intercept/answers.h"
 #include "machine/wire/message.h"
 
 namespace perdure::intercept {

@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 
 #include "machine/host/host_files.h"
@@ -42,6 +43,18 @@ void Processes::watch(s32 process) {
   if (!fd) return;
   epoll_event event = {.events = EPOLLIN, .data = {.fd = process}};
   if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd.get(), &event) == 0) watched_[process] = std::move(fd);
+}
+
+std::vector<wire::LentThread> Processes::lent_threads(usize most) {
+  std::vector<wire::LentThread> all;
+  const std::scoped_lock lock(mutex_);
+  all.reserve(std::min(most, known_.size()));
+  for (const auto& [thread, target] : known_) {
+    if (all.size() == most) break;
+    if (!watched_.contains(target.process())) continue;
+    all.push_back({.process = static_cast<u32>(target.process()), .thread = static_cast<u32>(thread)});
+  }
+  return all;
 }
 
 std::vector<s32> Processes::take_gone() {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "machine/intercept/target.h"
+#include "machine/wire/lent_turn.h"
 
 namespace perdure::intercept {
 
@@ -19,6 +20,8 @@ class Processes {
   Result<Target> target_again(s32 thread);
   // From now on its end is told.
   void watch(s32 process);
+  // Threads of processes whose end will be told, so many at most.
+  std::vector<wire::LentThread> lent_threads(usize most);
   // Processes that ended since the last call.
   std::vector<s32> take_gone();
   // Readable when there may be some.

@@ -111,6 +111,17 @@ std::optional<Registry::Entry> Registry::find(FileId id) const {
   return file->second.entry;
 }
 
+std::vector<wire::LentFile> Registry::lent_files(usize most) const {
+  std::vector<wire::LentFile> all;
+  const std::scoped_lock lock(mutex_);
+  all.reserve(std::min(most, files_.size()));
+  for (const auto& [id, file] : files_) {
+    if (all.size() == most) break;
+    if (!file.entry.orders) all.push_back({.device = id.device, .inode = id.inode, .handle = file.entry.handle});
+  }
+  return all;
+}
+
 void Registry::remove_locked(Files::iterator file) {
   if (file->second.watch >= 0) {
     watched_.erase(file->second.watch);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "machine/intercept/target.h"
+#include "machine/wire/lent_turn.h"
 
 namespace perdure::intercept {
 
@@ -33,6 +34,8 @@ class Registry {
   // A file of sysfs that takes orders. What is written to it in other ways than the supervisor sees is told later.
   Result<host::Descriptor> make_orders(const std::string& path, const std::string& text, int flags);
   std::optional<Entry> find(FileId id) const;
+  // Those that stand for files of the kernel, so many at most.
+  std::vector<wire::LentFile> lent_files(usize most) const;
   // It came to no program: nothing is closed.
   void forget(u64 handle);
   struct Order {

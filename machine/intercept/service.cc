@@ -35,6 +35,7 @@ std::string order_of(std::string path, std::string_view text) {
 }  // namespace
 
 Result<void> Service::serve(const SystemCall& call) {
+  served_ioctl_ = false;
   const Result<Outcome> outcome = dispatch(call);
   if (machine_.log) write_log(call, outcome);
   if (!outcome) {
@@ -151,6 +152,11 @@ Result<void> Service::refresh_devices() {
   return {};
 }
 
+void Machine::end_loans() {
+  const std::scoped_lock lock(loans_mutex);
+  for (const wire::LentTurn* turn : loans) turn->revoke();
+}
+
 Result<void> Service::pass_on_closes() {
   std::unique_lock lock(machine_.closing, std::try_to_lock);
   if (!lock) {
@@ -170,6 +176,7 @@ Result<void> Service::pass_on_closes() {
     if (!obeyed && machine_.log) machine_.log(path + ": " + std::string(errno_name(obeyed.error())));
   }
   for (const s32 process : machine_.processes->take_gone()) {
+    machine_.end_loans();  // its number may be another's
     const u32 number = static_cast<u32>(process);
     const auto told = link_.call(Call::TaskExit, {.task = wire::task_of(number, number)});
     if (!told && told.error() == Errno::Ekilled) return fail(Errno::Ekilled);
@@ -182,6 +189,7 @@ Result<Service::Outcome> Service::ioctl(const SystemCall& call) {
   if (cmd == kKvmSetDeviceAttr) return kvm_attribute(call);
   const auto ours = file_of(call, call.fd());
   if (!ours || ours->file.orders) return resume();
+  served_ioctl_ = true;
   const u64 without = cmd == kGetRegionInfo && !traps(ours->target) ? wire::kNoRegisters : 0;
   const wire::Message m =
       TRY(kernel(Call::Ioctl, call, ours->target, {.a = ours->file.handle, .b = cmd, .c = call.args[2], .d = without}));

@@ -5,14 +5,15 @@
 #include <string>
 #include <string_view>
 
+#include "machine/intercept/answers.h"
 #include "machine/intercept/eventfds.h"
 #include "machine/intercept/kernel_link.h"
-#include "machine/intercept/listener.h"
 #include "machine/intercept/paths.h"
 #include "machine/intercept/processes.h"
 #include "machine/intercept/registry.h"
 #include "machine/intercept/shadow.h"
 #include "machine/intercept/trap/tracer.h"
+#include "machine/wire/lent_turn.h"
 
 namespace perdure::intercept {
 
@@ -32,6 +33,10 @@ struct Machine {
   std::function<void(const std::string& line)> log;
   // Held while closes are passed on: an open that comes after a close must find it done.
   std::mutex closing;
+  // Turns that the kernel has; who finds out that what it was told with them is out of date takes them back.
+  std::mutex loans_mutex;
+  std::vector<const wire::LentTurn*> loans;
+  void end_loans();
   bool over = false;  // under `closing`: the kernel is gone, or about to go: it is told nothing any more
 };
 
@@ -46,6 +51,8 @@ class Service {
 
   // Ekilled: the kernel is gone. The call is not answered then: whoever made it ends with the kernel.
   Result<void> serve(const SystemCall& call);
+  // The last call was an ioctl that the kernel served.
+  bool served_ioctl() const { return served_ioctl_; }
   // Tells the kernel of files that nobody has any more and of processes that ended. Ekilled.
   Result<void> pass_on_closes();
 
@@ -110,6 +117,7 @@ class Service {
   KernelLink& link_;
   std::function<void()> slow_;
   Answers* answers_;  // null: none come
+  bool served_ioctl_ = false;
 };
 
 }  // namespace perdure::intercept

@@ -6,6 +6,8 @@
 
 #include <chrono>
 
+#include "machine/intercept/lender.h"
+
 namespace perdure::intercept {
 
 namespace {
@@ -85,10 +87,13 @@ void Workers::work() {
     if (std::exchange(mine, false)) pass_turn();
   };
   Service service(machine_, **link, pass);
+  Lender lender(machine_, **link);
+  std::optional<SystemCall> left;  // by the kernel, which had the turn
   while (take_turn()) {
     mine = true;
-    while (mine) {
-      const auto call = machine_.listener->receive();
+    while (mine || left) {
+      const auto call = left ? Result<SystemCall>(*left) : machine_.listener->receive();
+      left.reset();
       if (!call) {
         const std::scoped_lock lock(mutex_);
         if (stop_ || (call.error() != Errno::Eintr && nobody_calls(machine_.listener->fd()))) {
@@ -101,6 +106,13 @@ void Workers::work() {
         pass();
         return gone_();
       }
+      if (!mine || !lender.worth(service.served_ioctl())) continue;
+      auto back = lender.lend(pass);
+      if (!back) {
+        pass();
+        return gone_();
+      }
+      left = *back;
     }
   }
 }

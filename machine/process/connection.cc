@@ -33,7 +33,7 @@ Connection::~Connection() {
 
 void Connection::run() {
   for (bool first = true;; first = false) {
-    const auto call = channel_.receive();
+    auto call = channel_.receive();
     if (!call) return;
     const auto op = static_cast<Call>(call->head.op);
     Outcome outcome;
@@ -51,7 +51,7 @@ void Connection::run() {
     } else {
       FrontTask task(*front_, channel_, creds_, call->head.task);
       done = serve(*call, task, outcome);
-      broken = task.broken();
+      broken = task.broken() || lost_;
     }
     if (!done) {
       outcome = {};
@@ -73,7 +73,7 @@ void Connection::serve_events() {
   }
 }
 
-Result<void> Connection::serve(const wire::Message& call, FrontTask& task, Outcome& outcome) {
+Result<void> Connection::serve(wire::Message& call, FrontTask& task, Outcome& outcome) {
   const wire::Header& head = call.head;
   u64& value = outcome.head.a;
   if (call.fd_lost) return fail(Errno::Enfile);
@@ -127,6 +127,8 @@ Result<void> Connection::serve(const wire::Message& call, FrontTask& task, Outco
       outcome.head.b = process->locked_pages();
       return {};
     }
+    case Call::Lend: return lent_.take(call);
+    case Call::Serve: return serve_lent(call, outcome);
     case Call::Front: return fail(Errno::Einval);  // not the first message
     default: break;
   }
@@ -159,6 +161,21 @@ Result<void> Connection::mmap(const wire::Message& call, FrontTask& task, Outcom
   const bool memory = target.kind == MapTarget::Kind::Memory;
   if (memory && call.fd) TRY(machine_.move_memory_bar(target.base, call.fd.get(), call.head.c));
   outcome.head.a = static_cast<u64>(memory ? wire::Mapping::Memory : wire::Mapping::Registers);
+  return {};
+}
+
+Result<void> Connection::serve_lent(const wire::Message& call, Outcome& outcome) {
+  const auto back = lent_.serve(call, *front_, channel_, creds_);
+  if (!back) {
+    lost_ = back.error() == Errno::Ekilled;
+    return fail(back.error());
+  }
+  outcome.head.a = back->served;
+  if (!back->left) return {};
+  wire::LeftCall left{.id = back->left->id, .args = {}, .thread = back->left->tid, .number = back->left->number};
+  std::copy(back->left->args.begin(), back->left->args.end(), left.args);
+  const auto bytes = std::as_bytes(std::span(&left, 1));
+  outcome.payload.assign(bytes.begin(), bytes.end());
   return {};
 }
 

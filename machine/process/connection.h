@@ -7,6 +7,7 @@
 #include "core/kernel/kernel.h"
 #include "machine/process/drivers.h"
 #include "machine/process/front_task.h"
+#include "machine/process/lent_calls.h"
 #include "machine/process/port_machine.h"
 
 namespace perdure::process {
@@ -34,7 +35,7 @@ class Connection {
   };
 
   // What comes of the call; `error` in place of the rest.
-  Result<void> serve(const wire::Message& call, FrontTask& task, Outcome& outcome);
+  Result<void> serve(wire::Message& call, FrontTask& task, Outcome& outcome);
   Result<u64> open(const wire::Message& call, Outcome& outcome);
   Result<u64> region_access(const wire::Header& call, FrontTask& task, Outcome& outcome);
   Result<void> mmap(const wire::Message& call, FrontTask& task, Outcome& outcome);
@@ -42,6 +43,7 @@ class Connection {
   template <class Make>
   Result<u64> text(const wire::Header& call, Outcome& outcome, Make make);
   void serve_events();
+  Result<void> serve_lent(const wire::Message& call, Outcome& outcome);
 
   Kernel& kernel_;
   PortMachine& machine_;
@@ -52,6 +54,8 @@ class Connection {
   std::shared_ptr<Front> front_;
   std::string text_;  // that is being asked for
   bool is_events_ = false;
+  LentCalls lent_;
+  bool lost_ = false;  // the other side is gone, or broke the protocol
 };
 
 }  // namespace perdure::process

@@ -17,7 +17,9 @@ u32 number(Question q) {
 }  // namespace
 
 Result<wire::Message> FrontTask::ask(const wire::Header& question, std::span<const std::byte> payload, int fd) {
-  TRY(channel_.send(question, payload, fd));
+  wire::Header about = question;
+  about.d = call_;
+  TRY(channel_.send(about, payload, fd));
   auto answer = channel_.receive();
   if (!answer) {
     broken_ = true;

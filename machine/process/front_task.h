@@ -15,9 +15,9 @@ namespace perdure::process {
 // the core reserves is a placeholder, which is replaced by the number, when there is one, in what was copied out since.
 class FrontTask final : public Task {
  public:
-  // `task`: wire::Header's.
-  FrontTask(Front& front, wire::Channel& channel, const Creds& creds, u64 task)
-      : front_(front), channel_(channel), creds_(creds), task_(task) {}
+  // `task`: wire::Header's. `call`: of a call that was received here (Call::Serve), its id.
+  FrontTask(Front& front, wire::Channel& channel, const Creds& creds, u64 task, u64 call = 0)
+      : front_(front), channel_(channel), creds_(creds), task_(task), call_(call) {}
 
   Result<void> copy_in(std::span<std::byte> to, UserAddr from) override;
   Result<void> copy_out(UserAddr to, std::span<const std::byte> from) override;
@@ -75,6 +75,7 @@ class FrontTask final : public Task {
   wire::Channel& channel_;
   const Creds& creds_;
   const u64 task_;
+  const u64 call_;
   std::span<std::byte> value_;  // use_value()
   // What the program had at an address when it was first read. A structure is read in parts, its size first, and going
   // to another process's memory costs more than what is read there; besides, it cannot change between two parts.

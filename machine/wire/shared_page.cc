@@ -27,6 +27,7 @@ constexpr u64 kSpinNs = 30'000;
 // that sleep for each other would never find out that they need not.
 constexpr u64 kProbeNs = 200'000;
 constexpr unsigned kProbeEvery = 64;
+constexpr u64 kPatienceNs = 1'000'000;
 
 u64 now_ns() {
   timespec now = {};
@@ -142,7 +143,8 @@ Result<Message> SharedPage::receive(int socket) {
 
 bool SharedPage::ready(int socket, u64 within_ns) {
   const u64 until = now_ns() + within_ns;
-  if (within_ns > kSpinNs ? spin() : spoken()) return true;
+  // Who has that much time is in no hurry, and learns nothing about what spinning is worth.
+  if (within_ns > kSpinNs && within_ns < kPatienceNs ? spin() : spoken()) return true;
   std::atomic<u32>& sleeping = page_->sleeping[side_ == Side::Kernel ? 1 : 0];
   for (;;) {
     sleeping.store(1, std::memory_order_seq_cst);

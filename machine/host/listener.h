@@ -8,13 +8,13 @@
 #include "core/base/result.h"
 #include "core/base/types.h"
 #include "machine/host/descriptor.h"
-#include "machine/intercept/answers.h"
+#include "machine/host/system_calls.h"
 
-namespace perdure::intercept {
+namespace perdure::host {
 
 class Listener final : public Answers {
  public:
-  explicit Listener(host::Descriptor fd);
+  explicit Listener(Descriptor fd);
 
   // Puts the filter on the calling thread and what it starts, for good. Only calls that are safe between fork and exec.
   // Ebusy: another listener is on this process already; Enosys, Einval: this kernel has no such thing; Eacces.
@@ -33,7 +33,7 @@ class Listener final : public Answers {
 
  private:
   void respond(const SystemCall& call, s64 value, s32 error, u32 flags);
-  host::Descriptor fd_;
+  Descriptor fd_;
 };
 
-}  // namespace perdure::intercept
+}  // namespace perdure::host

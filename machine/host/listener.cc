@@ -1,4 +1,4 @@
-#include "machine/intercept/listener.h"
+#include "machine/host/listener.h"
 
 #include <fcntl.h>
 #include <linux/seccomp.h>
@@ -21,7 +21,7 @@
 #define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (1UL << 0)
 #endif
 
-namespace perdure::intercept {
+namespace perdure::host {
 
 namespace {
 // A kernel's structure may have grown beyond what the headers know.
@@ -29,14 +29,14 @@ constexpr usize kRoom = 256;
 static_assert(sizeof(seccomp_notif) <= kRoom && sizeof(seccomp_notif_resp) <= kRoom);
 }  // namespace
 
-Listener::Listener(host::Descriptor fd) : fd_(std::move(fd)) {
+Listener::Listener(Descriptor fd) : fd_(std::move(fd)) {
   // The answerer runs on the caller's processor (Linux 6.6): without it a round trip wakes another one. Older: slower.
   ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
 }
 
 Result<int> Listener::install(std::span<const sock_filter> filter) {
   sock_fprog program = {static_cast<unsigned short>(filter.size()), const_cast<sock_filter*>(filter.data())};
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return fail(host::last_error());
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return fail(last_error());
   // Killable: signals wait until a call that was taken up is answered, so that nothing is done twice (Linux 5.19).
   for (const unsigned long killable : {SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, 0UL}) {
     const long fd =
@@ -44,14 +44,14 @@ Result<int> Listener::install(std::span<const sock_filter> filter) {
     if (fd >= 0) return static_cast<int>(fd);
     if (errno != EINVAL) break;
   }
-  return fail(host::last_error());
+  return fail(last_error());
 }
 
 Result<SystemCall> Listener::receive() {
   alignas(seccomp_notif) std::byte room[kRoom];
   for (;;) {
     std::memset(room, 0, sizeof room);
-    if (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_RECV, room) != 0) return fail(host::last_error());
+    if (ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_RECV, room) != 0) return fail(last_error());
     seccomp_notif notification;
     std::memcpy(&notification, room, sizeof notification);
     SystemCall call{.id = notification.id,
@@ -97,8 +97,8 @@ Result<s32> Listener::add_fd(const SystemCall& call, int fd, bool cloexec, s32 a
     const int number = ioctl(fd_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add);
     if (number >= 0) return number;
     if (errno == EINTR) continue;
-    return fail(errno == ENOENT || errno == EINPROGRESS ? Errno::Ekilled : host::last_error());
+    return fail(errno == ENOENT || errno == EINPROGRESS ? Errno::Ekilled : last_error());
   }
 }
 
-}  // namespace perdure::intercept
+}  // namespace perdure::host
