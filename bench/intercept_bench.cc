@@ -126,8 +126,8 @@ double figure_of(const std::vector<std::string>& words) {
   return said.empty() ? 0 : std::stod(said);
 }
 
-double under_perdure(const std::string& what) {
-  return figure_of({perdure_path(), "run", "--", own_path(), "--inside", what});
+double under_perdure(const std::string& what, const std::string& agent = "off") {
+  return figure_of({perdure_path(), "run", "--agent=" + agent, "--", own_path(), "--inside", what});
 }
 
 // The least there is: each ioctl comes to this process, which answers it without looking.
@@ -189,6 +189,9 @@ void compare(benchmark::State& state, const char* name, What what, Yardstick yar
 void ioctl_row(benchmark::State& state) {
   compare(state, "notification_us", [] { return under_perdure("ioctl"); }, bare_round_trip);
 }
+void ioctl_by_agent(benchmark::State& state) {
+  compare(state, "notification_us", [] { return under_perdure("ioctl", "only"); }, bare_round_trip);
+}
 void map_file_1gib(benchmark::State& state) {
   compare(state, "ioctl_us", [] { return under_perdure("map_file"); }, [] { return under_perdure("ioctl"); });
 }
@@ -200,6 +203,7 @@ void run_true(benchmark::State& state) {
 }
 
 BENCHMARK(ioctl_row)->Name("ioctl")->UseManualTime()->Unit(benchmark::kMicrosecond)->Iterations(kRounds);
+BENCHMARK(ioctl_by_agent)->UseManualTime()->Unit(benchmark::kMicrosecond)->Iterations(kRounds);
 BENCHMARK(map_file_1gib)->UseManualTime()->Unit(benchmark::kMicrosecond)->Iterations(kRounds);
 BENCHMARK(map_private_1gib)->UseManualTime()->Unit(benchmark::kMicrosecond)->Iterations(kRounds);
 BENCHMARK(run_true)->UseManualTime()->Unit(benchmark::kMicrosecond)->Iterations(kRounds);
