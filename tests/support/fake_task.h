@@ -3,6 +3,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,8 @@ class FakeProcess final : public Process {
     auto* made = ::new FakeProcess(task);
     // An abandoned kernel's references are never given back: that is no leak to report.
     static auto& all = *new std::vector<FakeProcess*>;
+    static std::mutex mutex;
+    const std::scoped_lock lock(mutex);
     all.push_back(made);
     return Ref<FakeProcess>::adopt(made);
   }
