@@ -15,7 +15,7 @@ else
   timed 'build asan' compile asan
   timed 'tests asan' run_tests asan
   timed 'build tsan' compile tsan perdure_tsan_tests
-  timed 'tests tsan' run_tests tsan -R '^test_(chain|perdure_(machine_board|machine_board_iommu|machine_wire|machine_process|core_luo|core_iommu|core_vfio))$'
+  timed 'tests tsan' run_tests tsan -R '^test_(chain|perdure_(machine_board|machine_board_iommu|machine_wire|machine_process|machine_intercept|core_luo|core_iommu|core_vfio))$'
   timed lint sh scripts/lint.sh changed "$build/asan"
   timed mutants python3 scripts/mutate.py --sample 3 --build "$build/mutate"
 fi
