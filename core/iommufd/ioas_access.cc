@@ -95,10 +95,9 @@ Result<u32> Ioas::pin(Task& via, IoasAccess& access, u64 iova, u64 length, Acces
   });
   TRY(each_part_locked(iova, length, wanted, [&](const Area& area, u64 offset, u64 bytes) -> Result<void> {
     lock_.assert_held();
-    // Areas are of whole pages while somebody may pin, but what is asked for may begin anywhere.
-    if ((area.pages->start() + offset) % kPageSize != 0) return fail(Errno::Einval);
     if (area.pages->kind() == Pages::Kind::Registers) return fail(Errno::Efault);  // no memory
     TRY(pins.reserve(pins.size() + 1));
+    // Areas are of whole pages while somebody may pin. What is asked for may end anywhere, but not begin there.
     const u64 whole = align_up(bytes, kPageSize);
     TRY(area.pages->pin(via, offset, whole));
     return pins.push_back({area.pages, offset, whole});

@@ -1,5 +1,7 @@
 // IOMMU_TEST_CMD (uapi §6), by which Linux's own tests look at a context from the kernel's side. What it says about
 // devices that exist for tests alone is not there: such objects cannot be found, and cannot be made (Eopnotsupp).
+#include <algorithm>
+
 #include "core/base/scope_guard.h"
 #include "core/iommufd/access_file.h"
 #include "core/iommufd/iommufd.h"
@@ -22,7 +24,8 @@ Result<Ref<AccessFile>> find_access(Task& task, u32 fd) {
 Result<void> each_page(Task& task, u64 at, u64 length, FunctionRef<Result<void>(const PageIdentity&)> visit) {
   const Ref<Process> process = TRY(task.process());
   return task.resolve(UserAddr(at), length, Access::Read,
-                      [&](const Ref<SharedMemory>& memory, u64 offset, u64 bytes) -> Result<void> {
+                      [&](Ref<SharedMemory> found, u64 offset, u64 bytes) -> Result<void> {
+                        const Ref<SharedMemory> memory = std::move(found);
                         for (u64 done = 0; done < bytes; done += kPageSize, at += kPageSize)
                           TRY(visit(PageIdentity::of(*memory, offset + done, process.get(), at)));
                         return {};
@@ -171,11 +174,9 @@ Result<void> IommufdFile::collect_pages(Vec<Ref<Pages>>& pages) const {
   MutexGuard guard(lock_);
   for (const Object* object = objects_.next(0); object; object = objects_.next(object->id())) {
     if (object->type() != ObjectType::Ioas) continue;
-    TRY(static_cast<const Ioas*>(object)->each_area([&](const Area& area) -> Result<void> {
-      for (const Ref<Pages>& known : pages) {
-        if (known == area.pages) return {};  // a copy
-      }
-      return pages.push_back(area.pages);
+    TRY(static_cast<const Ioas*>(object)->each_area([&](const Area& area) {
+      const bool copied = std::find(pages.begin(), pages.end(), area.pages) != pages.end();
+      return copied ? Result<void>() : pages.push_back(area.pages);
     }));
   }
   return {};

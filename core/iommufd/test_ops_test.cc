@@ -1,4 +1,6 @@
 // IOMMU_TEST_CMD (uapi §6) and the kernel's own accesses to an IOAS (§2.12).
+#include <gmock/gmock.h>
+
 #include "core/iommufd/access_file.h"
 #include "core/iommufd/testing/iommufd_world.h"
 #include "core/uapi/vfio.h"
