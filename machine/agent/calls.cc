@@ -30,7 +30,7 @@ Outcome vectored(int number, int fd, const void* parts, int count, s64 position,
 }  // namespace
 }  // namespace perdure::agent
 
-// NOLINTBEGIN(bugprone-reserved-identifier): names that programs are linked with
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming): names that programs are linked with
 using namespace perdure::agent;  // NOLINT(google-build-using-namespace)
 using perdure::s64;
 using perdure::u64;
@@ -153,4 +153,4 @@ PERDURE_TAKES_PLACE long syscall(long number, ...) {
   const Outcome o = intercept(number, args[0], args[1], args[2], args[3], args[4], args[5]);
   return result(o.ours ? o.value : raw(number, args[0], args[1], args[2], args[3], args[4], args[5]));
 }
-// NOLINTEND(bugprone-reserved-identifier)
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)

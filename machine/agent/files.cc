@@ -63,7 +63,7 @@ Outcome read_link(int directory, const char* path, char* to, usize room) {
 }  // namespace
 }  // namespace perdure::agent
 
-// NOLINTBEGIN(bugprone-reserved-identifier): names that programs are linked with
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming): names that programs are linked with
 using namespace perdure::agent;  // NOLINT(google-build-using-namespace)
 using perdure::usize;
 
@@ -258,4 +258,4 @@ PERDURE_TAKES_PLACE long __readlinkat_chk(int directory, const char* path, char*
                 : PERDURE_NEXT(long(int, const char*, char*, usize, usize), __readlinkat_chk)(directory, path, to, room,
                                                                                               size);
 }
-// NOLINTEND(bugprone-reserved-identifier)
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)

@@ -172,7 +172,7 @@ void learn() {
   const char* const path = std::getenv(kSocketVariable);
   if (path == nullptr || std::strlen(path) >= sizeof state.address.sun_path) return;
   state.address.sun_family = AF_UNIX;
-  std::strcpy(state.address.sun_path, path);
+  std::memcpy(state.address.sun_path, path, std::strlen(path) + 1);
   Connection first = connect_once();
   Word said;
   s64 fd = -1;

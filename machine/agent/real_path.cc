@@ -105,7 +105,7 @@ char* real_path(const char* path, char* to) {
 }  // namespace
 }  // namespace perdure::agent
 
-// NOLINTBEGIN(bugprone-reserved-identifier): names that programs are linked with
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming): names that programs are linked with
 PERDURE_TAKES_PLACE char* realpath(const char* path, char* to) noexcept {
   return perdure::agent::real_path(path, to);
 }
@@ -115,4 +115,4 @@ PERDURE_TAKES_PLACE char* __realpath_chk(const char* path, char* to, unsigned lo
 PERDURE_TAKES_PLACE char* canonicalize_file_name(const char* path) noexcept {
   return perdure::agent::real_path(path, nullptr);
 }
-// NOLINTEND(bugprone-reserved-identifier)
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)

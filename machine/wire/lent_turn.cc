@@ -16,7 +16,7 @@ constexpr usize kBytes = 4096;
 struct LentTurn::Page {
   std::atomic<u64> progress;
   std::atomic<u32> unwatched;
-  alignas(64) std::atomic<u32> revoked;
+  std::atomic<u32> revoked;
 };
 
 void LentTurn::Unmap::operator()(Page* page) const {
