@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -139,17 +140,20 @@ Result<host::Descriptor> Target::duplicate(s32 fd) const {
     host::Descriptor copy(static_cast<int>(syscall(__NR_pidfd_getfd, owner.get(), fd, 0)));
     if (copy && is(copy.get(), wanted)) return copy;
   }
-  // Where that is forbidden (containers): memory can be opened a second time, which is as good. What is on a device or
-  // a pipe is not touched.
+  // Where that is forbidden (containers): memory can be opened a second time, which is as good.
   const std::string path = proc("fd/" + std::to_string(fd));
   struct stat st = {};
   const bool regular = stat(path.c_str(), &st) == 0 && S_ISREG(st.st_mode);
-  for (const int access : {O_RDWR, O_RDONLY, O_PATH}) {
-    if (!regular && access != O_PATH) continue;
+  for (const int access : {O_RDWR, O_RDONLY}) {
+    if (!regular) break;
     host::Descriptor copy(open(path.c_str(), access | O_CLOEXEC));
     if (copy && is(copy.get(), wanted)) return copy;
   }
-  return fail(Errno::Ebadf);
+  // What is on a device or a pipe is not touched. Something of no use to anybody stands for it: it is open, and the
+  // machine could do nothing with it.
+  host::Descriptor any(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!any) return fail(host::last_error());
+  return any;
 }
 
 Result<int> Target::flags(s32 fd) const {

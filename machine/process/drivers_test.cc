@@ -40,6 +40,11 @@ class SysfsOfDrivers : public FrontFixture {
     return nlohmann::json::parse(
         std::string_view(reinterpret_cast<const char*>(said.payload.data()), said.payload.size()));
   }
+  nlohmann::json status(Supervisor& s) {
+    const Message said = *s.call({.op = op(Call::Status)});
+    return nlohmann::json::parse(
+        std::string_view(reinterpret_cast<const char*>(said.payload.data()), said.payload.size()));
+  }
   bool bound(Supervisor& s) { return devices(s)[0]["driver"] == "vfio-pci"; }
 };
 
@@ -186,8 +191,10 @@ TEST_F(SysfsOfDrivers, VirtualFunctionsAreAskedForInSysfs) {
   EXPECT_EQ(two[1]["bars"][0]["size"], 0x4000);
   EXPECT_EQ(two[1]["bars"][0]["base"].get<u64>(), board_->device(board::Bdf(0, 3, 1))->bar_address(0));
   EXPECT_NE(two[1]["group"], two[0]["group"]);
+  EXPECT_EQ(status(*s)["devices"].size(), 2U);
   ASSERT_EQ(write(*s, kNumVfs, "0"), Errno{});
   EXPECT_EQ(devices(*s).size(), 1U);
+  EXPECT_EQ(status(*s)["devices"].size(), 1U);
 }
 
 }  // namespace

@@ -102,6 +102,8 @@ std::string status_json(Kernel& kernel) {
     status["contexts"].push_back(objects.take());
   });
   kernel.iommu().each_device([&](IommuDevice& device) {
+    const pci::Function* const function = kernel.bus().find(device.source());
+    if (function && !function->enabled()) return;  // a virtual one that is not there
     const auto owner = owners.find(device.source());
     const vfio::PciDevice* const drivable = kernel.vfio().find(device.source());
     status["devices"].push_back({{"function", function_name(device.source())},

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include <atomic>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -19,6 +20,32 @@ extern char** environ;
 
 namespace probe {
 namespace {
+
+// Files that the machine can do nothing with are open files all the same.
+PROBE_CASE(files_of_others) {
+  const int device = open("/dev/liveupdate", O_RDWR);
+  EXPECT(device >= 0);
+  const int s = session(device, kCreateSession, "others");
+  int ends[2];
+  EXPECT(s >= 0 && pipe(ends) == 0);
+  const int memory = memfd_create("memory", 0);
+  const std::string name = "/proc/self/fd/" + std::to_string(memory);
+  const int path = open(name.c_str(), O_PATH);
+  const int null = open("/dev/null", O_RDWR);
+  EXPECT(memory >= 0 && path >= 0 && null >= 0);
+  for (const int fd : {null, ends[0], ends[1]}) {
+    PreserveFd preserve{.fd = fd, .token = 1};
+    FAILS(ENOENT, ioctl(s, kPreserveFd, &preserve));
+  }
+  EXPECT(close(null) == 0);
+  for (const int fd : {null, path, -1}) {
+    PreserveFd preserve{.fd = fd, .token = 1};
+    FAILS(EBADF, ioctl(s, kPreserveFd, &preserve));
+  }
+  PreserveFd preserve{.fd = memory, .token = 1};
+  EXPECT(ioctl(s, kPreserveFd, &preserve) == 0);
+  return 0;
+}
 
 constexpr char kNode[] = "/dev/liveupdate";
 

@@ -82,7 +82,7 @@ check 'a host without listeners' 125 'Linux 5.9' without_seccomp run --agent=off
 check 'a host without listeners: by the agent' 0 'alloc ends with 0' without_seccomp run -- "$probe" alloc
 check 'a host without listeners: it says so' 0 'refuses seccomp user notification' without_seccomp run -- "$probe" alloc
 # Containers refuse to take descriptors out of programs.
-for case in alloc duplicates killed passed_on threads sysfs; do
+for case in alloc duplicates files_of_others killed passed_on threads sysfs; do
   check "in a container: $case" 0 "^$case ends with 0" confined run -- "$probe" "$case"
 done
 check 'in a container: over a kexec' 0 'jump ends with 0' confined run --restart 1 -- "$probe" jump
