@@ -22,15 +22,15 @@ class Migration {
   static constexpr u64 kBase = u64{4} << 30;
   using Pages = std::set<u64>;
 
-  Migration(InProcessRig& on, u64 bytes) : rig(on), bytes_(bytes), copy(bytes) {}
+  Migration(InProcessRig& on, u64 bytes) : rig_(on), bytes_(bytes), copy(bytes) {}
 
   template <class T>
   T must(const char* what, Result<T> result) {
     if (!result)
-      throw std::runtime_error(std::string(what) + ": " + std::string(errno_name(result.error())) + problems_of(rig));
+      throw std::runtime_error(std::string(what) + ": " + std::string(errno_name(result.error())) + problems_of(rig_));
     if constexpr (!std::is_void_v<T>) return std::move(*result);
   }
-  client::Syscalls& sys() { return rig.sys(); }
+  client::Syscalls& sys() { return rig_.sys(); }
 
   void set_up() {
     memory = must("memory", client::Memfd::create(sys(), "guest", bytes_));
@@ -44,6 +44,13 @@ class Migration {
     must("attach", device.attach(hwpt));
     must("mark", context.mark_preserve(hwpt, kHwpt));
     must("bus master", device.set_bus_master(true));
+    // What the board's ledger compares each transfer with.
+    const board::Bdf bdf = rig_.board().config().devices[0].bdf;
+    EXPECT_TRUE(rig_.board().declare(bdf, {.iova = kBase,
+                                           .length = bytes_,
+                                           .host_id = must("identity of memory", memory.id()),
+                                           .offset = 0,
+                                           .access = board::IntentAccess::ReadWrite}));
   }
   void start(u64 offset, u64 length, u64 slots, u64 seed, unsigned ring = 0) {
     must("start", streamer().start(
@@ -108,7 +115,7 @@ class Migration {
   static constexpr u64 kMemory = 0x10, kContext = 0x20, kDevice = 0x30, kHwpt = 0x40;
 
  private:
-  InProcessRig& rig;
+  InProcessRig& rig_;
   const u64 bytes_;
 
  public:
@@ -178,6 +185,7 @@ TEST_P(DirtyTracking, CopyingWhatIsToldOfEndsWithACopy) {
     rig.new_program();
     Migration guest(rig, bytes);
     guest.set_up();
+    rig.board().enter_phase(board::Phase::During);  // behind the reset of a device that is opened
     guest.start(0, bytes, 64, 1, 0);
     guest.start(bytes / 2, bytes / 2, 64, 2, 1);
     rig.run_for(kShort);
@@ -193,6 +201,7 @@ TEST_P(DirtyTracking, CopyingWhatIsToldOfEndsWithACopy) {
     guest.stop(1);
     guest.copy_dirty();
     EXPECT_TRUE(guest.copied());
+    expect_clean(rig, board::Phase::During);
     EXPECT_EQ(problems_of(rig), "");
   }
 }
@@ -207,6 +216,7 @@ TEST_P(MigrationAcrossAnUpdate, EndsWithACopy) {
   rig.new_program();
   Migration guest(rig, kMiB);
   guest.set_up();
+  rig.board().enter_phase(board::Phase::During);
   guest.start(0, kMiB, kMiB / kPageSize, 1);
   guest.must("track", guest.context.track_dirty(guest.hwpt, true));
   guest.copy_all();
@@ -233,6 +243,7 @@ TEST_P(MigrationAcrossAnUpdate, EndsWithACopy) {
   guest.stop();
   EXPECT_GT(guest.copy_dirty(), 0u);
   EXPECT_TRUE(guest.copied());
+  expect_clean(rig, board::Phase::During);
   EXPECT_EQ(problems_of(rig), "");
 }
 

@@ -339,7 +339,9 @@ class DirtyUpdate : public IommufdUpdate {
     ASSERT_TRUE(w.file(fd).attach(w.task, *device, hwpt));
     ASSERT_TRUE(w.destroy(fd, plain));
     ASSERT_TRUE(w.mark(fd, hwpt, kHwpt));
-    if (on) ASSERT_TRUE(track(w, fd, hwpt, true));
+    if (on) {
+      ASSERT_TRUE(track(w, fd, hwpt, true));
+    }
   }
   void regain_memory() {
     m.memory = Ref<SharedMemory>(file_cast<SharedMemory>(w.session->files.at(kMemfd).get()));
