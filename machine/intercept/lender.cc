@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "machine/host/host_files.h"
+#include "machine/intercept/filter.h"
 #include "machine/intercept/task_questions.h"
 
 namespace perdure::intercept {
@@ -16,6 +17,8 @@ using wire::LentFile;
 using wire::LentThread;
 
 namespace {
+
+static_assert(wire::kFirstPosition == kOurPositions);
 
 // The kernel's questions while it receives calls itself: about the one that they name.
 class LentQuestions final : public Questions {
@@ -63,8 +66,8 @@ void append(std::vector<std::byte>& to, const std::vector<T>& from) {
 
 }  // namespace
 
-bool Lender::worth(bool ioctl) {
-  streak_ = ioctl ? streak_ + 1 : 0;
+bool Lender::worth(bool lendable) {
+  streak_ = lendable ? streak_ + 1 : 0;
   // What is served there is not in the log.
   return streak_ >= wanted_ && possible_ && !machine_.log;
 }

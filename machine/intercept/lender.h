@@ -13,9 +13,9 @@ class Lender {
  public:
   Lender(Machine& machine, KernelLink& link) : machine_(machine), link_(link) {}
 
-  // After each call that was served here; `ioctl`: the kernel could have served it alone. Whether the next calls may be
-  // worth the way to the kernel and back.
-  bool worth(bool ioctl);
+  // After each call that was served here; `lendable`: the kernel could have served it alone. Whether the next calls may
+  // be worth the way to the kernel and back.
+  bool worth(bool lendable);
   // Until the kernel gives the turn back: with a call that is not for it, or without. `stalled`: called once, when the
   // kernel is busy with one call for so long that others must not wait for it; the turn is no longer ours then.
   // Ekilled: the kernel is gone.

@@ -117,7 +117,12 @@ std::vector<wire::LentFile> Registry::lent_files(usize most) const {
   all.reserve(std::min(most, files_.size()));
   for (const auto& [id, file] : files_) {
     if (all.size() == most) break;
-    if (!file.entry.orders) all.push_back({.device = id.device, .inode = id.inode, .handle = file.entry.handle});
+    if (file.entry.orders) continue;
+    const bool positions = file.entry.mappable && file.entry.access == O_RDWR;
+    all.push_back({.device = id.device,
+                   .inode = id.inode,
+                   .handle = file.entry.handle,
+                   .positions = positions ? u64{1} : u64{0}});
   }
   return all;
 }

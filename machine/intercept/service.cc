@@ -35,7 +35,7 @@ std::string order_of(std::string path, std::string_view text) {
 }  // namespace
 
 Result<void> Service::serve(const SystemCall& call) {
-  served_ioctl_ = false;
+  lendable_ = false;
   const Result<Outcome> outcome = dispatch(call);
   if (machine_.log) write_log(call, outcome);
   if (!outcome) {
@@ -189,7 +189,7 @@ Result<Service::Outcome> Service::ioctl(const SystemCall& call) {
   if (cmd == kKvmSetDeviceAttr) return kvm_attribute(call);
   const auto ours = file_of(call, call.fd());
   if (!ours || ours->file.orders) return resume();
-  served_ioctl_ = true;
+  lendable_ = true;
   const u64 without = cmd == kGetRegionInfo && !traps(ours->target) ? wire::kNoRegisters : 0;
   const wire::Message m =
       TRY(kernel(Call::Ioctl, call, ours->target, {.a = ours->file.handle, .b = cmd, .c = call.args[2], .d = without}));
@@ -232,6 +232,7 @@ Result<Service::Outcome> Service::positioned(const SystemCall& call) {
   }
   const auto ours = file_of(call, call.fd());
   if (!ours || !ours->file.mappable) return resume();
+  lendable_ = ours->file.access == O_RDWR;
   return transfer(call, *ours, call.args[1], call.args[2], position, call.number == __NR_pwrite64);
 }
 

@@ -51,8 +51,8 @@ class Service {
 
   // Ekilled: the kernel is gone. The call is not answered then: whoever made it ends with the kernel.
   Result<void> serve(const SystemCall& call);
-  // The last call was an ioctl that the kernel served.
-  bool served_ioctl() const { return served_ioctl_; }
+  // The last call was one that the kernel could have served alone.
+  bool was_lendable() const { return lendable_; }
   // Tells the kernel of files that nobody has any more and of processes that ended. Ekilled.
   Result<void> pass_on_closes();
 
@@ -117,7 +117,7 @@ class Service {
   KernelLink& link_;
   std::function<void()> slow_;
   Answers* answers_;  // null: none come
-  bool served_ioctl_ = false;
+  bool lendable_ = false;
 };
 
 }  // namespace perdure::intercept

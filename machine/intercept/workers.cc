@@ -106,7 +106,7 @@ void Workers::work() {
         pass();
         return gone_();
       }
-      if (!mine || !lender.worth(service.served_ioctl())) continue;
+      if (!mine || !lender.worth(service.was_lendable())) continue;
       auto back = lender.lend(pass);
       if (!back) {
         pass();

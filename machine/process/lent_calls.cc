@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -21,7 +22,15 @@ constexpr u32 kTypeMask = 0xff00;
 constexpr u32 kIommuType = 0x3b00;
 constexpr u32 kLiveUpdateType = 0xba00;
 
+// More than that no system call transfers.
+constexpr u64 kMostBytes = 0x7ffff000;
+
+bool is_access(const host::SystemCall& call) {
+  return call.number == __NR_pread64 || call.number == __NR_pwrite64;
+}
+
 bool is_ours(const host::SystemCall& call) {
+  if (is_access(call)) return static_cast<s64>(call.args[3]) >= static_cast<s64>(wire::kFirstPosition);
   const u32 cmd = static_cast<u32>(call.args[1]);
   const u32 type = cmd & kTypeMask;
   return call.number == __NR_ioctl && (type == kIommuType || type == kLiveUpdateType) && cmd != kGetRegionInfo;
@@ -53,11 +62,11 @@ Result<void> LentCalls::learn(const wire::Message& serve) {
       serve.payload.size() != files * sizeof(wire::LentFile) + threads * sizeof(wire::LentThread)) {
     return fail(Errno::Eproto);
   }
-  handles_.clear();
+  files_.clear();
   usize at = 0;
   for (u64 i = 0; i < files; ++i, at += sizeof(wire::LentFile)) {
     const auto file = piece_of<wire::LentFile>(serve, at);
-    handles_[{file.device, file.inode}] = file.handle;
+    files_[{file.device, file.inode}] = {.handle = file.handle, .positions = file.positions != 0};
   }
   // What is open here of threads that are there still stays open.
   std::unordered_map<u32, Thread> known;
@@ -73,13 +82,24 @@ Result<void> LentCalls::learn(const wire::Message& serve) {
 }
 
 // What the descriptor stands for, at this moment: nothing that a program does with its descriptors needs to be seen.
-std::optional<u64> LentCalls::handle_of(const Thread& thread, s32 fd) const {
+std::optional<LentCalls::Known> LentCalls::file_of(const Thread& thread, s32 fd) const {
   char number[16];
   std::snprintf(number, sizeof number, "%d", fd);
   struct stat st = {};
   if (fd < 0 || fstatat(thread.files.get(), number, &st, 0) != 0) return std::nullopt;
-  const auto found = handles_.find({st.st_dev, st.st_ino});
-  return found == handles_.end() ? std::nullopt : std::optional(found->second);
+  const auto found = files_.find({st.st_dev, st.st_ino});
+  return found == files_.end() ? std::nullopt : std::optional(found->second);
+}
+
+Result<u64> LentCalls::carry_out(const host::SystemCall& call, FrontTask& task, File& file) {
+  if (call.number == __NR_ioctl) {
+    return task.finish(file.ioctl(task, static_cast<u32>(call.args[1]), UserAddr(call.args[2])));
+  }
+  const UserAddr at(call.args[1]);
+  const usize bytes = std::min(call.args[2], kMostBytes);
+  const u64 position = call.args[3];
+  return call.number == __NR_pwrite64 ? TRY(file.write(task, at, bytes, position))
+                                      : TRY(file.read(task, at, bytes, position));
 }
 
 LentCalls::Served LentCalls::serve_one(const host::SystemCall& call, Front& front, wire::Channel& channel,
@@ -92,16 +112,17 @@ LentCalls::Served LentCalls::serve_one(const host::SystemCall& call, Front& fron
     std::snprintf(path, sizeof path, "/proc/%u/task/%d/fd", thread.process, call.tid);
     thread.files = host::Descriptor(open(path, O_PATH | O_DIRECTORY | O_CLOEXEC));
   }
-  const auto handle = thread.files ? handle_of(thread, call.fd()) : std::nullopt;
-  if (!handle) {
+  const auto named = thread.files ? file_of(thread, call.fd()) : std::nullopt;
+  if (!named) {
     // None of our files; or the thread is not the one that was known by this number.
     thread.files.reset();
     return Served::No;
   }
-  const auto file = front.find(*handle);
+  if (is_access(call) && !named->positions) return Served::No;
+  const auto file = front.find(named->handle);
   if (!file) return Served::No;
   FrontTask task(front, channel, creds, wire::task_of(thread.process, static_cast<u32>(call.tid)), call.id);
-  const auto value = task.finish((*file)->ioctl(task, static_cast<u32>(call.args[1]), UserAddr(call.args[2])));
+  const Result<u64> value = carry_out(call, task, **file);
   if (task.broken()) return Served::Broken;
   if (value) {
     listener_->answer(call, static_cast<s64>(*value));

@@ -1,7 +1,7 @@
 // Programs' ioctls without a supervisor between them and the kernel: while a supervisor lends its turn, the kernel
-// receives their system calls itself, answers those that are ioctls of files it knows, and gives the turn back with the
-// first one that is not. An ioctl is one switch to another process and back then, on one processor, instead of two that
-// wait for each other on two.
+// receives their system calls itself, answers those that are ioctls of files it knows, or reads and writes of their
+// regions, and gives the turn back with the first one that is not. An ioctl is one switch to another process and back
+// then, on one processor, instead of two that wait for each other on two.
 #pragma once
 #include <optional>
 #include <unordered_map>
@@ -29,10 +29,15 @@ class LentCalls {
     u32 process = 0;
     host::Descriptor files;  // /proc/PROCESS/task/THREAD/fd
   };
+  struct Known {
+    u64 handle = 0;
+    bool positions = false;
+  };
   enum class Served : u8 { Yes, No, Broken };
 
   Result<void> learn(const wire::Message& serve);
-  std::optional<u64> handle_of(const Thread& thread, s32 fd) const;
+  std::optional<Known> file_of(const Thread& thread, s32 fd) const;
+  static Result<u64> carry_out(const host::SystemCall& call, FrontTask& task, File& file);
   Served serve_one(const host::SystemCall& call, Front& front, wire::Channel& channel, const Creds& creds);
 
   std::optional<host::Listener> listener_;
@@ -41,7 +46,7 @@ class LentCalls {
   struct Hash {
     usize operator()(const std::pair<u64, u64>& id) const { return std::hash<u64>()(id.second * 31 + id.first); }
   };
-  std::unordered_map<std::pair<u64, u64>, u64, Hash> handles_;  // by device and inode
+  std::unordered_map<std::pair<u64, u64>, Known, Hash> files_;  // by device and inode
   std::unordered_map<u32, Thread> threads_;
 };
 

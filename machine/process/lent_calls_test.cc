@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstring>
 
+#include "core/uapi/vfio.h"
 #include "machine/host/listener.h"
 #include "machine/process/front_fixture.h"
 #include "machine/wire/lent_turn.h"
@@ -44,6 +45,7 @@ class LentCallsTest : public FrontFixture {
     if (child_ == 0) {
       const sock_filter filter[] = {
           BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+          BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_pread64, 4, 0),
           BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 4),
           BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args) + sizeof(u64)),
           BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0xff00),
@@ -73,7 +75,7 @@ class LentCallsTest : public FrontFixture {
   Result<Message> serve(bool with_file = true, bool with_thread = true) {
     struct stat st = {};
     fstat(file_.get(), &st);
-    const wire::LentFile file{.device = st.st_dev, .inode = st.st_ino, .handle = handle_};
+    const wire::LentFile file{.device = st.st_dev, .inode = st.st_ino, .handle = handle_, .positions = positions_};
     const wire::LentThread thread{.process = static_cast<u32>(child_), .thread = static_cast<u32>(child_)};
     std::vector<std::byte> payload;
     const auto add = [&payload](const auto& one) {
@@ -105,6 +107,7 @@ class LentCallsTest : public FrontFixture {
 
   std::unique_ptr<Supervisor> supervisor_;
   u64 handle_ = 0;
+  u64 positions_ = 0;
   host::Descriptor file_;
   host::Descriptor closes_;
   std::unique_ptr<wire::LentTurn> turn_;
@@ -159,6 +162,42 @@ TEST_F(LentCallsTest, WhatTheKernelDoesNotKnowIsLeft) {
   answer_left(*back);
   back = serve(true, false);
   ASSERT_TRUE(back);
+  answer_left(*back);
+  EXPECT_EQ(status(), 0);
+}
+
+constexpr off_t kConfigSpace = (off_t{1} << 61) + (off_t{7} << 40);
+
+TEST_F(LentCallsTest, RegionsAreReadWhereTheyAre) {
+  const u64 device = *supervisor_->open("/dev/vfio/devices/vfio0");
+  uapi::VfioBindIommufd bind{};
+  bind.argsz = sizeof bind;
+  bind.iommufd = 0;
+  supervisor_->answer = [this](Message& q) -> Result<wire::Reply> {
+    wire::Reply reply;
+    if (q.head.op == static_cast<u32>(Question::Descriptor)) reply.a = handle_;
+    return reply;
+  };
+  ASSERT_TRUE(supervisor_->ioctl(device, uapi::kVfioDeviceBindIommufd, &bind));
+  handle_ = device;
+  positions_ = 1;
+  start([](int file) {
+    u32 id = 0;
+    for (int i = 0; i < 3; ++i) {
+      if (pread(file, &id, sizeof id, kConfigSpace) != sizeof id || id == 0 || id == ~u32{0}) return 1;
+    }
+    if (pread(file, reinterpret_cast<void*>(8), sizeof id, kConfigSpace) != -1 || errno != EFAULT) return 2;
+    if (pread(file, &id, sizeof id, 0) != kBySupervisor) return 3;
+    return pread(file, &id, sizeof id, kConfigSpace) == kBySupervisor ? 0 : 4;
+  });
+  auto back = serve();
+  ASSERT_TRUE(back);
+  EXPECT_EQ(back->head.a, 4U);
+  answer_left(*back);
+  positions_ = 0;  // opened for reading only, say: Ebadf is the supervisor's to find out
+  back = serve();
+  ASSERT_TRUE(back);
+  EXPECT_EQ(back->head.a, 0U);
   answer_left(*back);
   EXPECT_EQ(status(), 0);
 }

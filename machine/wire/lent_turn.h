@@ -19,12 +19,14 @@ struct LentFile {
   u64 device = 0;
   u64 inode = 0;
   u64 handle = 0;
+  u64 positions = 0;  // 1: it has positions, from kFirstPosition on, and was opened for reading and writing
 };
+inline constexpr u64 kFirstPosition = u64{1} << 60;
 struct LentThread {
   u32 process = 0;
   u32 thread = 0;
 };
-inline constexpr usize kMostLentFiles = 2000;
+inline constexpr usize kMostLentFiles = 1500;
 inline constexpr usize kMostLentThreads = 1000;
 
 // What it comes back with, if anything: a call that was received and is not for the kernel to answer.
