@@ -2,6 +2,8 @@
 // small pools of what exists and of what does not, structures are of any size, allocations fail where the input says,
 // and now and then the kernel is replaced. Whatever they do: the kernel holds, devices reach nothing but programs'
 // memory, translation follows the rules of the hardware, and when everything is closed nothing is left over.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -11,7 +13,7 @@
 #include "client/live_update.h"
 #include "client/memfd.h"
 #include "client/vfio_device.h"
-#include "core/uapi/iommufd.h"
+#include "core/uapi/iommufd_test.h"
 #include "core/uapi/liveupdate.h"
 #include "core/uapi/vfio.h"
 #include "fuzz/hardware_walk.h"
@@ -375,7 +377,66 @@ class Run {
         .size = 0, .flags = flags(), .ioas_id = id(), .reserved = 0, .user_va = 0, .length = bytes, .iova = iova()};
     a.user_va = at ? reinterpret_cast<u64>(*at) : 0x1000;
     (void)ioctl(fd(), kIommuIoasMap, a);
-    if (at) (void)sys().munmap(*at, align_up(std::max<u64>(bytes, 1), kPageSize));
+    if (at) retired_.push_back({*at, align_up(std::max<u64>(bytes, 1), kPageSize)});
+  }
+  // What a program unmapped: nothing is there, and nothing else comes there. A mapping may still name the address, and
+  // the kernel read and write there in the name of the program, which is this process.
+  struct Retired {
+    Retired(std::byte* from, u64 length) : at(from), bytes(length) {
+      const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+      FUZZ_REQUIRE(mmap(at, bytes, PROT_NONE, flags, -1, 0) == at, "cannot unmap memory");
+    }
+    Retired(Retired&& o) noexcept : at(std::exchange(o.at, nullptr)), bytes(o.bytes) {}
+    Retired& operator=(Retired&&) = delete;
+    ~Retired() {
+      if (at != nullptr) ::munmap(at, bytes);
+    }
+    std::byte* at;
+    u64 bytes;
+  };
+  // IOMMU_TEST_CMD: the kernel's own accesses to what programs map.
+  void test_op() {
+    IommuTestCmd a;
+    a.op = in_.below(24);
+    const u8 whose = in_.byte();
+    a.id = (whose & 1) == 0                           ? id()
+           : accesses_.empty() || (whose & 0xF0) == 0 ? static_cast<u32>(fd())
+                                                      : accesses_[whose % accesses_.size()];
+    room_.resize(kRoom + kPageSize);
+    const u64 user = in_.below(8) == 0 ? 0x1000 : align_up(reinterpret_cast<u64>(room_.data()), kPageSize);
+    switch (a.op) {
+      case iommu_test::kAddReserved: a.set(iommu_test::AddReserved{iova(), length()}); break;
+      case iommu_test::kMdCheckMap: a.set(iommu_test::CheckMap{iova(), length(), user}); break;
+      case iommu_test::kMdCheckRefs:
+        a.set(iommu_test::CheckRefs{.length = length(), .uptr = user, .refs = in_.below(2)});
+        break;
+      case iommu_test::kCreateAccess: a.set(iommu_test::CreateAccess{.flags = in_.below(3)}); break;
+      case iommu_test::kDestroyAccessPages: a.set(iommu_test::DestroyAccessPages{in_.below(4)}); break;
+      case iommu_test::kAccessPages: {
+        const u8 how = in_.byte();
+        const u32 by_area = how >= 0xC0 ? iommu_test::kAccessByArea : 0;
+        a.set(iommu_test::AccessPages{.flags = (how & 1u) | by_area,
+                                      .iova = by_area != 0 ? (how & 6u) : iova(),
+                                      .length = length(),
+                                      .uptr = (how & 8) != 0 ? user : 0});
+        break;
+      }
+      case iommu_test::kAccessRw: {
+        const u8 how = in_.byte();
+        const u32 by_area = how >= 0x80 ? iommu_test::kAccessByArea : 0;
+        a.set(iommu_test::AccessRw{.iova = by_area != 0 ? (how & 6u) | u64{in_.byte()} << 34 : iova(),
+                                   .length = length() % (kRoom + 1),
+                                   .uptr = user,
+                                   .flags = (how & 1u) | by_area});
+        break;
+      }
+      case iommu_test::kAccessReplaceIoas: a.set(iommu_test::ReplaceIoas{id()}); break;
+      default: a.set(iommu_test::TestDevice{id()}); break;
+    }
+    if (!ioctl(fd(), kIommuTestCmd, a) || a.op != iommu_test::kCreateAccess) return;
+    const s32 access = a.get<iommu_test::CreateAccess>().out_access_fd;
+    accesses_.push_back(static_cast<u32>(access));  // or what comes to have its number
+    keep_fd(static_cast<u64>(access));
   }
   void set_irqs() {
     struct {
@@ -420,7 +481,10 @@ class Run {
     if (ioctl(fd(), cmd, a)) keep_fd(static_cast<u64>(a.fd));
   }
   void others() {
-    switch (in_.below(10)) {
+    const u8 which = in_.byte();
+    // Beyond what there was when the corpus was made.
+    if (which >= 250) return test_op();
+    switch (which % 10) {
       case 0: current_ ^= 1; break;
       case 1: world_.board().step_for(500'000); break;
       case 2:
@@ -555,7 +619,11 @@ class Run {
   u32 version_ = 1;
   usize current_ = 0;
   std::vector<u64> programs_[2];  // descriptors
+  std::vector<Retired> retired_;
+  static constexpr u64 kRoom = 0x9000;
+  std::vector<std::byte> room_;  // of the programs, with a page to align it
   std::vector<u32> ids_;
+  std::vector<u32> accesses_;  // that were made
   usize memory_ = 0;
   unsigned jumps_ = 0;
   bool loaded_ = false;

@@ -56,8 +56,8 @@ void punch(int fd, u64 from, u64 length) {
 
 const Config& World::kernel_config(u32 write_version) {
   static const Config kConfigs[] = {
-      {.release = "fuzz-1", .write_version = 1, .scratch_bytes = u64{4} << 20},
-      {.release = "fuzz-2", .write_version = 2, .scratch_bytes = u64{4} << 20},
+      {.release = "fuzz-1", .write_version = 1, .scratch_bytes = u64{4} << 20, .iommufd_test = true},
+      {.release = "fuzz-2", .write_version = 2, .scratch_bytes = u64{4} << 20, .iommufd_test = true},
   };
   return kConfigs[write_version == 1 ? 0 : 1];
 }

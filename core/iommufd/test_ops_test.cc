@@ -341,6 +341,34 @@ TEST_F(TestOps, UnmappingLetsGoOfWhatIsPinned) {
   EXPECT_EQ(drop(access, second), Errno{});
 }
 
+// Whoever lets go first: the other's pins stay, in the same memory.
+TEST_F(TestOps, ADomainAndAnAccessPinTheSamePages) {
+  const auto m = w.memfd(kMiB), n = w.memfd(kMiB);
+  w.task.map_shared(UserAddr(kVa), 8 * kPageSize, m.memory, 0);
+  ASSERT_TRUE(w.map(fd, ioas, kVa, 8 * kPageSize, 0x10000));
+  const s32 access = *make(ioas);
+  Ref<iommufd::Device> device = w.bind(fd, a0);
+  const u32 item = *pin(access, 0x12000, 3 * kPageSize);
+  const u32 hwpt = *w.hwpt(fd, device->id(), ioas);
+  EXPECT_EQ(pinned(), 8u);
+  EXPECT_EQ(refs(kVa, 8 * kPageSize, 1), Errno{});
+  ASSERT_TRUE(w.destroy(fd, hwpt));
+  EXPECT_EQ(pinned(), 3u);
+  EXPECT_EQ(refs(kVa + 2 * kPageSize, 3 * kPageSize, 1), Errno{});
+  EXPECT_EQ(refs(kVa, 2 * kPageSize, 0), Errno{});
+  // What the program has there by now is pinned for the domain where the access does not hold the former pages.
+  w.task.map_shared(UserAddr(kVa), 8 * kPageSize, n.memory, 0);
+  const u32 again = *w.hwpt(fd, device->id(), ioas);
+  ASSERT_TRUE(w.file(fd).attach(w.task, *device, again));
+  EXPECT_EQ(w.reached(a0, 0x11000), w.place(n, kPageSize));
+  EXPECT_EQ(w.reached(a0, 0x12000), w.place(m, 2 * kPageSize));
+  EXPECT_EQ(w.reached(a0, 0x15000), w.place(n, 5 * kPageSize));
+  EXPECT_EQ(drop(access, item), Errno{});
+  EXPECT_EQ(pinned(), 8u);
+  EXPECT_EQ(w.reached(a0, 0x12000), w.place(m, 2 * kPageSize));
+  w.file(fd).unbind(*device);
+}
+
 TEST_F(TestOps, WhatIsPinnedCannotBeCut) {
   const auto m = w.memfd(kMiB);
   w.task.map_shared(UserAddr(kVa), 4 * kPageSize, m.memory, 0);
