@@ -5,6 +5,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "core/uapi/iommufd_test.h"
 #include "core/uapi/vfio.h"
 #include "machine/process/front_fixture.h"
 
@@ -39,6 +40,16 @@ TEST_F(Front, MemoryIsAccessedDirectly) {
   EXPECT_EQ(s->ioctl(iommu, 0x3bff, &alloc).error(), Errno::Enotty);
   EXPECT_TRUE(s->close(iommu));
   EXPECT_EQ(s->ioctl(iommu, uapi::kIommuIoasAlloc, &alloc).error(), Errno::Ebadf);
+}
+
+// uapi §6: a kernel as it is built has none; machines give it to theirs (kernel_options.h).
+TEST_F(Front, TestOperationsAreNotThereUnlessTheyAreAskedFor) {
+  auto s = connect();
+  ASSERT_TRUE(s->front());
+  const u64 iommu = *s->open("/dev/iommu");
+  uapi::IommuTestCmd cmd{.size = sizeof cmd, .op = uapi::iommu_test::kSetTempMemoryLimit};
+  cmd.set(uapi::iommu_test::MemoryLimit{65536});
+  EXPECT_EQ(s->ioctl(iommu, uapi::kIommuTestCmd, &cmd).error(), Errno::Enotty);
 }
 
 // uapi §2.1, step 6: what cannot be written back is undone.
