@@ -46,7 +46,7 @@ class Guest {
     must("map", context_.map_file(ioas_, memory_.number(), 0, kBase.length, kBase.iova));
     areas_.push_back(kBase);
     declare(kBase);
-    hwpt_ = must("allocate page table", context_.hwpt_alloc(device_id_, ioas_));
+    hwpt_ = allocate_page_table();
     must("attach", device_.attach(hwpt_));
     must("mark", context_.mark_preserve(hwpt_, kHwpt));
     must("bus master", device_.set_bus_master(true));
@@ -165,6 +165,24 @@ class Guest {
     replace();
     start();
   }
+  // Dirty tracking on, off, or what was written.
+  void watch_writes(u64 how) {
+    u64 bits[kBase.length / kPageSize / 64] = {};
+    const Result<void> done = how < 2
+                                  ? context_.track_dirty(hwpt_, how == 0)
+                                  : context_.dirty_bitmap(hwpt_, kBase.iova, kBase.length, kPageSize, bits, how == 2);
+    if (preserved_) return refused("track while preserved", done, Errno::Ebusy);
+    if (!can_map()) return refused("track what a former kernel left", done, Errno::Einval);
+    if (!can_track_) return refused("track without the unit", done, Errno::Eopnotsupp);
+    must("track", done);
+    if (how < 2) tracks_ = how == 0;
+    if (how != 2 || !tracks_) return;
+    // The device goes on, and so do its marks, whatever happened to entries and tables since it was turned on.
+    rig_->run_for(400'000);
+    std::ranges::fill(bits, 0);
+    must("track", context_.dirty_bitmap(hwpt_, kBase.iova, kBase.length, kPageSize, bits));
+    EXPECT_TRUE(std::ranges::any_of(bits, [](u64 word) { return word != 0; })) << name() << ": writes without a mark";
+  }
   void mark() { refused("mark again", context_.mark_preserve(hwpt_, kHwpt), Errno::Ebusy); }
   void restart() {
     stop();
@@ -210,9 +228,18 @@ class Guest {
     EXPECT_EQ(result.error(), why) << name() << ": " << what << ": " << errno_name(result.error());
   }
 
+  // One that can be tracked, where the unit can do that.
+  u32 allocate_page_table() {
+    const Result<u32> tracking = context_.hwpt_alloc_tracking(device_id_, ioas_);
+    can_track_ = tracking.has_value();
+    tracks_ = false;
+    if (can_track_) return *tracking;
+    refused("allocate page table for tracking", tracking, Errno::Eopnotsupp);
+    return must("allocate page table", context_.hwpt_alloc(device_id_, ioas_));
+  }
   // Another page table of the same address space.
   void replace() {
-    const u32 next = must("allocate page table", context_.hwpt_alloc(device_id_, ioas_));
+    const u32 next = allocate_page_table();
     must("replace", device_.attach(next));
     must("destroy the former page table", context_.destroy(hwpt_));
     hwpt_ = next;
@@ -256,6 +283,7 @@ class Guest {
   u32 index_;
   State state_ = State::Absent;
   bool preserved_ = false;
+  bool can_track_ = false, tracks_ = false;  // the page table
   u64 seed_ = 0;
   std::vector<Area> areas_;
   client::Memfd memory_;

@@ -36,15 +36,16 @@ constexpr u64 kHops =
     ASSERT_TRUE(done.has_value()) << #expression << ": " << errno_name(done.error()) << problems_of(rig_); \
   } while (false)
 
-class RandomChain : public testing::Test {
+class RandomChain : public testing::TestWithParam<Tables> {
  protected:
   static constexpr u64 kStretch = 200'000;
   // After so many jumps everything but the first guest ends, and nothing may be left of it.
   static constexpr u64 kRest = 10;
 
-  static RigConfig machine(u64 seed) {
+  static RigConfig machine(u64 seed, Tables tables) {
     RigConfig config = small_machine({.seed = seed, .caches = board::CachePolicy::Random, .devices = 4});
     config.board.devices.resize(3);
+    set_tables(config, tables);
     add_unit_for(config, 0);
     config.board.step_ns = 20'000;
     return config;
@@ -56,7 +57,7 @@ class RandomChain : public testing::Test {
 
   void do_something() {
     Guest& guest = guests_[1 + pick(2)];
-    const u64 what = pick(16);
+    const u64 what = pick(18);
     if (verbose_) std::printf("  %s: action %llu\n", guest.name().c_str(), static_cast<unsigned long long>(what));
     if (guest.state() == Guest::State::Absent) {
       if (what < 8) guest.set_up();
@@ -79,6 +80,8 @@ class RandomChain : public testing::Test {
       case 12:
       case 13: return guest.preserved() ? guest.unpreserve() : guest.preserve();
       case 14: return guest.close();
+      case 15:
+      case 16: return guest.watch_writes(pick(4));
       default: return refuse_a_jump();
     }
   }
@@ -170,13 +173,14 @@ class RandomChain : public testing::Test {
 
   const bool verbose_ = std::getenv("PERDURE_VERBOSE") != nullptr;
   const u64 seed_ = number_from("PERDURE_SEED", 1);
-  InProcessRig rig_{machine(seed_)};
+  InProcessRig rig_{machine(seed_, GetParam())};
   Guest guests_[3] = {Guest(rig_, 0), Guest(rig_, 1), Guest(rig_, 2)};
   std::mt19937_64 random_;
 };
 
-TEST_F(RandomChain, NothingIsLostAndNothingLeaks) {
-  const u64 hops = number_from("PERDURE_HOPS", kHops);
+TEST_P(RandomChain, NothingIsLostAndNothingLeaks) {
+  // In scalable mode, where there is dirty tracking besides, a sample.
+  const u64 hops = number_from("PERDURE_HOPS", GetParam() == Tables::Legacy ? kHops : kHops / 5);
   ASSERT_DONE_IN(rig_.power_on("a"));
   rig_.new_program();
   guests_[0].set_up();
@@ -209,6 +213,10 @@ TEST_F(RandomChain, NothingIsLostAndNothingLeaks) {
   EXPECT_GE(compared + 1, hops / kRest);
   for (Guest& g : guests_) g.close();
 }
+
+INSTANTIATE_TEST_SUITE_P(, RandomChain, testing::Values(Tables::Legacy, Tables::SecondStage), [](const auto& tested) {
+  return std::string(tested.param == Tables::Legacy ? "Legacy" : "Scalable");
+});
 
 }  // namespace
 }  // namespace perdure::tool
