@@ -1,4 +1,4 @@
-// Lends the turn to receive system calls to the kernel, while they are ioctls of its files
+// Lends the turn to receive system calls to the kernel, while they are ioctls of its files or accesses to their regions
 // (machine/process/lent_calls).
 #pragma once
 #include <optional>

@@ -186,7 +186,8 @@ TEST_F(LentCallsTest, RegionsAreReadWhereTheyAre) {
     for (int i = 0; i < 3; ++i) {
       if (pread(file, &id, sizeof id, kConfigSpace) != sizeof id || id == 0 || id == ~u32{0}) return 1;
     }
-    if (pread(file, reinterpret_cast<void*>(8), sizeof id, kConfigSpace) != -1 || errno != EFAULT) return 2;
+    const volatile u64 nowhere = 8;
+    if (pread(file, reinterpret_cast<void*>(nowhere), sizeof id, kConfigSpace) != -1 || errno != EFAULT) return 2;
     if (pread(file, &id, sizeof id, 0) != kBySupervisor) return 3;
     return pread(file, &id, sizeof id, kConfigSpace) == kBySupervisor ? 0 : 4;
   });
