@@ -160,6 +160,11 @@ check 'a kexec from outside' 0 '' kexec --machine probed
 result 'the daemon is gone' sh -c "! kill -0 $daemon"
 check 'what it preserved is there' 0 'after ends with 0' run --machine probed -- "$probe" after
 check 'the machine ends' 0 '' machine down probed
+check 'a machine that ends under its programs' 0 '' machine up ended
+check 'one of which runs on' 0 'daemon ends with 0' run --machine ended -- "$probe" daemon
+daemon=$(sed -n 's/^daemon is //p' "$work/out")
+check 'it ends in time' 0 'machine ended is down' machine down ended
+result 'the program is gone' timeout 20 sh -c "while kill -0 $daemon 2>/dev/null; do sleep 0.05; done"
 result 'its supervisor tidies up' timeout 20 sh -c 'while [ -n "$(ls -A "$TMPDIR")" ]; do sleep 0.05; done'
 check 'a machine that is not up' 125 'probed' run --machine probed -- "$probe" alloc
 finish

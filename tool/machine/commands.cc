@@ -179,7 +179,9 @@ int MachineCommands::down() {
     }
   }
   if (found.state != Found::State::Running) found = choose_machine(name_);
-  const host::Descriptor process(static_cast<int>(syscall(SYS_pidfd_open, found.record.board.pid, 0)));
+  const ProcessId board = found.record.board;
+  const std::string name = found.record.name;
+  const host::Descriptor process(static_cast<int>(syscall(SYS_pidfd_open, board.pid, 0)));
   // Between the look and this it may have ended, and its number be another's.
   if (!process || !runs(found.record.board)) throw MachineError(Errno::Enoent, "the machine is gone already");
   try {
@@ -201,7 +203,12 @@ int MachineCommands::down() {
     throw MachineError(Errno::Etimedout,
                        "machine " + found.record.name + " did not end when it was told to; it was killed");
   }
-  fmt::print("machine {} is down\n", found.record.name);
+  found = find_machine(found.record.name);
+  if (found.state == Found::State::Stale && found.record.board == board && tidy(found)) {
+    throw MachineError(Errno::Eio,
+                       "machine " + found.record.name + " did not end as it should; what it left is removed");
+  }
+  fmt::print("machine {} is down\n", name);
   return 0;
 }
 

@@ -50,7 +50,7 @@ ControlServer::~ControlServer() {
   if (stop_) eventfd_write(stop_.get(), 1);
   if (acceptor_.joinable()) acceptor_.join();
   log_.say("ends");  // wakes those who follow
-  const std::scoped_lock lock(mutex_);
+  // Nobody adds one any more. Not under the lock, which who has registered takes once more on his way out.
   for (Conversation& c : conversations_) shutdown(c.lines.socket(), SHUT_RDWR);
   for (Conversation& c : conversations_) c.thread.join();
 }
