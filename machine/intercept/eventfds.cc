@@ -88,9 +88,10 @@ void EventFds::drop_unused_locked() {
   std::set<std::string> once;  // in this process: one is what is held, a second one is on its way to a program
   const std::string self = std::to_string(getpid());
   for (const std::string& process : numbers_in("/proc")) {
-    for (const std::string& fd : numbers_in("/proc/" + process + "/fd")) {
-      if (read_link("/proc/" + process + "/fd/" + fd) != "anon_inode:[eventfd]") continue;
-      std::string number = number_at("/proc/" + process + "/fdinfo/" + fd);
+    const std::string its = "/proc/" + process;
+    for (const std::string& fd : numbers_in(its + "/fd")) {
+      if (read_link((its + "/fd/").append(fd)) != "anon_inode:[eventfd]") continue;
+      std::string number = number_at((its + "/fdinfo/").append(fd));
       if (process == self && once.insert(number).second) continue;
       used.insert(std::move(number));
     }

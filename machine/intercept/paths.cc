@@ -114,7 +114,8 @@ Result<Found> Paths::find(const Target& target, s32 directory, const std::string
       if (!at.empty()) at.resize(at.rfind('/'));
       continue;
     }
-    std::string next = at + '/' + part;
+    std::string next = at;
+    next.append(1, '/').append(part);
     const bool last = parts.empty();
     if (next == "/proc/self") {
       push(parts, std::to_string(target.process()));

@@ -26,7 +26,7 @@ Result<Target> Processes::target(s32 thread) {
 }
 
 Result<Target> Processes::target_again(s32 thread) {
-  const Target target = TRY(Target::of(thread));
+  Target target = TRY(Target::of(thread));
   const std::scoped_lock lock(mutex_);
   // Numbers of threads that are gone come again: what is out of date is found out when it is used. Each has a
   // descriptor here.

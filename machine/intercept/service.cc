@@ -102,7 +102,7 @@ void Service::write_log(const SystemCall& call, const Result<Outcome>& outcome) 
 }
 
 Result<Target> Service::target_of(const SystemCall& call) {
-  const Target known = TRY(machine_.processes->target(call.tid));
+  Target known = TRY(machine_.processes->target(call.tid));
   if (known.is_current()) return known;
   return machine_.processes->target_again(call.tid);
 }

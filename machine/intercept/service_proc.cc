@@ -35,8 +35,9 @@ void add_to_line(std::string& status, std::string_view name, u64 kib) {
   if (end == std::string::npos || digits >= end) return;
   u64 before = 0;
   std::from_chars(status.data() + digits, status.data() + end, before);
+  before += kib;
   char text[64];
-  const int n = std::snprintf(text, sizeof text, "\t%8llu kB", static_cast<unsigned long long>(before + kib));
+  const int n = std::snprintf(text, sizeof text, "\t%8llu kB", static_cast<unsigned long long>(before));
   status.replace(begin, end - begin, text, static_cast<usize>(n));
 }
 

@@ -164,8 +164,9 @@ UAPI_PROGRAM_TEST("5 fork", ADeviceOutlivesTheParentsDescriptors) {
 UAPI_PROGRAM_TEST("5 fork", AMappingIsOfTheCallersMemory) {
   need_device(t);
   DmaDevice dma(t);
-  auto* const memory =
-      static_cast<u64*>(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  const Fd file(t.sys, MUST(t.sys.memfd_create("everybody's")));
+  REQUIRE(ftruncate(file.number(), kBytes) == 0);
+  auto* const memory = static_cast<u64*>(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.number(), 0));
   REQUIRE(memory != MAP_FAILED);
   Child child(t, [&](Child&) {
     // At this address only the child has memory.

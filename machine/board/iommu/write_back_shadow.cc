@@ -65,6 +65,7 @@ std::vector<std::byte> WriteBackShadow::save() const {
   std::lock_guard guard(mutex_);
   SnapshotWriter out(kTag);
   std::vector<u64> numbers;
+  numbers.reserve(pages_.size());
   for (const auto& page : pages_) numbers.push_back(page.first);
   std::sort(numbers.begin(), numbers.end());  // equal states give equal bytes
   out.put<u64>(numbers.size());
