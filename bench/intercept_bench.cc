@@ -25,8 +25,8 @@
 #include "client/iommufd.h"
 #include "client/libc/libc_syscalls.h"
 #include "client/vfio_device.h"
-#include "machine/intercept/launch.h"
 #include "machine/intercept/answers.h"
+#include "machine/intercept/launch.h"
 
 extern char** environ;
 

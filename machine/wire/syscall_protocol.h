@@ -35,9 +35,9 @@ enum class Call : u32 {
   TaskExit,     // task: its process is gone
   Lend,         // a: Lent, with a descriptor: what is needed for Serve (wire/lent_turn.h)
   Serve,        // payload: LentFile and LentThread, b and c of them. The kernel receives system calls itself, until it
-                // gives the turn back → a: calls that it answered, payload: LeftCall, or nothing. Its questions have the
-                // call's id in d
-  TaskMemory,   // task → a: pages that /proc/PID/status shows as VmPin, b: as VmLck beyond what the host counts
+          // gives the turn back → a: calls that it answered, payload: LeftCall, or nothing. Its questions have the
+          // call's id in d
+  TaskMemory,  // task → a: pages that /proc/PID/status shows as VmPin, b: as VmLck beyond what the host counts
 };
 
 enum class Mapping : u64 { Registers, Memory };
@@ -54,7 +54,7 @@ enum class Question : u32 {
   MayInstall,  // → Answer; Emfile: as many files are open as RLIMIT_NOFILE allows
   Install,     // a: placeholder, b: handle, c: flags (kCloseOnExec), payload: the name of the file's type; or b:
                // kNoHandle with a host descriptor → Answer, a: the number it has in the program; Emfile
-  Watch,         // somebody calls again, after a time in which nobody did (wire/lent_turn.h)
+  Watch,       // somebody calls again, after a time in which nobody did (wire/lent_turn.h)
   Answer = 200,  // head.result: 0 or an Errno
 };
 

@@ -38,12 +38,12 @@ constexpr usize kWindow = 0x1000 + kDataBytes;
   X("mov rdi, [rdi]")                                                                                                  \
   X("mov edi, [rdi]")                                                                                                  \
   X("mov [rdi], al")                                                                                                   \
-  X("mov [rdi], bh") X("mov [rdi], dil") X("mov [rdi], r12w") X("mov [rdi], edx") X("mov [rdi], r8")                   \
-      X("mov [rdi+4*rcx+0x100], r11d") X("mov byte ptr [rdi], 0x80") X("mov word ptr [rdi], 0x8123")                   \
-          X("mov dword ptr [rdi], 0x81234567") X("mov qword ptr [rdi], -2") X("mov eax, [rip+0x1800]")                 \
-              X("mov [rip+0x1801], rbx") X("mov dword ptr [rip+0x1802], 7") X("movabs eax, [0x200000001100]")          \
-                  X("movabs [0x200000001108], al") X("movnti [rdi], eax") X("movnti [rdi], r14")                       \
-                      X("xacquire lock xchg [rdi], eax") /* extending */                                               \
+  X("mov [rdi], bh")                                                                                                   \
+  X("mov [rdi], dil") X("mov [rdi], r12w") X("mov [rdi], edx") X("mov [rdi], r8") X("mov [rdi+4*rcx+0x100], r11d")     \
+      X("mov byte ptr [rdi], 0x80") X("mov word ptr [rdi], 0x8123") X("mov dword ptr [rdi], 0x81234567")               \
+          X("mov qword ptr [rdi], -2") X("mov eax, [rip+0x1800]") X("mov [rip+0x1801], rbx")                           \
+              X("mov dword ptr [rip+0x1802], 7") X("movabs eax, [0x200000001100]") X("movabs [0x200000001108], al")    \
+                  X("movnti [rdi], eax") X("movnti [rdi], r14") X("xacquire lock xchg [rdi], eax") /* extending */     \
       X("movzx eax, byte ptr [rdi]") X("movzx ax, byte ptr [rdi]") X("movzx r9, word ptr [rdi]")                       \
           X("movsx eax, byte ptr [rdi]") X("movsx ax, byte ptr [rdi]") X("movsx rdx, word ptr [rdi]")                  \
               X("movsxd rax, dword ptr [rdi]")                                                                         \
