@@ -38,7 +38,8 @@ class LentQuestions final : public Questions {
   Machine& machine_;
 };
 
-// Known to all threads while it lasts: what makes its lists out of date ends it.
+// Known to all threads while it lasts: what makes its lists out of date ends it. Made under Machine::closing: whoever
+// has found out that something was closed, and is on the way to tell the kernel, ends it first or is waited for.
 class Loan {
  public:
   Loan(Machine& machine, const wire::LentTurn& turn) : machine_(machine), turn_(turn) {
@@ -101,7 +102,10 @@ Result<std::optional<SystemCall>> Lender::lend(FunctionRef<void()> stalled) {
     if (prepared.error() == Errno::Ekilled) return fail(Errno::Ekilled);
     return std::optional<SystemCall>();
   }
+  std::unique_lock closing(machine_.closing, std::try_to_lock);
+  if (!closing) return std::optional<SystemCall>();
   const Loan loan(machine_, *turn_);
+  closing.unlock();
   const std::vector<LentFile> files = machine_.registry->lent_files(wire::kMostLentFiles);
   const std::vector<LentThread> threads = machine_.processes->lent_threads(wire::kMostLentThreads);
   std::vector<std::byte> payload;

@@ -164,6 +164,8 @@ Result<void> Service::pass_on_closes() {
     lock.lock();
   }
   if (machine_.over) return {};
+  // What is taken here cannot be seen any more by a kernel that has the turn.
+  machine_.end_loans();
   const Registry::Events events = machine_.registry->take_events();
   for (const u64 handle : events.closed) {
     if (machine_.log) machine_.log("last close of " + std::to_string(handle));
@@ -176,7 +178,6 @@ Result<void> Service::pass_on_closes() {
     if (!obeyed && machine_.log) machine_.log(path + ": " + std::string(errno_name(obeyed.error())));
   }
   for (const s32 process : machine_.processes->take_gone()) {
-    machine_.end_loans();  // its number may be another's
     const u32 number = static_cast<u32>(process);
     const auto told = link_.call(Call::TaskExit, {.task = wire::task_of(number, number)});
     if (!told && told.error() == Errno::Ekilled) return fail(Errno::Ekilled);

@@ -102,6 +102,11 @@ Result<u64> LentCalls::carry_out(const host::SystemCall& call, FrontTask& task, 
                                       : TRY(file.read(task, at, bytes, position));
 }
 
+bool LentCalls::anything_closed() const {
+  pollfd p = {closes_.get(), POLLIN, 0};
+  return poll(&p, 1, 0) != 0;
+}
+
 LentCalls::Served LentCalls::serve_one(const host::SystemCall& call, Front& front, wire::Channel& channel,
                                        const Creds& creds) {
   const auto known = threads_.find(static_cast<u32>(call.tid));
@@ -138,19 +143,20 @@ Result<LentCalls::Back> LentCalls::serve(const wire::Message& serve, Front& fron
   TRY(learn(serve));
   Back back;
   while (!turn_->revoked()) {
-    // In this order: what a program closed before it called is seen when the call is.
     pollfd fds[] = {{listener_->fd(), POLLIN, 0}, {closes_.get(), POLLIN, 0}, {channel.socket(), POLLRDHUP, 0}};
     if (poll(fds, std::size(fds), -1) < 0) continue;
     if ((fds[2].revents & (POLLRDHUP | POLLHUP)) != 0) return fail(Errno::Ekilled);
-    // Nobody is left to call; or what was closed must be told first.
+    // Nobody is left to call; or what was closed must be told.
     if ((fds[0].revents & POLLHUP) != 0 || fds[1].revents != 0) break;
     if ((fds[0].revents & POLLIN) == 0) continue;
     const auto call = listener_->receive();
     if (!call) continue;  // it went away again
     const bool unseen = turn_->begin();
     Served served = Served::No;
-    // Once the turn is wanted back others receive, too: this may be a later call than the one that was there above.
-    if (is_ours(*call) && !turn_->revoked()) {
+    // In this order: whatever a program closed before it called is seen here, or by somebody who wanted the turn back
+    // before he took it. (That nothing was closed when the listener became ready says nothing: it may have been for
+    // a call that was withdrawn since.)
+    if (is_ours(*call) && !anything_closed() && !turn_->revoked()) {
       if (unseen) {
         TRY(channel.send({.op = static_cast<u32>(Question::Watch)}));
         TRY(channel.receive());

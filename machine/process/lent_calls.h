@@ -37,6 +37,7 @@ class LentCalls {
 
   Result<void> learn(const wire::Message& serve);
   std::optional<Known> file_of(const Thread& thread, s32 fd) const;
+  bool anything_closed() const;
   static Result<u64> carry_out(const host::SystemCall& call, FrontTask& task, File& file);
   Served serve_one(const host::SystemCall& call, Front& front, wire::Channel& channel, const Creds& creds);
 

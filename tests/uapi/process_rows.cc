@@ -295,7 +295,7 @@ UAPI_PROGRAM_TEST("5 threads", AllAtWorkInOneContext) {
 UAPI_PROGRAM_TEST("5 threads", SessionsOfManyThreads) {
   t.open("/dev/liveupdate").reset();
   const LiveUpdate updates = MUST(LiveUpdate::open(t.sys));
-  constexpr unsigned kThreads = 8, kRounds = 30;
+  constexpr unsigned kThreads = 8, kRounds = 100;
   std::atomic<unsigned> failures = 0, refused = 0;
   {
     std::vector<std::jthread> threads;
