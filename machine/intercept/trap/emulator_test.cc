@@ -25,88 +25,77 @@ constexpr usize kDataBytes = 0x4000;
 constexpr usize kWindow = 0x1000 + kDataBytes;
 
 // One instruction each. rdi and rsi point into the data, rcx is 0 to 15, r9 a bit offset of either sign.
-#define INSTRUCTIONS(X)                                                                                                \
-  /* MOV */                                                                                                            \
-  X("mov al, [rdi]")                                                                                                   \
-  X("mov ah, [rdi+1]")                                                                                                 \
-  X("mov sil, [rdi]")                                                                                                  \
-  X("mov r9b, [rdi]")                                                                                                  \
-  X("mov ax, [rdi]")                                                                                                   \
-  X("mov eax, [rdi]")                                                                                                  \
-  X("mov rax, [rdi]")                                                                                                  \
-  X("mov r15, [rdi+8*rcx-3]")                                                                                          \
-  X("mov rdi, [rdi]")                                                                                                  \
-  X("mov edi, [rdi]")                                                                                                  \
-  X("mov [rdi], al")                                                                                                   \
-  X("mov [rdi], bh")                                                                                                   \
-  X("mov [rdi], dil") X("mov [rdi], r12w") X("mov [rdi], edx") X("mov [rdi], r8") X("mov [rdi+4*rcx+0x100], r11d")     \
-      X("mov byte ptr [rdi], 0x80") X("mov word ptr [rdi], 0x8123") X("mov dword ptr [rdi], 0x81234567")               \
-          X("mov qword ptr [rdi], -2") X("mov eax, [rip+0x1800]") X("mov [rip+0x1801], rbx")                           \
-              X("mov dword ptr [rip+0x1802], 7") X("movabs eax, [0x200000001100]") X("movabs [0x200000001108], al")    \
-                  X("movnti [rdi], eax") X("movnti [rdi], r14") X("xacquire lock xchg [rdi], eax") /* extending */     \
-      X("movzx eax, byte ptr [rdi]") X("movzx ax, byte ptr [rdi]") X("movzx r9, word ptr [rdi]")                       \
-          X("movsx eax, byte ptr [rdi]") X("movsx ax, byte ptr [rdi]") X("movsx rdx, word ptr [rdi]")                  \
-              X("movsxd rax, dword ptr [rdi]")                                                                         \
-                  X("movsx r10, byte ptr [rdi]") /* two operands, memory on either side */                             \
-      X("add [rdi], al") X("add [rdi], ebx") X("add rdx, [rdi]") X("add word ptr [rdi], 0x7fff")                       \
-          X("add byte ptr [rdi], -1") X("lock add dword ptr [rdi], 0x40") X("add qword ptr [rdi], -1")                 \
-              X("adc [rdi], r8d") X("adc al, [rdi]") X("adc qword ptr [rdi], 0") X("sub [rdi], cx")                    \
-                  X("sub r9d, [rdi]") X("lock sub qword ptr [rdi], 1") X("sbb [rdi], rax") X("sbb bl, [rdi]")          \
-                      X("cmp [rdi], al") X("cmp rax, [rdi]") X("cmp dword ptr [rdi], 5") X("cmp byte ptr [rdi], 0x80") \
-                          X("cmp qword ptr [rdi], -1") X("and [rdi], eax") X("and ah, [rdi]")                          \
-                              X("lock and byte ptr [rdi], 0xf0") X("and qword ptr [rdi], -16") X("or [rdi], r13w")     \
-                                  X("or rbp, [rdi]") X("lock or dword ptr [rdi], 0x80000000") X("xor [rdi], rdx")      \
-                                      X("xor r8d, [rdi]") X("xor word ptr [rdi], -1") X("test [rdi], al")              \
-                                          X("test [rdi], r9") X("test dword ptr [rdi], 0x80000001")                    \
-                                              X("test byte ptr [rdi], 1") /* one operand */                            \
-      X("inc byte ptr [rdi]") X("inc word ptr [rdi]") X("lock inc dword ptr [rdi]") X("inc qword ptr [rdi]")           \
-          X("dec byte ptr [rdi]") X("lock dec dword ptr [rdi]") X("dec qword ptr [rdi]") X("neg byte ptr [rdi]")       \
-              X("neg dword ptr [rdi]") X("neg qword ptr [rdi]") X("not word ptr [rdi]")                                \
-                  X("lock not qword ptr [rdi]") /* exchanges */                                                        \
-      X("xchg [rdi], al") X("xchg [rdi], ah") X("xchg [rdi], dx") X("xchg [rdi], r8d") X("xchg [rdi], rdi")            \
-          X("xadd [rdi], al") X("lock xadd [rdi], eax") X("xadd [rdi], r12") X("xadd [rdi], bx")                       \
-              X("cmpxchg [rdi], bl") X("cmpxchg [rdi], dx") X("lock cmpxchg [rdi], r8d") X("lock cmpxchg [rdi], r9")   \
-                  X("cmpxchg [rsi], rsi") X("lock cmpxchg8b [rdi]") X("lock cmpxchg16b [rdi]") /* bits */              \
-      X("bt dword ptr [rdi], 3") X("bt dword ptr [rdi], r9d") X("bts dword ptr [rdi], 31") X("lock bts [rdi], r9")     \
-          X("bts word ptr [rdi], r9w") X("btr dword ptr [rdi], r9d") X("lock btr qword ptr [rdi], 63")                 \
-              X("btc dword ptr [rdi], 35") X("btc [rdi], r9") /* strings */                                            \
-      X("movsb") X("movsw") X("movsd") X("movsq") X("stosb") X("stosw") X("stosd") X("stosq") X("rep movsb")           \
-          X("rep movsw") X("rep movsd") X("rep movsq") X("rep stosb") X("rep stosd")                                   \
-              X("rep stosq") /* 128 bits, legacy */                                                                    \
-      X("movaps xmm1, [rdi]") X("movaps [rdi], xmm15") X("movups xmm2, [rdi]") X("movups [rdi], xmm3")                 \
-          X("movapd xmm4, [rdi]") X("movupd [rdi], xmm5") X("movdqa xmm6, [rdi]") X("movdqu xmm7, [rdi]")              \
-              X("movdqu [rdi], xmm8") X("lddqu xmm9, [rdi]") X("movntps [rdi], xmm1") X("movntpd [rdi], xmm2")         \
-                  X("movntdq [rdi], xmm3") X("movntdqa xmm4, [rdi]") X("movd xmm5, dword ptr [rdi]")                   \
-                      X("movd dword ptr [rdi], xmm6") X("movq xmm7, qword ptr [rdi]") X("movq qword ptr [rdi], xmm8")  \
-                          X("movss xmm9, dword ptr [rdi]") X("movss dword ptr [rdi], xmm10")                           \
-                              X("movsd xmm11, qword ptr [rdi]") X("movsd qword ptr [rdi], xmm12")                      \
-                                  X("movlps xmm1, [rdi]") X("movlps [rdi], xmm2") X("movhps xmm3, [rdi]")              \
-                                      X("movhps [rdi], xmm4") X("movlpd xmm5, [rdi]")                                  \
-                                          X("movhpd [rdi], xmm6") /* VEX */                                            \
-      X("vmovaps xmm1, [rdi]") X("vmovaps ymm2, [rdi]") X("vmovups ymm3, [rdi]") X("vmovups [rdi], ymm4")              \
-          X("vmovapd [rdi], xmm5") X("vmovupd ymm5, [rdi]") X("vmovdqa ymm6, [rdi]") X("vmovdqa [rdi], ymm15")         \
-              X("vmovdqu xmm7, [rdi]") X("vmovdqu ymm8, [rdi]") X("vmovdqu [rdi], ymm9") X("vlddqu ymm1, [rdi]")       \
-                  X("vmovntps [rdi], ymm1") X("vmovntdq [rdi], ymm2") X("vmovntdqa ymm3, [rdi]")                       \
-                      X("vmovd xmm4, dword ptr [rdi]") X("vmovd dword ptr [rdi], xmm5")                                \
-                          X("vmovq xmm6, qword ptr [rdi]") X("vmovq qword ptr [rdi], xmm7")                            \
-                              X("vmovss xmm8, dword ptr [rdi]") X("vmovss dword ptr [rdi], xmm9")                      \
-                                  X("vmovsd xmm10, qword ptr [rdi]") X("vmovsd qword ptr [rdi], xmm11")                \
-                                      X("vmovlps xmm1, xmm2, [rdi]") X("vmovhps xmm3, xmm4, [rdi]")                    \
-                                          X("vmovlpd [rdi], xmm5") X("vmovhpd [rdi], xmm6")                            \
-                                              X("vextractf128 [rdi], ymm1, 1") X("vextracti128 [rdi], ymm2, 0")        \
-                                                  X("vinsertf128 ymm3, ymm4, [rdi], 1")                                \
-                                                      X("vinserti128 ymm5, ymm6, [rdi], 0") /* EVEX */                 \
-      X("vmovdqu64 zmm1, [rdi]") X("vmovdqu64 [rdi], zmm2") X("vmovdqu64 ymm17, [rdi]") X("vmovdqu64 [rdi], ymm18")    \
-          X("vmovdqu8 zmm31, [rdi]") X("vmovdqu16 [rdi], zmm30") X("vmovdqu32 xmm29, [rdi]")                           \
-              X("vmovdqa64 zmm3, [rdi]") X("vmovdqa32 [rdi], zmm4") X("vmovups zmm5, [rdi+64]")                        \
-                  X("vmovaps [rdi], zmm6") X("vmovntdq [rdi], zmm7") X("vmovntdqa zmm8, [rdi]")                        \
-                      X("vmovdqu8 zmm9{k1}, [rdi]") X("vmovdqu8 zmm10{k2}{z}, [rdi]") X("vmovdqu8 [rdi]{k3}, zmm11")   \
-                          X("vmovdqu16 ymm12{k4}{z}, [rdi]") X("vmovdqu32 [rdi]{k5}, ymm13")                           \
-                              X("vmovdqu64 xmm14{k6}, [rdi]") X("vmovups zmm15{k7}{z}, [rdi]")                         \
-                                  X("vmovapd [rdi]{k1}, zmm16") X("vmovss xmm20, dword ptr [rdi]")                     \
-                                      X("vmovq qword ptr [rdi], xmm21") X("vmovlps xmm22, xmm23, [rdi]")               \
-                                          X("vmovdqu ymm7, [rsi+rcx*2+1]") /* what not every processor has */          \
-      X("movdiri [rdi], eax") X("movdiri [rdi], r9") X("movdir64b rdi, [rsi]")
+// clang-format off: it does not come to an end with this.
+#define INSTRUCTIONS(X) \
+  /* MOV */ \
+  X("mov al, [rdi]") X("mov ah, [rdi+1]") X("mov sil, [rdi]") X("mov r9b, [rdi]") X("mov ax, [rdi]") \
+  X("mov eax, [rdi]") X("mov rax, [rdi]") X("mov r15, [rdi+8*rcx-3]") X("mov rdi, [rdi]") X("mov edi, [rdi]") \
+  X("mov [rdi], al") X("mov [rdi], bh") X("mov [rdi], dil") X("mov [rdi], r12w") X("mov [rdi], edx") \
+  X("mov [rdi], r8") X("mov [rdi+4*rcx+0x100], r11d") X("mov byte ptr [rdi], 0x80") X("mov word ptr [rdi], 0x8123") \
+  X("mov dword ptr [rdi], 0x81234567") X("mov qword ptr [rdi], -2") X("mov eax, [rip+0x1800]") \
+  X("mov [rip+0x1801], rbx") X("mov dword ptr [rip+0x1802], 7") X("movabs eax, [0x200000001100]") \
+  X("movabs [0x200000001108], al") X("movnti [rdi], eax") X("movnti [rdi], r14") X("xacquire lock xchg [rdi], eax") \
+  /* extending */ \
+  X("movzx eax, byte ptr [rdi]") X("movzx ax, byte ptr [rdi]") X("movzx r9, word ptr [rdi]") \
+  X("movsx eax, byte ptr [rdi]") X("movsx ax, byte ptr [rdi]") X("movsx rdx, word ptr [rdi]") \
+  X("movsxd rax, dword ptr [rdi]") X("movsx r10, byte ptr [rdi]") \
+  /* two operands, memory on either side */ \
+  X("add [rdi], al") X("add [rdi], ebx") X("add rdx, [rdi]") X("add word ptr [rdi], 0x7fff") \
+  X("add byte ptr [rdi], -1") X("lock add dword ptr [rdi], 0x40") X("add qword ptr [rdi], -1") X("adc [rdi], r8d") \
+  X("adc al, [rdi]") X("adc qword ptr [rdi], 0") X("sub [rdi], cx") X("sub r9d, [rdi]") \
+  X("lock sub qword ptr [rdi], 1") X("sbb [rdi], rax") X("sbb bl, [rdi]") X("cmp [rdi], al") X("cmp rax, [rdi]") \
+  X("cmp dword ptr [rdi], 5") X("cmp byte ptr [rdi], 0x80") X("cmp qword ptr [rdi], -1") X("and [rdi], eax") \
+  X("and ah, [rdi]") X("lock and byte ptr [rdi], 0xf0") X("and qword ptr [rdi], -16") X("or [rdi], r13w") \
+  X("or rbp, [rdi]") X("lock or dword ptr [rdi], 0x80000000") X("xor [rdi], rdx") X("xor r8d, [rdi]") \
+  X("xor word ptr [rdi], -1") X("test [rdi], al") X("test [rdi], r9") X("test dword ptr [rdi], 0x80000001") \
+  X("test byte ptr [rdi], 1") \
+  /* one operand */ \
+  X("inc byte ptr [rdi]") X("inc word ptr [rdi]") X("lock inc dword ptr [rdi]") X("inc qword ptr [rdi]") \
+  X("dec byte ptr [rdi]") X("lock dec dword ptr [rdi]") X("dec qword ptr [rdi]") X("neg byte ptr [rdi]") \
+  X("neg dword ptr [rdi]") X("neg qword ptr [rdi]") X("not word ptr [rdi]") X("lock not qword ptr [rdi]") \
+  /* exchanges */ \
+  X("xchg [rdi], al") X("xchg [rdi], ah") X("xchg [rdi], dx") X("xchg [rdi], r8d") X("xchg [rdi], rdi") \
+  X("xadd [rdi], al") X("lock xadd [rdi], eax") X("xadd [rdi], r12") X("xadd [rdi], bx") X("cmpxchg [rdi], bl") \
+  X("cmpxchg [rdi], dx") X("lock cmpxchg [rdi], r8d") X("lock cmpxchg [rdi], r9") X("cmpxchg [rsi], rsi") \
+  X("lock cmpxchg8b [rdi]") X("lock cmpxchg16b [rdi]") \
+  /* bits */ \
+  X("bt dword ptr [rdi], 3") X("bt dword ptr [rdi], r9d") X("bts dword ptr [rdi], 31") X("lock bts [rdi], r9") \
+  X("bts word ptr [rdi], r9w") X("btr dword ptr [rdi], r9d") X("lock btr qword ptr [rdi], 63") \
+  X("btc dword ptr [rdi], 35") X("btc [rdi], r9") \
+  /* strings */ \
+  X("movsb") X("movsw") X("movsd") X("movsq") X("stosb") X("stosw") X("stosd") X("stosq") X("rep movsb") \
+  X("rep movsw") X("rep movsd") X("rep movsq") X("rep stosb") X("rep stosd") X("rep stosq") \
+  /* 128 bits, legacy */ \
+  X("movaps xmm1, [rdi]") X("movaps [rdi], xmm15") X("movups xmm2, [rdi]") X("movups [rdi], xmm3") \
+  X("movapd xmm4, [rdi]") X("movupd [rdi], xmm5") X("movdqa xmm6, [rdi]") X("movdqu xmm7, [rdi]") \
+  X("movdqu [rdi], xmm8") X("lddqu xmm9, [rdi]") X("movntps [rdi], xmm1") X("movntpd [rdi], xmm2") \
+  X("movntdq [rdi], xmm3") X("movntdqa xmm4, [rdi]") X("movd xmm5, dword ptr [rdi]") X("movd dword ptr [rdi], xmm6") \
+  X("movq xmm7, qword ptr [rdi]") X("movq qword ptr [rdi], xmm8") X("movss xmm9, dword ptr [rdi]") \
+  X("movss dword ptr [rdi], xmm10") X("movsd xmm11, qword ptr [rdi]") X("movsd qword ptr [rdi], xmm12") \
+  X("movlps xmm1, [rdi]") X("movlps [rdi], xmm2") X("movhps xmm3, [rdi]") X("movhps [rdi], xmm4") \
+  X("movlpd xmm5, [rdi]") X("movhpd [rdi], xmm6") \
+  /* VEX */ \
+  X("vmovaps xmm1, [rdi]") X("vmovaps ymm2, [rdi]") X("vmovups ymm3, [rdi]") X("vmovups [rdi], ymm4") \
+  X("vmovapd [rdi], xmm5") X("vmovupd ymm5, [rdi]") X("vmovdqa ymm6, [rdi]") X("vmovdqa [rdi], ymm15") \
+  X("vmovdqu xmm7, [rdi]") X("vmovdqu ymm8, [rdi]") X("vmovdqu [rdi], ymm9") X("vlddqu ymm1, [rdi]") \
+  X("vmovntps [rdi], ymm1") X("vmovntdq [rdi], ymm2") X("vmovntdqa ymm3, [rdi]") X("vmovd xmm4, dword ptr [rdi]") \
+  X("vmovd dword ptr [rdi], xmm5") X("vmovq xmm6, qword ptr [rdi]") X("vmovq qword ptr [rdi], xmm7") \
+  X("vmovss xmm8, dword ptr [rdi]") X("vmovss dword ptr [rdi], xmm9") X("vmovsd xmm10, qword ptr [rdi]") \
+  X("vmovsd qword ptr [rdi], xmm11") X("vmovlps xmm1, xmm2, [rdi]") X("vmovhps xmm3, xmm4, [rdi]") \
+  X("vmovlpd [rdi], xmm5") X("vmovhpd [rdi], xmm6") X("vextractf128 [rdi], ymm1, 1") \
+  X("vextracti128 [rdi], ymm2, 0") X("vinsertf128 ymm3, ymm4, [rdi], 1") X("vinserti128 ymm5, ymm6, [rdi], 0") \
+  /* EVEX */ \
+  X("vmovdqu64 zmm1, [rdi]") X("vmovdqu64 [rdi], zmm2") X("vmovdqu64 ymm17, [rdi]") X("vmovdqu64 [rdi], ymm18") \
+  X("vmovdqu8 zmm31, [rdi]") X("vmovdqu16 [rdi], zmm30") X("vmovdqu32 xmm29, [rdi]") X("vmovdqa64 zmm3, [rdi]") \
+  X("vmovdqa32 [rdi], zmm4") X("vmovups zmm5, [rdi+64]") X("vmovaps [rdi], zmm6") X("vmovntdq [rdi], zmm7") \
+  X("vmovntdqa zmm8, [rdi]") X("vmovdqu8 zmm9{k1}, [rdi]") X("vmovdqu8 zmm10{k2}{z}, [rdi]") \
+  X("vmovdqu8 [rdi]{k3}, zmm11") X("vmovdqu16 ymm12{k4}{z}, [rdi]") X("vmovdqu32 [rdi]{k5}, ymm13") \
+  X("vmovdqu64 xmm14{k6}, [rdi]") X("vmovups zmm15{k7}{z}, [rdi]") X("vmovapd [rdi]{k1}, zmm16") \
+  X("vmovss xmm20, dword ptr [rdi]") X("vmovq qword ptr [rdi], xmm21") X("vmovlps xmm22, xmm23, [rdi]") \
+  X("vmovdqu ymm7, [rsi+rcx*2+1]") \
+  /* what not every processor has */ \
+  X("movdiri [rdi], eax") X("movdiri [rdi], r9") X("movdir64b rdi, [rsi]")
+// clang-format on
 
 #define BYTES(text) ".byte 2f-1f\n1: " text "\n2:\n"
 __asm__(".pushsection .rodata\n.globl perdure_instructions\nperdure_instructions:\n.intel_syntax noprefix\n"  //
