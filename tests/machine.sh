@@ -199,8 +199,8 @@ PROGRAM
   check 'whose device is nobody'"'"'s' 0 '^ownership: unowned' machine status devices/0000:00:03.0
   "$perdure" kexec >/dev/null
 
-  program keep two 'of the second' >"$work/keep" 2>&1 &
-  soon grep -q kept "$work/keep"
+  program keep two 'of the second' >"$work/kept" 2>&1 &
+  soon grep -q kept "$work/kept"
   "$perdure" kexec >/dev/null
   mkfifo "$work/hold"
   program hold two <"$work/hold" >"$work/held" 2>&1 &

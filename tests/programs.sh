@@ -78,6 +78,7 @@ case $part in
     ;;
   vmm)
     for vmm in vmm vmm-static; do
+      rm -f "$work"/*.log  # what the other one said is waited for no more
       up
       run "$examples/$vmm" /dev/vfio/devices/vfio0 --stay >"$work/old.log" 2>&1 &
       wait_for "$work/old.log" 'ready for the update'
