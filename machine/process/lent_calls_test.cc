@@ -168,6 +168,11 @@ TEST_F(LentCallsTest, WhatTheKernelDoesNotKnowIsLeft) {
 
 constexpr off_t kConfigSpace = (off_t{1} << 61) + (off_t{7} << 40);
 
+// Past the sanitizers, which take the number that comes back for bytes.
+long read_at(int file, void* to, size_t bytes, off_t position) {
+  return syscall(SYS_pread64, file, to, bytes, position);
+}
+
 TEST_F(LentCallsTest, RegionsAreReadWhereTheyAre) {
   const u64 device = *supervisor_->open("/dev/vfio/devices/vfio0");
   uapi::VfioBindIommufd bind{};
@@ -184,12 +189,12 @@ TEST_F(LentCallsTest, RegionsAreReadWhereTheyAre) {
   start([](int file) {
     u32 id = 0;
     for (int i = 0; i < 3; ++i) {
-      if (pread(file, &id, sizeof id, kConfigSpace) != sizeof id || id == 0 || id == ~u32{0}) return 1;
+      if (read_at(file, &id, sizeof id, kConfigSpace) != long{sizeof id} || id == 0 || id == ~u32{0}) return 1;
     }
     const volatile u64 nowhere = 8;
-    if (pread(file, reinterpret_cast<void*>(nowhere), sizeof id, kConfigSpace) != -1 || errno != EFAULT) return 2;
-    if (pread(file, &id, sizeof id, 0) != kBySupervisor) return 3;
-    return pread(file, &id, sizeof id, kConfigSpace) == kBySupervisor ? 0 : 4;
+    if (read_at(file, reinterpret_cast<void*>(nowhere), sizeof id, kConfigSpace) != -1 || errno != EFAULT) return 2;
+    if (read_at(file, &id, sizeof id, 0) != kBySupervisor) return 3;
+    return read_at(file, &id, sizeof id, kConfigSpace) == kBySupervisor ? 0 : 4;
   });
   auto back = serve();
   ASSERT_TRUE(back);
