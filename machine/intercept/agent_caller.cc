@@ -3,12 +3,11 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 
 #include <cerrno>
 #include <cstring>
 
-#include "machine/host/host_files.h"
+#include "machine/host/send_message.h"
 
 namespace perdure::intercept {
 
@@ -23,24 +22,9 @@ AgentCaller::AgentCaller(host::Descriptor socket, Processes& processes, std::spa
 }
 
 Result<void> AgentCaller::say(const Word& word, std::span<const std::byte> more, int fd) const {
-  iovec parts[2] = {{const_cast<Word*>(&word), sizeof word}, {const_cast<std::byte*>(more.data()), more.size()}};
-  msghdr message = {};
-  message.msg_iov = parts;
-  message.msg_iovlen = more.empty() ? 1 : 2;
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  if (fd >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    cmsghdr* rights = CMSG_FIRSTHDR(&message);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
-  }
-  for (;;) {
-    if (sendmsg(socket_.get(), &message, MSG_NOSIGNAL) >= 0) return {};
-    if (errno != EINTR) return fail(Errno::Ekilled);
-  }
+  // Whatever is wrong with the socket: the program can be told nothing more.
+  if (!host::send_message(socket_.get(), std::as_bytes(std::span(&word, 1)), more, fd)) return fail(Errno::Ekilled);
+  return {};
 }
 
 Result<Word> AgentCaller::hear() const {

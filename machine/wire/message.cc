@@ -7,39 +7,16 @@
 #include <cstring>
 
 #include "machine/host/host_files.h"
+#include "machine/host/send_message.h"
 
 namespace perdure::wire {
-
-namespace {
-bool gone(int error) {
-  return error == EPIPE || error == ECONNRESET || error == ENOTCONN;
-}
-}  // namespace
 
 Result<void> send(int socket, const Header& head, std::span<const std::byte> payload, int fd) {
   if (payload.size() > kMaxPayload) return fail(Errno::Emsgsize);
   Header stamped = head;
   stamped.bytes = static_cast<u32>(payload.size());
   stamped.has_fd = fd >= 0 ? 1 : 0;
-  iovec parts[2] = {{&stamped, sizeof stamped}, {const_cast<std::byte*>(payload.data()), payload.size()}};
-  msghdr message = {};
-  message.msg_iov = parts;
-  message.msg_iovlen = payload.empty() ? 1 : 2;
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  if (fd >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    cmsghdr* rights = CMSG_FIRSTHDR(&message);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
-  }
-  for (;;) {
-    if (sendmsg(socket, &message, MSG_NOSIGNAL) >= 0) return {};
-    if (errno == EINTR) continue;
-    return fail(gone(errno) ? Errno::Ekilled : host::last_error());
-  }
+  return host::send_message(socket, std::as_bytes(std::span(&stamped, 1)), payload, fd);
 }
 
 Result<Message> receive(int socket) {
@@ -56,7 +33,7 @@ Result<Message> receive(int socket) {
   do {
     n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
   } while (n < 0 && errno == EINTR);
-  if (n < 0) return fail(gone(errno) ? Errno::Ekilled : host::last_error());
+  if (n < 0) return fail(host::peer_is_gone(errno) ? Errno::Ekilled : host::last_error());
   if (n == 0) return fail(Errno::Ekilled);
   for (cmsghdr* c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
     if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
